@@ -11,7 +11,8 @@
  *   wide:          K half (codes int8, scales) in the page's first block, V half in its second, each at the layer's
  *                  offset of the closed image: wide half = T d + 2 T bytes, never larger than a closed head image.
  *
- * Codes are stored unsigned: code + 8 (4 bits), code + 128 (8 bits); asym codes as they are. Order within a half:
+ * Codes are stored unsigned: code + 8 (4 bits; for V see sym below), code + 128 (8 bits); asym codes as they are. Order
+ * within a half:
  *   K, 8 bits:  [d/4][T][4]      byte ((i/4) T + t) 4 + i%4 = channel i of token t     (one vector lane = one token)
  *   K, 4 bits:  [d/8][T][4]      byte ((i/8) T + t) 4 + i%4 : low nibble channels with i%8 < 4, high those with i%8 >= 4
  *   V, 8 bits:  [T/4][d][4]      byte ((t/4) d + i) 4 + t%4 = channel i of token t     (one lane = one channel)
@@ -21,14 +22,18 @@
  * Positions not written yet hold whatever they hold: no reader may use them (attend masks by position).
  *
  * Values (see also policies.def), k after RoPE and v, both turned by H (orthonormal Hadamard) when rotated:
- *   sym:   m = the value of largest magnitude (first such); n = 127 (8 bits) or 8 (4 bits); s = m / -n;
- *          code = clamp(rint(x / s), -n, 127 or 7); s refitted: sum(x code) / sum(code code); stored as f16 (nearest).
- *          A row of zeros has s = 0 and codes 0. For 8 bits code -128 never occurs.
+ *   sym:   8 bits: s = max|x| / 127. 4 bits: s = m / -8, m the value of largest magnitude (the positive one if both
+ *          signs have it), so that m gets code -8. code = clamp(rint(x / s), -127, 127) or clamp(rint(x / s), -8, 7);
+ *          s refitted: sum(x code) / sum(code code); stored as f16 (nearest). A row of zeros has s = 0 and codes 0.
+ *          The probability bytes of attend carry V's scales and are unsigned, so V wants scales without a sign: 8-bit
+ *          scales have none; 4-bit V of a token with a negative scale has its codes mirrored: stored 7 - code, and the
+ *          value is |s| (stored - 7). K keeps code + 8 whatever the sign.
  *   asym:  s = f16((max - min) / (2^bits - 1)), min = f16(min); code = clamp(rint((x - min) / s), 0, 2^bits - 1);
  *          s = 0 gives code 0. (LMDeploy's format, arithmetic in float.)
  *   bias_out: x = k - k_ref[page] before quantizing; attend adds q . k_ref[page] to every score of the page.
  *   close (wide policies): x_t = s_t code_t from the wide image; K: minus mean_t x_t (mean rounded to f16 first, then
- *          subtracted), both quantized as sym 4 bits (K of hard layers: wide half kept as it is, 8 bits, no mean). */
+ *          subtracted), both quantized as sym 4 bits (K of hard layers: wide half kept as it is, 8 bits, no mean).
+ *          V's 4-bit codes follow from its 8-bit codes alone (s_t cancels in x / s), so every backend gives the same. */
 #ifndef KVQ_KV_H
 #define KVQ_KV_H
 
@@ -68,7 +73,10 @@ void kvq_kv_image_init(kvq_kv_image *image, const kvq_policy *policy, int head_d
 /* Bytes of one wide half of one head: T d + 2 T. Codes first, scales at T d. */
 size_t kvq_kv_wide_half_bytes(int head_dim, int block_tokens);
 
-/* One layer's place in the pool. */
+/* The largest head that the operators take; they keep rows of a head on the stack. */
+#define KVQ_MAX_HEAD_DIM 512
+
+/* One layer's place in the pool. Head image g of a block starts at offset + g * closed.bytes, wide halves too. */
 typedef struct kvq_kv_layer {
     int group;           /* which page list its tokens are in */
     size_t offset;       /* of this layer's image in a block */
@@ -90,5 +98,35 @@ typedef struct kvq_kv_page {
     uint8_t *wide_v; /* the wide V halves (second block); NULL when the page has none (closed, or policy not wide) */
     int scratch;     /* >= 0: the page closes in this step; its wide image is slot `scratch` of the batch's scratch */
 } kvq_kv_page;
+
+/* One half (K or V) of one head image: where its parts are and what they mean. */
+typedef struct kvq_kv_half {
+    uint8_t *codes; /* halves when bits is 16 */
+    uint16_t *scales, *mins, *mean; /* NULL where absent */
+    int bits;
+    bool sym;
+} kvq_kv_half;
+
+/* The halves of KV head g of a layer in a page's closed image. */
+void kvq_kv_closed_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, int g, kvq_kv_half *k, kvq_kv_half *v);
+
+/* The same in its wide image: slot page->scratch of `scratch` while the page closes in this step, else its two blocks. */
+void kvq_kv_wide_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, uint8_t *scratch, size_t slot_bytes, int g,
+                        kvq_kv_half *k, kvq_kv_half *v);
+
+/* Whether a row at position pos sees page p of its sequence in the wide image. Of policies without wide pages: never. */
+static inline bool kvq_kv_sees_wide(const kvq_kv *kv, int pos, int p) {
+    return kv->policy->wide && (p == 0 || p == pos / kv->block_tokens);
+}
+
+/* K and V have one layout with the roles exchanged: dot products run over `inner` (K: channels, V: tokens), vector lanes are
+ * the other index (K: tokens, n_lanes = T; V: channels, n_lanes = d). The byte of a code (the half, for 16 bits), and
+ * whether it is the byte's high nibble. */
+static inline size_t kvq_kv_code_index(int bits, int n_lanes, int inner, int lane) {
+    if (bits == 16) return (size_t)inner * (size_t)n_lanes + (size_t)lane;
+    int step = 32 / bits;
+    return ((size_t)(inner / step) * (size_t)n_lanes + (size_t)lane) * 4 + (size_t)(inner % 4);
+}
+static inline bool kvq_kv_code_is_high(int bits, int inner) { return bits == 4 && inner % 8 >= 4; }
 
 #endif
