@@ -1,23 +1,23 @@
 /* kv.h: what the bytes of a KV page mean. Read by the operators append, close and attend of every backend, and by
  * engine/plan.c and pool.c for sizes. A test says that page bytes are the same on every backend.
  *
- * A page is block_tokens (T: 32, 64 or 128) tokens of one sequence in one group of layers. A page's *image* is closed or
- * wide. The image of one layer is n_kv_heads head images, one behind the other; the layers of a group follow each other.
- * A head image of head size d has a K half and a V half:
+ * A page is block_tokens (T: 32, 64 or 128) tokens of one sequence in one group of layers. A page's *image* is closed
+ * or wide. The image of one layer is n_kv_heads head images, one behind the other; the layers of a group follow each
+ * other. A head image of head size d has a K half and a V half:
  *
  *   closed, sym:   K codes | K scales f16[T] | K page mean f16[d] if centred     | V codes | V scales f16[T]
- *   closed, asym:  K codes | K scales f16[T] | K mins f16[T]                     | V codes | V scales f16[T] | V mins f16[T]
- *   closed, 16:    K f16   | V f16
- *   wide:          K half (codes int8, scales) in the page's first block, V half in its second, each at the layer's
- *                  offset of the closed image: wide half = T d + 2 T bytes, never larger than a closed head image.
+ *   closed, asym:  K codes | K scales f16[T] | K mins f16[T]                     | V codes | V scales f16[T] | V mins
+ * f16[T] closed, 16:    K f16   | V f16 wide:          K half (codes int8, scales) in the page's first block, V half in
+ * its second, each at the layer's offset of the closed image: wide half = T d + 2 T bytes, never larger than a closed
+ * head image.
  *
  * Codes are stored unsigned: code + 8 (4 bits; for V see sym below), code + 128 (8 bits); asym codes as they are. Order
  * within a half:
  *   K, 8 bits:  [d/4][T][4]      byte ((i/4) T + t) 4 + i%4 = channel i of token t     (one vector lane = one token)
- *   K, 4 bits:  [d/8][T][4]      byte ((i/8) T + t) 4 + i%4 : low nibble channels with i%8 < 4, high those with i%8 >= 4
- *   V, 8 bits:  [T/4][d][4]      byte ((t/4) d + i) 4 + t%4 = channel i of token t     (one lane = one channel)
- *   V, 4 bits:  [T/8][d][4]      byte ((t/8) d + i) 4 + t%4 : low nibble tokens with t%8 < 4, high those with t%8 >= 4
- *   K, 16 bits: [d][T]           V, 16 bits: [T][d]
+ *   K, 4 bits:  [d/8][T][4]      byte ((i/8) T + t) 4 + i%4 : low nibble channels with i%8 < 4, high those with i%8 >=
+ * 4 V, 8 bits:  [T/4][d][4]      byte ((t/4) d + i) 4 + t%4 = channel i of token t     (one lane = one channel) V, 4
+ * bits:  [T/8][d][4]      byte ((t/8) d + i) 4 + t%4 : low nibble tokens with t%8 < 4, high those with t%8 >= 4 K, 16
+ * bits: [d][T]           V, 16 bits: [T][d]
  *
  * Positions not written yet hold whatever they hold: no reader may use them (attend masks by position).
  *
@@ -33,7 +33,8 @@
  *   bias_out: x = k - k_ref[page] before quantizing; attend adds q . k_ref[page] to every score of the page.
  *   close (wide policies): x_t = s_t code_t from the wide image; K: minus mean_t x_t (mean rounded to f16 first, then
  *          subtracted), both quantized as sym 4 bits (K of hard layers: wide half kept as it is, 8 bits, no mean).
- *          V's 4-bit codes follow from its 8-bit codes alone (s_t cancels in x / s), so every backend gives the same. */
+ *          V's 4-bit codes follow from its 8-bit codes alone (s_t cancels in x / s), so every backend gives the same.
+ */
 #ifndef KVQ_KV_H
 #define KVQ_KV_H
 
@@ -101,7 +102,7 @@ typedef struct kvq_kv_page {
 
 /* One half (K or V) of one head image: where its parts are and what they mean. */
 typedef struct kvq_kv_half {
-    uint8_t *codes; /* halves when bits is 16 */
+    uint8_t *codes;                 /* halves when bits is 16 */
     uint16_t *scales, *mins, *mean; /* NULL where absent */
     int bits;
     bool sym;
@@ -110,23 +111,27 @@ typedef struct kvq_kv_half {
 /* The halves of KV head g of a layer in a page's closed image. */
 void kvq_kv_closed_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, int g, kvq_kv_half *k, kvq_kv_half *v);
 
-/* The same in its wide image: slot page->scratch of `scratch` while the page closes in this step, else its two blocks. */
-void kvq_kv_wide_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, uint8_t *scratch, size_t slot_bytes, int g,
-                        kvq_kv_half *k, kvq_kv_half *v);
+/* The same in its wide image: slot page->scratch of `scratch` while the page closes in this step, else its two blocks.
+ */
+void kvq_kv_wide_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, uint8_t *scratch, size_t slot_bytes,
+                        int g, kvq_kv_half *k, kvq_kv_half *v);
 
-/* Whether a row at position pos sees page p of its sequence in the wide image. Of policies without wide pages: never. */
+/* Whether a row at position pos sees page p of its sequence in the wide image. Of policies without wide pages: never.
+ */
 static inline bool kvq_kv_sees_wide(const kvq_kv *kv, int pos, int p) {
     return kv->policy->wide && (p == 0 || p == pos / kv->block_tokens);
 }
 
-/* K and V have one layout with the roles exchanged: dot products run over `inner` (K: channels, V: tokens), vector lanes are
- * the other index (K: tokens, n_lanes = T; V: channels, n_lanes = d). The byte of a code (the half, for 16 bits), and
- * whether it is the byte's high nibble. */
+/* K and V have one layout with the roles exchanged: dot products run over `inner` (K: channels, V: tokens), vector
+ * lanes are the other index (K: tokens, n_lanes = T; V: channels, n_lanes = d). The byte of a code (the half, for 16
+ * bits), and whether it is the byte's high nibble. */
 static inline size_t kvq_kv_code_index(int bits, int n_lanes, int inner, int lane) {
     if (bits == 16) return (size_t)inner * (size_t)n_lanes + (size_t)lane;
     int step = 32 / bits;
     return ((size_t)(inner / step) * (size_t)n_lanes + (size_t)lane) * 4 + (size_t)(inner % 4);
 }
-static inline bool kvq_kv_code_is_high(int bits, int inner) { return bits == 4 && inner % 8 >= 4; }
+static inline bool kvq_kv_code_is_high(int bits, int inner) {
+    return bits == 4 && inner % 8 >= 4;
+}
 
 #endif

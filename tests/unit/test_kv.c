@@ -129,7 +129,7 @@ static void halves_of_a_closing_page_are_in_its_slot(void **state) {
     kvq_kv_layer layer = {.offset = 4096};
     kvq_kv kv = {.policy = kvq_policy_get(KVQ_POLICY_INT4), .block_tokens = 64, .head_dim = 64, .layers = &layer};
     kvq_kv_image_init(&layer.closed, kv.policy, 64, 64, false);
-    uint8_t block[1], wide[1], scratch[1];
+    static uint8_t block[20000], wide[20000], scratch[4 * 20000];
     kvq_kv_half k, v;
     kvq_kv_page open = {.block = block, .wide_v = wide, .scratch = -1}, closing = {.block = block, .scratch = 3};
 
