@@ -6,7 +6,7 @@
 
 #include "kv.h"
 
-#define KVQ_MAX_GROUPS 32
+#define KVQ_MAX_GROUPS 64
 
 /* The rows of one sequence: n_rows tokens at positions pos_begin .. pos_begin + n_rows - 1. */
 typedef struct kvq_batch_seq {

@@ -1,0 +1,217 @@
+/* model.c: binds a GGUF file's tensors to an architecture and repacks them into one arena, tensor by tensor.
+ * Called by engine.c. The same walk counts bytes (for the memory plan) and then loads, so plan and load cannot disagree. */
+#include "model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ARENA_ALIGNMENT 64
+
+typedef struct loader {
+    const kvq_gguf *g;
+    kvq_model *model;
+    uint8_t *base; /* NULL: only count */
+    uint64_t used_bytes, total_bytes;
+    kvq_progress_fn *progress;
+    void *progress_user;
+    kvq_error *err;
+    kvq_status status; /* the first failure; later steps do nothing */
+} loader;
+
+static uint8_t *arena_take(loader *o, uint64_t n_bytes) {
+    uint8_t *p = o->base ? o->base + o->used_bytes : NULL;
+    o->used_bytes += (n_bytes + ARENA_ALIGNMENT - 1) & ~(uint64_t)(ARENA_ALIGNMENT - 1);
+    return p;
+}
+
+static void report(loader *o) {
+    if (o->status || !o->base || !o->progress) return;
+    if (o->progress(o->progress_user, (double)o->used_bytes / (double)o->total_bytes))
+        o->status = kvq_fail(o->err, KVQ_CANCELLED, "loading '%s' was cancelled", kvq_gguf_path(o->g));
+}
+
+/* The tensor if it has this shape (n_rows 0: a vector of n_in). NULL when absent or after a failure. */
+static const kvq_gguf_tensor *find_tensor(loader *o, const char *name, bool required, int n_in, int n_rows) {
+    if (o->status) return NULL;
+    const kvq_gguf_tensor *t = kvq_gguf_tensor_find(o->g, name);
+    if (!t) {
+        if (required)
+            o->status = kvq_fail(o->err, KVQ_BAD_FILE, "'%s': tensor '%s' is missing", kvq_gguf_path(o->g), name);
+        return NULL;
+    }
+    uint64_t want_rows = n_rows ? (uint64_t)n_rows : 1;
+    if (t->dims[0] != (uint64_t)n_in || t->dims[1] != want_rows || t->dims[2] != 1 || t->dims[3] != 1) {
+        o->status = kvq_fail(o->err, KVQ_BAD_FILE,
+                             "'%s': tensor '%s' is %" PRIu64 " x %" PRIu64 ", the metadata says %d x %" PRIu64,
+                             kvq_gguf_path(o->g), name, t->dims[0], t->dims[1], n_in, want_rows);
+        return NULL;
+    }
+    return t;
+}
+
+/* A vector (norm weight, bias, RoPE factors) as floats; NULL when absent. While counting, a non-NULL stand-in. */
+static const float *load_vector(loader *o, const char *name, bool required, int n) {
+    const kvq_gguf_tensor *t = find_tensor(o, name, required, n, 0);
+    if (!t) return NULL;
+    float *out = (float *)arena_take(o, (uint64_t)n * sizeof(float));
+    if (!out) return NULL;
+    kvq_format_to_float(t->format, t->data, out, (size_t)n);
+    return out;
+}
+
+/* Appends one tensor's rows to a matrix. */
+static void load_part(loader *o, kvq_matrix *m, const char *name, int n_in, int n_rows) {
+    const kvq_gguf_tensor *t = find_tensor(o, name, true, n_in, n_rows);
+    if (!t) return;
+    kvq_matrix_part *part = &m->parts[m->n_parts++];
+    *part = (kvq_matrix_part){.layout = kvq_layout_of(t->format), .row_begin = m->n_out, .n_rows = n_rows};
+    m->n_in = n_in;
+    m->n_out += n_rows;
+    size_t bytes = kvq_matrix_part_bytes(&part->layout, n_rows, n_in, &part->tile_bytes);
+    if (bytes == 0) {
+        o->status = kvq_fail(o->err, KVQ_UNSUPPORTED, "'%s': tensor '%s' has rows of %d, which %s cannot be multiplied in",
+                             kvq_gguf_path(o->g), name, n_in, kvq_format_get(t->format)->name);
+        return;
+    }
+    part->data = arena_take(o, bytes);
+    o->model->n_parameters += (uint64_t)n_in * (uint64_t)n_rows;
+    if (!part->data) return;
+    kvq_matrix_repack(part, t->format, t->data, n_rows, n_in);
+    kvq_gguf_drop(o->g, t);
+    report(o);
+}
+
+typedef struct part_name {
+    const char *weight, *bias;
+    int n_rows;
+} part_name;
+
+/* A fused matrix: the rows of up to KVQ_MATRIX_PARTS tensors of one layer, one behind the other, and their biases (all of
+ * them or none: a missing bias among present ones counts as zeros). */
+static void load_matrix(loader *o, int l, kvq_matrix *m, const float **ret_bias, int n_in, const part_name *names, int n) {
+    char name[96];
+    bool has_bias = false;
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "blk.%d.%s", l, names[i].weight);
+        load_part(o, m, name, n_in, names[i].n_rows);
+        snprintf(name, sizeof name, "blk.%d.%s", l, names[i].bias);
+        has_bias = has_bias || kvq_gguf_tensor_find(o->g, name);
+    }
+    *ret_bias = NULL;
+    if (!has_bias || o->status) return;
+    float *bias = (float *)arena_take(o, (uint64_t)m->n_out * sizeof(float));
+    for (int i = 0, row = 0; i < n; row += names[i++].n_rows) {
+        snprintf(name, sizeof name, "blk.%d.%s", l, names[i].bias);
+        const kvq_gguf_tensor *t = find_tensor(o, name, false, names[i].n_rows, 0);
+        if (t && bias) kvq_format_to_float(t->format, t->data, bias + row, (size_t)names[i].n_rows);
+    }
+    *ret_bias = bias;
+}
+
+static const float *load_layer_vector(loader *o, int l, const char *suffix, bool wanted, int n) {
+    if (!wanted) return NULL;
+    char name[96];
+    snprintf(name, sizeof name, "blk.%d.%s", l, suffix);
+    return load_vector(o, name, true, n);
+}
+
+static void load_layer(loader *o, int l) {
+    const kvq_hparams *p = &o->model->hparams;
+    kvq_model_layer *w = &o->model->layers[l];
+    int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv_heads * p->head_dim;
+    bool local = kvq_hparams_is_local(p, l);
+    *w = (kvq_model_layer){.window = local ? p->window : 0, .rope = local ? 1 : 0};
+
+    w->attn_norm = load_layer_vector(o, l, "attn_norm.weight", true, p->hidden_dim);
+    w->q_norm = load_layer_vector(o, l, "attn_q_norm.weight", p->arch->qk_norm, p->head_dim);
+    w->k_norm = load_layer_vector(o, l, "attn_k_norm.weight", p->arch->qk_norm, p->head_dim);
+    w->post_attn_norm = load_layer_vector(o, l, "post_attention_norm.weight", p->arch->post_norms, p->hidden_dim);
+    w->ffn_norm = load_layer_vector(o, l, "ffn_norm.weight", true, p->hidden_dim);
+    w->post_ffn_norm = load_layer_vector(o, l, "post_ffw_norm.weight", p->arch->post_norms, p->hidden_dim);
+
+    load_matrix(o, l, &w->qkv, &w->qkv_bias, p->hidden_dim,
+                (part_name[]){{"attn_q.weight", "attn_q.bias", q_dim},
+                              {"attn_k.weight", "attn_k.bias", kv_dim},
+                              {"attn_v.weight", "attn_v.bias", kv_dim}},
+                3);
+    load_matrix(o, l, &w->attn_out, &w->attn_out_bias, q_dim,
+                (part_name[]){{"attn_output.weight", "attn_output.bias", p->hidden_dim}}, 1);
+    load_matrix(o, l, &w->gate_up, &w->gate_up_bias, p->hidden_dim,
+                (part_name[]){{"ffn_gate.weight", "ffn_gate.bias", p->ffn_dim},
+                              {"ffn_up.weight", "ffn_up.bias", p->ffn_dim}},
+                2);
+    load_matrix(o, l, &w->down, &w->down_bias, p->ffn_dim,
+                (part_name[]){{"ffn_down.weight", "ffn_down.bias", p->hidden_dim}}, 1);
+}
+
+static void load_all(loader *o) {
+    kvq_model *m = o->model;
+    kvq_hparams *p = &m->hparams;
+    m->n_parameters = 0;
+    memset(&m->embedding, 0, sizeof m->embedding);
+    memset(&m->output, 0, sizeof m->output);
+
+    load_part(o, &m->embedding, "token_embd.weight", p->hidden_dim, p->vocab_size);
+    for (int l = 0; l < p->n_layers && !o->status; l++) load_layer(o, l);
+    m->output_norm = load_vector(o, "output_norm.weight", true, p->hidden_dim);
+    if (kvq_gguf_tensor_find(o->g, "output.weight"))
+        load_part(o, &m->output, "output.weight", p->hidden_dim, p->vocab_size);
+    else m->output = m->embedding; /* tied */
+
+    /* Llama 3's divisors of the RoPE frequencies */
+    p->rope[0].factors = load_vector(o, "rope_freqs.weight", false, p->rope[0].n_rot / 2);
+}
+
+kvq_status kvq_model_init(kvq_model *ret_model, const kvq_gguf *g, bool only_count, kvq_progress_fn *progress,
+                          void *progress_user, kvq_error *err) {
+    kvq_model m = {0};
+    kvq_status status = kvq_hparams_read(g, &m.hparams, err);
+    if (status) return status;
+    m.layers = calloc((size_t)m.hparams.n_layers, sizeof *m.layers);
+    if (!m.layers) return kvq_fail(err, KVQ_NO_MEMORY, "'%s': no memory for its layers", kvq_gguf_path(g));
+
+    loader o = {.g = g, .model = &m, .progress = progress, .progress_user = progress_user, .err = err};
+    load_all(&o);
+    m.weight_bytes = o.used_bytes;
+    if (!o.status && !only_count) {
+        m.arena = mmap(NULL, m.weight_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (m.arena == MAP_FAILED) {
+            m.arena = NULL;
+            o.status = kvq_fail(err, KVQ_NO_MEMORY, "'%s': no memory for %" PRIu64 " bytes of weights",
+                                kvq_gguf_path(g), m.weight_bytes);
+        } else {
+            /* huge pages spare the page walks of streaming reads; without them it only runs slower */
+            (void)madvise(m.arena, m.weight_bytes, MADV_HUGEPAGE);
+            o.base = m.arena;
+            o.total_bytes = o.used_bytes;
+            o.used_bytes = 0;
+            load_all(&o);
+        }
+    }
+    if (o.status) {
+        kvq_model_done(&m);
+        return o.status;
+    }
+    *ret_model = m;
+    return KVQ_OK;
+}
+
+void kvq_model_done(kvq_model *m) {
+    if (!m) return;
+    if (m->arena) (void)munmap(m->arena, m->weight_bytes);
+    free(m->layers);
+    *m = (kvq_model){0};
+}
+
+bool kvq_model_k_bias(const kvq_gguf *g, const kvq_hparams *p, int l, float *out) {
+    char name[96];
+    snprintf(name, sizeof name, "blk.%d.attn_k.bias", l);
+    const kvq_gguf_tensor *t = kvq_gguf_tensor_find(g, name);
+    uint64_t n = (uint64_t)p->n_kv_heads * (uint64_t)p->head_dim;
+    if (!t || p->arch->qk_norm || t->n_dims != 1 || t->dims[0] != n) return false;
+    kvq_format_to_float(t->format, t->data, out, (size_t)n);
+    return true;
+}
