@@ -94,3 +94,15 @@ void kvq_kv_wide_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, ui
     *k = wide_half(kv, page->block + at);
     *v = wide_half(kv, page->wide_v + at);
 }
+
+void kvq_kv_copy_wide(const kvq_kv *kv, int layer, const kvq_kv_page *page, uint8_t *scratch, size_t slot_bytes,
+                      int g) {
+    size_t half = kvq_kv_wide_half_bytes(kv->head_dim, kv->block_tokens);
+    kvq_kv_page open = *page;
+    open.scratch = -1;
+    kvq_kv_half k_from, v_from, k, v;
+    kvq_kv_wide_halves(kv, layer, &open, NULL, 0, g, &k_from, &v_from);
+    kvq_kv_wide_halves(kv, layer, page, scratch, slot_bytes, g, &k, &v);
+    memcpy(k.codes, k_from.codes, half); /* the scales follow the codes */
+    memcpy(v.codes, v_from.codes, half);
+}
