@@ -91,6 +91,9 @@ const kvq_info *kvq_get_info(const kvq_engine *e); /* borrowed until kvq_close *
 
 /* ---- requests ----------------------------------------------------------------------------------------------------------- */
 
+#define KVQ_MAX_REQUESTS 1024 /* queued and running */
+#define KVQ_MAX_SESSIONS 256  /* the one used longest ago is forgotten */
+
 typedef struct kvq_message {
     const char *role, *content;
 } kvq_message;
@@ -108,9 +111,10 @@ typedef struct kvq_request {
     const int *ids;              /* token ids, as they are */
     size_t n_ids;
     bool raw;                    /* prompt is not put through the chat template */
-    const char *system;          /* system message put before the others, or NULL */
+    const char *system;          /* system message put before the others, or NULL; a session that goes on keeps its own */
     const char *extra_json;      /* further template variables as a JSON object (tools, enable_thinking), or NULL */
-    const char *session;         /* continue the conversation of this name, or NULL. The session keeps token ids. */
+    const char *session;         /* continue the conversation of this name, or NULL. The session keeps token ids: messages are
+                                    the new turns only. Requests of one session are answered one after the other. */
 
     int max_tokens;              /* 0: until the context is full */
     float temperature, top_p, min_p;

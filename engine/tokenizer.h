@@ -50,7 +50,7 @@ typedef struct kvq_detokenizer {
     bool started;
 } kvq_detokenizer;
 
-/* Appends the text that became complete to out (capacity bytes; KVQ_PIECE_BYTES more than the piece suffices) and returns its
+/* Appends the text that became complete to out (capacity bytes; 16 more than the piece suffices) and returns its
  * length. end: flush, nothing follows. */
 size_t kvq_detokenize(const kvq_tokenizer *t, kvq_detokenizer *d, int id, bool special, char *out, size_t capacity);
 size_t kvq_detokenize_end(kvq_detokenizer *d, char *out, size_t capacity);

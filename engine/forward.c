@@ -1,0 +1,178 @@
+/* forward.c: THE forward pass, for every architecture and backend: a list of operator calls (kernels/ops.h).
+ * Called by engine.c once a step. Differences between models are columns of arch.c's table and tensors that are there or
+ * not; differences between machines are behind the operators. */
+#include "forward.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define BUFFER_ALIGNMENT 64
+
+static int max_int(int a, int b) { return a > b ? a : b; }
+
+/* Walks the buffers in order: with base NULL only counts. */
+static uint64_t place_buffers(kvq_forward *f, const kvq_hparams *p, uint8_t *base) {
+    size_t q_dim = (size_t)p->n_heads * (size_t)p->head_dim, kv_dim = (size_t)p->n_kv_heads * (size_t)p->head_dim;
+    size_t rows = (size_t)f->max_rows, logit_rows = (size_t)f->max_logit_rows;
+    struct {
+        float **buffer;
+        size_t n_rows, n_cols;
+    } buffers[] = {
+        {&f->x, rows, (size_t)p->hidden_dim},
+        {&f->h, rows, (size_t)max_int(p->hidden_dim, p->n_heads * p->head_dim)},
+        {&f->qkv, rows, q_dim + 2 * kv_dim},
+        {&f->q, rows, q_dim},
+        {&f->gate_up, rows, 2 * (size_t)p->ffn_dim},
+        {&f->act, rows, (size_t)p->ffn_dim},
+        {&f->rope[0], rows, (size_t)p->rope[0].n_rot},
+        {&f->rope[1], p->window ? rows : 0, (size_t)p->rope[1].n_rot},
+        {&f->picked, logit_rows, (size_t)p->hidden_dim},
+        {&f->logits, logit_rows, (size_t)p->vocab_size},
+    };
+    uint64_t used = 0;
+    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
+        if (base) *buffers[i].buffer = (float *)(base + used);
+        uint64_t bytes = (uint64_t)buffers[i].n_rows * buffers[i].n_cols * sizeof(float);
+        used += (bytes + BUFFER_ALIGNMENT - 1) & ~(uint64_t)(BUFFER_ALIGNMENT - 1);
+    }
+    return used;
+}
+
+uint64_t kvq_forward_bytes(const kvq_hparams *p, int max_rows, int max_logit_rows) {
+    kvq_forward f = {.max_rows = max_rows, .max_logit_rows = max_logit_rows};
+    return place_buffers(&f, p, NULL);
+}
+
+kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_ops *ops,
+                            kvq_stream *stream, int max_rows, int max_logit_rows, kvq_error *err) {
+    kvq_forward f = {.model = model, .kv = kv, .ops = ops, .stream = stream};
+    f.max_rows = max_rows;
+    f.max_logit_rows = max_logit_rows;
+    f.arena_bytes = place_buffers(&f, &model->hparams, NULL);
+    f.arena = mmap(NULL, f.arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (f.arena == MAP_FAILED)
+        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for %" PRIu64 " bytes of workspace", f.arena_bytes);
+    (void)place_buffers(&f, &model->hparams, f.arena);
+    *ret = f;
+    return KVQ_OK;
+}
+
+void kvq_forward_done(kvq_forward *f) {
+    if (!f) return;
+    if (f->arena) (void)munmap(f->arena, f->arena_bytes);
+    *f = (kvq_forward){0};
+}
+
+/* out[r] = in[r] W + bias, or added to out when add is set. */
+static void linear(kvq_forward *f, float *out, const float *in, const kvq_matrix *w, const float *bias, bool add, int n) {
+    f->ops->linear(f->stream, &(kvq_linear){.out = out,
+                                            .in = in,
+                                            .w = w,
+                                            .bias = bias,
+                                            .residual = add ? out : NULL,
+                                            .n_rows = n});
+}
+
+static void norm(kvq_forward *f, float *out, const float *in, const float *weight, bool add, int n) {
+    const kvq_hparams *p = &f->model->hparams;
+    f->ops->norm(f->stream, &(kvq_norm){.out = out,
+                                        .in = in,
+                                        .weight = weight,
+                                        .residual = add ? out : NULL,
+                                        .eps = p->norm_eps,
+                                        .n_rows = n,
+                                        .n_cols = p->hidden_dim});
+}
+
+/* x += block(h), with a norm in between where the architecture has one. */
+static void project_and_add(kvq_forward *f, const float *in, const kvq_matrix *w, const float *bias, const float *post_norm,
+                            int n) {
+    if (!post_norm) {
+        linear(f, f->x, in, w, bias, true, n);
+        return;
+    }
+    linear(f, f->h, in, w, bias, false, n);
+    norm(f, f->x, f->h, post_norm, true, n);
+}
+
+static void run_attention(kvq_forward *f, const kvq_batch *batch, int l) {
+    const kvq_hparams *p = &f->model->hparams;
+    const kvq_model_layer *w = &f->model->layers[l];
+    kvq_stream *s = f->stream;
+    norm(f, f->h, f->x, w->attn_norm, false, batch->n_rows);
+    linear(f, f->qkv, f->h, &w->qkv, w->qkv_bias, false, batch->n_rows);
+    f->ops->append(s, &(kvq_append){.q_out = f->q,
+                                    .qkv = f->qkv,
+                                    .q_norm = w->q_norm,
+                                    .k_norm = w->k_norm,
+                                    .norm_eps = p->norm_eps,
+                                    .rope = f->rope[w->rope],
+                                    .neox = p->rope[w->rope].neox,
+                                    .n_rot = p->rope[w->rope].n_rot,
+                                    .n_heads = p->n_heads,
+                                    .batch = batch,
+                                    .kv = f->kv,
+                                    .layer = l});
+    f->ops->close(s, &(kvq_close){.batch = batch, .kv = f->kv, .layer = l});
+    float *attended = f->qkv; /* q, k and v of these rows are in q and in the cache by now */
+    f->ops->attend(s, &(kvq_attend){.out = attended,
+                                    .q = f->q,
+                                    .scale = p->attention_scale,
+                                    .softcap = p->attention_softcap,
+                                    .window = w->window,
+                                    .n_heads = p->n_heads,
+                                    .batch = batch,
+                                    .kv = f->kv,
+                                    .layer = l});
+    project_and_add(f, attended, &w->attn_out, w->attn_out_bias, w->post_attn_norm, batch->n_rows);
+}
+
+static void run_feed_forward(kvq_forward *f, const kvq_batch *batch, int l) {
+    const kvq_hparams *p = &f->model->hparams;
+    const kvq_model_layer *w = &f->model->layers[l];
+    norm(f, f->h, f->x, w->ffn_norm, false, batch->n_rows);
+    linear(f, f->gate_up, f->h, &w->gate_up, w->gate_up_bias, false, batch->n_rows);
+    f->ops->glu(f->stream, &(kvq_glu){.out = f->act,
+                                      .gate_up = f->gate_up,
+                                      .activation = p->arch->activation,
+                                      .n_rows = batch->n_rows,
+                                      .ffn_dim = p->ffn_dim});
+    project_and_add(f, f->act, &w->down, w->down_bias, w->post_ffn_norm, batch->n_rows);
+}
+
+void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
+    const kvq_hparams *p = &f->model->hparams;
+    float scale = p->arch->scaled_embedding ? sqrtf((float)p->hidden_dim) : 1.0f;
+    for (int i = 0; i < (p->window ? 2 : 1); i++)
+        f->ops->rope_table(f->stream, &(kvq_rope_table){.table = f->rope[i],
+                                                        .rope = &p->rope[i],
+                                                        .pos = batch->pos,
+                                                        .n_rows = batch->n_rows});
+    f->ops->embed(f->stream, &(kvq_embed){.out = f->x,
+                                          .ids = batch->ids,
+                                          .table = &f->model->embedding,
+                                          .scale = scale,
+                                          .n_rows = batch->n_rows});
+    for (int l = 0; l < p->n_layers; l++) {
+        run_attention(f, batch, l);
+        run_feed_forward(f, batch, l);
+    }
+}
+
+void kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows) {
+    const kvq_hparams *p = &f->model->hparams;
+    f->ops->gather(f->stream, &(kvq_gather){.out = f->picked,
+                                            .in = f->x,
+                                            .rows = rows,
+                                            .n_rows = n_rows,
+                                            .n_cols = p->hidden_dim});
+    norm(f, f->picked, f->picked, f->model->output_norm, false, n_rows);
+    linear(f, f->logits, f->picked, &f->model->output, NULL, false, n_rows);
+    if (p->logit_softcap > 0)
+        f->ops->softcap(f->stream, &(kvq_softcap){.x = f->logits,
+                                                  .cap = p->logit_softcap,
+                                                  .n_rows = n_rows,
+                                                  .n_cols = p->vocab_size});
+}
