@@ -115,7 +115,7 @@ static void run_attention(kvq_forward *f, const kvq_batch *batch, int l) {
                                     .batch = batch,
                                     .kv = f->kv,
                                     .layer = l});
-    f->ops->close(s, &(kvq_close){.batch = batch, .kv = f->kv, .layer = l});
+    f->ops->close_pages(s, &(kvq_close_pages){.batch = batch, .kv = f->kv, .layer = l});
     float *attended = f->qkv; /* q, k and v of these rows are in q and in the cache by now */
     f->ops->attend(s, &(kvq_attend){.out = attended,
                                     .q = f->q,

@@ -107,11 +107,11 @@ typedef struct kvq_append {
 
 /* Closes the pages of batch->closes that belong to the layer's group: closed image from the scratch slot into
  * page->block. For policies without wide pages, does nothing. */
-typedef struct kvq_close {
+typedef struct kvq_close_pages {
     const kvq_batch *batch;
     const kvq_kv *kv;
     int layer;
-} kvq_close;
+} kvq_close_pages;
 
 /* out[r, h] = softmax_t(softcap(scale * q[r, h] . k_t)) v_t over positions t of the row's sequence with
  * pos - window < t <= pos (window 0: all t <= pos), KV head g = h / (n_heads / n_kv_heads), output turned back by H.
@@ -152,7 +152,7 @@ typedef struct kvq_softcap {
 } kvq_softcap;
 
 #define KVQ_OP_MAP(X)                                                                                                          \
-    X(embed) X(norm) X(linear) X(glu) X(rope_table) X(append) X(close) X(attend) X(gather) X(softcap)
+    X(embed) X(norm) X(linear) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
 
 #define KVQ_X(op) typedef void kvq_##op##_fn(kvq_stream *s, const kvq_##op *job);
 KVQ_OP_MAP(KVQ_X)

@@ -36,7 +36,7 @@ static void close_v(const kvq_kv *kv, const kvq_kv_half *wide, const kvq_kv_half
     }
 }
 
-void kvq_ref_close(kvq_stream *s, const kvq_close *job) {
+void kvq_ref_close_pages(kvq_stream *s, const kvq_close_pages *job) {
     (void)s;
     const kvq_kv *kv = job->kv;
     const kvq_batch *b = job->batch;
