@@ -327,9 +327,10 @@ static char *next_line(char *buffer, int n_bytes, void *user) {
         l->is_indented = start > line;
         l->wants_pair = start < line + n && !strchr(";#[", *start);
         if (*start == '[' && !(l->is_indented && l->is_after_pair)) {
-            l->is_after_pair = l->section_was_told = false;
-            if (!memchr(start, ']', (size_t)(line + n - start)))
-                line_error(l, "the section's name does not end with ]");
+            l->is_after_pair = false;
+            l->section_was_told =
+                !memchr(start, ']', (size_t)(line + n - start)); /* its keys have no section to be unknown in */
+            if (l->section_was_told) line_error(l, "the section's name does not end with ]");
         }
         memcpy(buffer, line, n);
         buffer[n] = '\0';

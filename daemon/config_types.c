@@ -416,7 +416,8 @@ static bool parse_list(const config_key *key, const char *text, void *value) {
     text += strspn(text, " \t\n");
     while (*text) {
         if ((double)list.n >= key->high || !scan_item(&text, item) || !list_append(&list, item)) goto fail;
-        text += strspn(text, *text == ',' ? ", \t\n" : "\n \t");
+        text += *text == ',';
+        text += strspn(text, " \t\n");
     }
     free(item);
     *(config_list *)value = list;
