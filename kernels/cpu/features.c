@@ -1,0 +1,62 @@
+/* features.c: CPUID and XGETBV, see features.h. */
+#include "features.h"
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+#include <stdint.h>
+
+typedef struct registers {
+    uint32_t eax, ebx, ecx, edx;
+} registers;
+
+static registers leaf(uint32_t function) {
+    registers r = {0};
+    (void)__get_cpuid_count(function, 0, &r.eax, &r.ebx, &r.ecx, &r.edx); /* a leaf the CPU lacks stays zero */
+    return r;
+}
+
+/* XCR0: which registers the operating system saves. Only to be read when CPUID says OSXSAVE. */
+static uint64_t saved_registers(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static bool all_set(uint64_t value, uint64_t bits) {
+    return (value & bits) == bits;
+}
+
+#define BIT(n) (1ull << (n))
+#define XCR0_AVX (BIT(1) | BIT(2))                        /* xmm, upper half of ymm */
+#define XCR0_AVX512 (XCR0_AVX | BIT(5) | BIT(6) | BIT(7)) /* masks, upper half of zmm0-15, zmm16-31 */
+
+/* Intel SDM volume 2A, CPUID: leaf 1 ecx, leaf 7 ebx and ecx. */
+#define LEAF1_AVX_FMA_F16C (BIT(28) | BIT(12) | BIT(29))
+#define LEAF1_OSXSAVE BIT(27)
+#define LEAF7_AVX2_BMI2 (BIT(5) | BIT(8))
+#define LEAF7_AVX512_F_DQ_BW_VL (BIT(16) | BIT(17) | BIT(30) | BIT(31))
+#define LEAF7_ECX_VNNI BIT(11)
+
+bool kvq_cpu_has_avx2(void) {
+    uint32_t one = leaf(1).ecx;
+    if (!all_set(one, LEAF1_OSXSAVE) || !all_set(saved_registers(), XCR0_AVX)) return false;
+    return all_set(one, LEAF1_AVX_FMA_F16C) && all_set(leaf(7).ebx, LEAF7_AVX2_BMI2);
+}
+
+bool kvq_cpu_has_avx512(void) {
+    if (!kvq_cpu_has_avx2() || !all_set(saved_registers(), XCR0_AVX512)) return false;
+    registers seven = leaf(7);
+    return all_set(seven.ebx, LEAF7_AVX512_F_DQ_BW_VL) && all_set(seven.ecx, LEAF7_ECX_VNNI);
+}
+
+#else
+
+bool kvq_cpu_has_avx2(void) {
+    return false;
+}
+bool kvq_cpu_has_avx512(void) {
+    return false;
+}
+
+#endif

@@ -1,0 +1,12 @@
+/* features.h: what this CPU and operating system can run. Asked by ops.c when an operator table is filled. */
+#ifndef KVQ_FEATURES_H
+#define KVQ_FEATURES_H
+
+#include <stdbool.h>
+
+/* A set is there only when the CPU has every instruction its files are compiled for and the operating system saves the
+ * registers. Always false on other architectures. */
+bool kvq_cpu_has_avx2(void);   /* AVX2, FMA, F16C, BMI2 */
+bool kvq_cpu_has_avx512(void); /* the above, AVX-512 F, BW, DQ, VL, VNNI */
+
+#endif

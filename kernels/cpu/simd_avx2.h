@@ -1,0 +1,193 @@
+/* simd_avx2.h: simd.h's vectors in two registers each, AVX2 with FMA and F16C. */
+#ifndef KVQ_SIMD_AVX2_H
+#define KVQ_SIMD_AVX2_H
+
+#include <immintrin.h>
+
+#include "simd.h"
+
+#define V_ISA avx2
+#define V_WIDE_BIAS 128
+#define V_REGISTERS 8 /* vectors of 16 lanes that fit in registers */
+
+typedef struct v16f {
+    __m256 a, b;
+} v16f;
+typedef struct v16i {
+    __m256i a, b;
+} v16i;
+typedef v16i v64b;
+
+/* clang-format off */
+#define V_EACH1F(op, x)       ((v16f){op((x).a), op((x).b)})
+#define V_EACH2F(op, x, y)    ((v16f){op((x).a, (y).a), op((x).b, (y).b)})
+#define V_EACH2I(op, x, y)    ((v16i){op((x).a, (y).a), op((x).b, (y).b)})
+#define V_BOTHF(x)            ((v16f){(x), (x)})
+#define V_BOTHI(x)            ((v16i){(x), (x)})
+/* clang-format on */
+
+V_INLINE v16f v_zero(void) { return V_BOTHF(_mm256_setzero_ps()); }
+V_INLINE v16f v_set1(float x) { return V_BOTHF(_mm256_set1_ps(x)); }
+V_INLINE v16f v_load(const float *p) { return (v16f){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+V_INLINE void v_store(float *p, v16f x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+V_INLINE v16f v_add(v16f x, v16f y) { return V_EACH2F(_mm256_add_ps, x, y); }
+V_INLINE v16f v_sub(v16f x, v16f y) { return V_EACH2F(_mm256_sub_ps, x, y); }
+V_INLINE v16f v_mul(v16f x, v16f y) { return V_EACH2F(_mm256_mul_ps, x, y); }
+V_INLINE v16f v_div(v16f x, v16f y) { return V_EACH2F(_mm256_div_ps, x, y); }
+V_INLINE v16f v_sqrt(v16f x) { return V_EACH1F(_mm256_sqrt_ps, x); }
+V_INLINE v16f v_fma(v16f x, v16f y, v16f z) {
+    return (v16f){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+V_INLINE v16f v_abs(v16f x) {
+    v16f sign = v_set1(-0.0f);
+    return V_EACH2F(_mm256_andnot_ps, sign, x);
+}
+V_INLINE v16f v_neg(v16f x) {
+    v16f sign = v_set1(-0.0f);
+    return V_EACH2F(_mm256_xor_ps, sign, x);
+}
+V_INLINE v16f v_min(v16f x, v16f y) { return V_EACH2F(_mm256_min_ps, x, y); }
+V_INLINE v16f v_max(v16f x, v16f y) { return V_EACH2F(_mm256_max_ps, x, y); }
+V_INLINE v16f v_select_lt(v16f a, v16f b, v16f x, v16f y) {
+    return (v16f){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
+                  _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
+}
+V_INLINE v16f v_load_half(const uint16_t *p) {
+    return (v16f){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+V_INLINE void v_store_half(uint16_t *p, v16f x) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+V_INLINE __m256 v_bfloat8(const uint16_t *p) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+V_INLINE v16f v_load_bfloat(const uint16_t *p) { return (v16f){v_bfloat8(p), v_bfloat8(p + 8)}; }
+
+V_INLINE v16i v_zero_i(void) { return V_BOTHI(_mm256_setzero_si256()); }
+V_INLINE v16i v_set1_i(int32_t x) { return V_BOTHI(_mm256_set1_epi32(x)); }
+V_INLINE v16i v_load_i(const int32_t *p) {
+    return (v16i){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+V_INLINE void v_store_i(int32_t *p, v16i x) {
+    _mm256_storeu_si256((__m256i *)p, x.a);
+    _mm256_storeu_si256((__m256i *)(p + 8), x.b);
+}
+V_INLINE v16i v_add_i(v16i x, v16i y) { return V_EACH2I(_mm256_add_epi32, x, y); }
+V_INLINE v16i v_sub_i(v16i x, v16i y) { return V_EACH2I(_mm256_sub_epi32, x, y); }
+V_INLINE v16i v_mul_i(v16i x, v16i y) { return V_EACH2I(_mm256_mullo_epi32, x, y); }
+V_INLINE v16i v_max_i(v16i x, v16i y) { return V_EACH2I(_mm256_max_epi32, x, y); }
+V_INLINE v16i v_and_i(v16i x, v16i y) { return V_EACH2I(_mm256_and_si256, x, y); }
+V_INLINE v16i v_shl_i(v16i x, int n) {
+    __m128i by = _mm_cvtsi32_si128(n);
+    return (v16i){_mm256_sll_epi32(x.a, by), _mm256_sll_epi32(x.b, by)};
+}
+V_INLINE v16i v_shr_i(v16i x, int n) {
+    __m128i by = _mm_cvtsi32_si128(n);
+    return (v16i){_mm256_srl_epi32(x.a, by), _mm256_srl_epi32(x.b, by)};
+}
+V_INLINE v16i v_lanes_i(void) {
+    return (v16i){_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
+}
+
+V_INLINE v16i v_rint(v16f x) { return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+V_INLINE v16f v_float(v16i x) { return (v16f){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+V_INLINE v16i v_bits(v16f x) { return (v16i){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+V_INLINE v16f v_from_bits(v16i x) { return (v16f){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+
+V_INLINE float v_hsum(v16f x) {
+    __m256 b = _mm256_add_ps(x.a, x.b);
+    __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+V_INLINE float v_hmax(v16f x) {
+    __m256 b = _mm256_max_ps(x.a, x.b);
+    __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
+V_INLINE float v_hmin(v16f x) {
+    __m256 b = _mm256_min_ps(x.a, x.b);
+    __m128 c = _mm_min_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+    c = _mm_min_ps(c, _mm_movehl_ps(c, c));
+    return _mm_cvtss_f32(_mm_min_ss(c, _mm_movehdup_ps(c)));
+}
+V_INLINE int32_t v_hmax_i(v16i x) {
+    __m256i b = _mm256_max_epi32(x.a, x.b);
+    __m128i c = _mm_max_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_max_epi32(c, _mm_shuffle_epi32(c, 0x4E));
+    return _mm_cvtsi128_si32(_mm_max_epi32(c, _mm_shuffle_epi32(c, 0xB1)));
+}
+V_INLINE int32_t v_hsum_i(v16i x) {
+    __m256i b = _mm256_add_epi32(x.a, x.b);
+    __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1)));
+}
+
+V_INLINE v64b v_load_b(const void *p) {
+    return (v64b){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)};
+}
+V_INLINE v64b v_splat4(const void *p) {
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return V_BOTHI(_mm256_set1_epi32(x));
+}
+V_INLINE v64b v_low_b(v64b x) {
+    v64b mask = V_BOTHI(_mm256_set1_epi8(15));
+    return V_EACH2I(_mm256_and_si256, x, mask);
+}
+V_INLINE v64b v_high_b(v64b x) {
+    return v_low_b((v64b){_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+}
+V_INLINE v64b v_flip_b(v64b x) {
+    v64b top = V_BOTHI(_mm256_set1_epi8(-128));
+    return V_EACH2I(_mm256_xor_si256, x, top);
+}
+V_INLINE __m128i v_low_bytes8(__m256i x) { /* the low bytes of 8 lanes in the low 8 bytes */
+    const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                          -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    x = _mm256_shuffle_epi8(x, pick);
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+}
+V_INLINE void v_store_low_b(void *p, v16i x) {
+    _mm_storeu_si128((__m128i *)p, _mm_unpacklo_epi64(v_low_bytes8(x.a), v_low_bytes8(x.b)));
+}
+
+V_INLINE __m256i v_dot_narrow8(__m256i acc, __m256i u, __m256i s) { /* pairs: 2 * 127 * 128 fits 16 bits */
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) {
+    return (v16i){v_dot_narrow8(acc.a, u.a, s.a), v_dot_narrow8(acc.b, u.b, s.b)};
+}
+/* With c = u - 128: |c| <= 128 times s under c's sign, so a pair is at most 2 * 128 * 127, which fits 16 bits. */
+V_INLINE __m256i v_dot_wide8(__m256i acc, __m256i u, __m256i s) {
+    __m256i c = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(c), _mm256_sign_epi8(s, c));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
+    return (v16i){v_dot_wide8(acc.a, u.a, s.a), v_dot_wide8(acc.b, u.b, s.b)};
+}
+/* Even and odd bytes apart, as 16-bit numbers. */
+V_INLINE __m256i v_dot_exact8(__m256i acc, __m256i u, __m256i s) {
+    __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)),
+                                     _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
+    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
+    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
+    return (v16i){v_dot_exact8(acc.a, u.a, s.a), v_dot_exact8(acc.b, u.b, s.b)};
+}
+V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
+    return (v16i){_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
+                  _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
+}
+
+#endif
