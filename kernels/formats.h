@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 typedef enum kvq_format {
-#define FORMAT(name, id, block, bytes, group, bits, zero, min, exact_f16) KVQ_FORMAT_##name,
+#define FORMAT(name, id, block, bytes, group, bits, zero, min, exact_f16, unpack) KVQ_FORMAT_##name,
 #include "formats.def"
 #undef FORMAT
     KVQ_FORMAT_COUNT

@@ -9,11 +9,13 @@
  *   bits 4:  group/8 x 64 bytes. Chunk j, byte 4r+b: low nibble = code of row r, input 8j+b; high = input 8j+4+b
  *   bits 8:  group/4 x 64 bytes. Chunk j, byte 4r+b = code of row r, input 4j+b
  *   then 16 scales (f16 or f32), then 16 minimums of the same type if has_min.
+ * n_in is a multiple of 32; tile_bytes is rounded up to a cache line.
  *
  * Floats (F32, F16, BF16): per tile, for each input in order, 16 values of the file's own type.
  *
  * Quantized products: activations are quantized per group of 32 inputs to int8, q = rint(x * (1/d)), d = max|x| / 127
- * (d = 0 gives q = 0), and group sums S (int) are kept per 16. For each group, in file order:
+ * (max|x| below KVQ_ACT_TINY gives d = 0, q = 0; with a NaN or infinity among the inputs d = NaN and q = 0, so that all
+ * outputs are NaN), and group sums S (int) are kept per 16. For each group, in file order:
  *   dot  = sum code * q - zero * S                           (exact, integer)
  *   acc  = fmaf((float)dot, scale * d, acc)                  (one chain; scale * d rounded to float first)
  *   acc  = fmaf(min, d * (float)S, acc)                      (only when has_min)
@@ -31,6 +33,7 @@
 
 #define KVQ_TILE_ROWS 16
 #define KVQ_ACT_GROUP 32 /* inputs that share one activation scale */
+#define KVQ_ACT_TINY 1e-30f /* 127 / KVQ_ACT_TINY is still a float */
 
 typedef enum kvq_scale_type { KVQ_SCALE_F16, KVQ_SCALE_F32 } kvq_scale_type;
 
@@ -68,6 +71,15 @@ size_t kvq_matrix_part_bytes(const kvq_layout *layout, int n_rows, int n_in, siz
 /* Repacks tensor rows [first_row, first_row + n_rows) of src ([*, n_in] in `format`) into part->data (owned by the caller,
  * of kvq_matrix_part_bytes, zeroed or not). Loses nothing: kvq_matrix_row gives the same floats as the file. */
 void kvq_matrix_repack(kvq_matrix_part *part, kvq_format format, const void *src, int n_rows, int n_in);
+
+/* Bytes of one group of a tile (16 rows): codes, scales, minimums; for float layouts 16 values. */
+size_t kvq_layout_group_bytes(const kvq_layout *layout);
+
+/* The part that row `row` of the whole matrix is in. */
+const kvq_matrix_part *kvq_matrix_part_of(const kvq_matrix *m, int row);
+
+/* Row `row` of a coded part as it is stored: n_in codes, a scale and a minimum (0 if none) per group. */
+void kvq_matrix_part_codes(const kvq_matrix_part *part, int row, int n_in, uint8_t *code, float *scale, float *min);
 
 /* Row `row` of the whole matrix as n_in floats (embedding lookup, checks). */
 void kvq_matrix_row(const kvq_matrix *m, int row, float *out);

@@ -1,10 +1,10 @@
 /* simd.h: what the three instruction sets have in common; included by simd_generic.h, simd_avx2.h and simd_avx512.h,
  * one of which a kernel file includes before the *_tmpl.h files that it is made of.
  *
- * A vector is always 16 lanes: v16f floats, v16i 32-bit integers, v64b 64 bytes (lane l = bytes 4 l .. 4 l + 3). A kernel is
- * written once over these and compiled per instruction set, with results that are the same bit for bit: integers are exact,
- * floats go through the same chain of operations (no contraction: -ffp-contract=off; v_fma is fused everywhere).
- * A NaN stays a NaN but its sign and payload are nobody's business.
+ * A vector is always 16 lanes: v16f floats, v16i 32-bit integers, v64b 64 bytes (lane l = bytes 4 l .. 4 l + 3). A
+ * kernel is written once over these and compiled per instruction set, with results that are the same bit for bit:
+ * integers are exact, floats go through the same chain of operations (no contraction: -ffp-contract=off; v_fma is fused
+ * everywhere). A NaN stays a NaN but its sign and payload are nobody's business.
  *
  *   floats    v_zero v_set1 v_load v_store v_add v_sub v_mul v_div v_sqrt v_fma(a, b, c) = a b + c   v_abs v_neg
  *             v_min(a, b) = a < b ? a : b   v_max(a, b) = a > b ? a : b   (so b where one is NaN)
@@ -15,10 +15,9 @@
  *             v_lanes_i = 0, 1, .. 15   v_hmax_i v_hsum_i
  *   between   v_rint(f) to the nearest even integer, in range only   v_float(i)   v_bits(f)   v_from_bits(i)
  *   bytes     v_load_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes
- *             v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)   v_store_low_b: low byte of each lane
- *   dots      acc lane + sum over the lane's 4 bytes, exact:
- *             v_dot_narrow(acc, u, s)  u unsigned, at most 127; s signed
- *             v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
+ *             v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)   v_store_low_b: low byte of
+ * each lane dots      acc lane + sum over the lane's 4 bytes, exact: v_dot_narrow(acc, u, s)  u unsigned, at most 127;
+ * s signed v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
  *                                      the set's own (0 or 128): AVX2 has no u8 x s8 sum that cannot saturate
  *             v_dot_exact(acc, u, s)   u unsigned, s signed, anything; slower than wide on AVX2
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves
@@ -33,7 +32,9 @@
 #define V_LANES 16
 #define V_INLINE static inline __attribute__((always_inline, unused))
 
-V_INLINE void v_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+V_INLINE void v_prefetch(const void *p) {
+    __builtin_prefetch(p, 0, 3);
+}
 
 /* Joins a kernel's name and the instruction set's: V_NAME(kvq_norm) is kvq_norm_avx2. */
 #define V_JOIN2(name, isa) name##_##isa

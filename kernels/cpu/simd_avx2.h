@@ -26,18 +26,34 @@ typedef v16i v64b;
 #define V_BOTHI(x)            ((v16i){(x), (x)})
 /* clang-format on */
 
-V_INLINE v16f v_zero(void) { return V_BOTHF(_mm256_setzero_ps()); }
-V_INLINE v16f v_set1(float x) { return V_BOTHF(_mm256_set1_ps(x)); }
-V_INLINE v16f v_load(const float *p) { return (v16f){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+V_INLINE v16f v_zero(void) {
+    return V_BOTHF(_mm256_setzero_ps());
+}
+V_INLINE v16f v_set1(float x) {
+    return V_BOTHF(_mm256_set1_ps(x));
+}
+V_INLINE v16f v_load(const float *p) {
+    return (v16f){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
 V_INLINE void v_store(float *p, v16f x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
-V_INLINE v16f v_add(v16f x, v16f y) { return V_EACH2F(_mm256_add_ps, x, y); }
-V_INLINE v16f v_sub(v16f x, v16f y) { return V_EACH2F(_mm256_sub_ps, x, y); }
-V_INLINE v16f v_mul(v16f x, v16f y) { return V_EACH2F(_mm256_mul_ps, x, y); }
-V_INLINE v16f v_div(v16f x, v16f y) { return V_EACH2F(_mm256_div_ps, x, y); }
-V_INLINE v16f v_sqrt(v16f x) { return V_EACH1F(_mm256_sqrt_ps, x); }
+V_INLINE v16f v_add(v16f x, v16f y) {
+    return V_EACH2F(_mm256_add_ps, x, y);
+}
+V_INLINE v16f v_sub(v16f x, v16f y) {
+    return V_EACH2F(_mm256_sub_ps, x, y);
+}
+V_INLINE v16f v_mul(v16f x, v16f y) {
+    return V_EACH2F(_mm256_mul_ps, x, y);
+}
+V_INLINE v16f v_div(v16f x, v16f y) {
+    return V_EACH2F(_mm256_div_ps, x, y);
+}
+V_INLINE v16f v_sqrt(v16f x) {
+    return V_EACH1F(_mm256_sqrt_ps, x);
+}
 V_INLINE v16f v_fma(v16f x, v16f y, v16f z) {
     return (v16f){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -49,8 +65,12 @@ V_INLINE v16f v_neg(v16f x) {
     v16f sign = v_set1(-0.0f);
     return V_EACH2F(_mm256_xor_ps, sign, x);
 }
-V_INLINE v16f v_min(v16f x, v16f y) { return V_EACH2F(_mm256_min_ps, x, y); }
-V_INLINE v16f v_max(v16f x, v16f y) { return V_EACH2F(_mm256_max_ps, x, y); }
+V_INLINE v16f v_min(v16f x, v16f y) {
+    return V_EACH2F(_mm256_min_ps, x, y);
+}
+V_INLINE v16f v_max(v16f x, v16f y) {
+    return V_EACH2F(_mm256_max_ps, x, y);
+}
 V_INLINE v16f v_select_lt(v16f a, v16f b, v16f x, v16f y) {
     return (v16f){_mm256_blendv_ps(y.a, x.a, _mm256_cmp_ps(a.a, b.a, _CMP_LT_OQ)),
                   _mm256_blendv_ps(y.b, x.b, _mm256_cmp_ps(a.b, b.b, _CMP_LT_OQ))};
@@ -67,10 +87,16 @@ V_INLINE __m256 v_bfloat8(const uint16_t *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
-V_INLINE v16f v_load_bfloat(const uint16_t *p) { return (v16f){v_bfloat8(p), v_bfloat8(p + 8)}; }
+V_INLINE v16f v_load_bfloat(const uint16_t *p) {
+    return (v16f){v_bfloat8(p), v_bfloat8(p + 8)};
+}
 
-V_INLINE v16i v_zero_i(void) { return V_BOTHI(_mm256_setzero_si256()); }
-V_INLINE v16i v_set1_i(int32_t x) { return V_BOTHI(_mm256_set1_epi32(x)); }
+V_INLINE v16i v_zero_i(void) {
+    return V_BOTHI(_mm256_setzero_si256());
+}
+V_INLINE v16i v_set1_i(int32_t x) {
+    return V_BOTHI(_mm256_set1_epi32(x));
+}
 V_INLINE v16i v_load_i(const int32_t *p) {
     return (v16i){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
 }
@@ -78,11 +104,21 @@ V_INLINE void v_store_i(int32_t *p, v16i x) {
     _mm256_storeu_si256((__m256i *)p, x.a);
     _mm256_storeu_si256((__m256i *)(p + 8), x.b);
 }
-V_INLINE v16i v_add_i(v16i x, v16i y) { return V_EACH2I(_mm256_add_epi32, x, y); }
-V_INLINE v16i v_sub_i(v16i x, v16i y) { return V_EACH2I(_mm256_sub_epi32, x, y); }
-V_INLINE v16i v_mul_i(v16i x, v16i y) { return V_EACH2I(_mm256_mullo_epi32, x, y); }
-V_INLINE v16i v_max_i(v16i x, v16i y) { return V_EACH2I(_mm256_max_epi32, x, y); }
-V_INLINE v16i v_and_i(v16i x, v16i y) { return V_EACH2I(_mm256_and_si256, x, y); }
+V_INLINE v16i v_add_i(v16i x, v16i y) {
+    return V_EACH2I(_mm256_add_epi32, x, y);
+}
+V_INLINE v16i v_sub_i(v16i x, v16i y) {
+    return V_EACH2I(_mm256_sub_epi32, x, y);
+}
+V_INLINE v16i v_mul_i(v16i x, v16i y) {
+    return V_EACH2I(_mm256_mullo_epi32, x, y);
+}
+V_INLINE v16i v_max_i(v16i x, v16i y) {
+    return V_EACH2I(_mm256_max_epi32, x, y);
+}
+V_INLINE v16i v_and_i(v16i x, v16i y) {
+    return V_EACH2I(_mm256_and_si256, x, y);
+}
 V_INLINE v16i v_shl_i(v16i x, int n) {
     __m128i by = _mm_cvtsi32_si128(n);
     return (v16i){_mm256_sll_epi32(x.a, by), _mm256_sll_epi32(x.b, by)};
@@ -95,10 +131,18 @@ V_INLINE v16i v_lanes_i(void) {
     return (v16i){_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
 }
 
-V_INLINE v16i v_rint(v16f x) { return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
-V_INLINE v16f v_float(v16i x) { return (v16f){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-V_INLINE v16i v_bits(v16f x) { return (v16i){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
-V_INLINE v16f v_from_bits(v16i x) { return (v16f){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+V_INLINE v16i v_rint(v16f x) {
+    return (v16i){_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)};
+}
+V_INLINE v16f v_float(v16i x) {
+    return (v16f){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+V_INLINE v16i v_bits(v16f x) {
+    return (v16i){_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)};
+}
+V_INLINE v16f v_from_bits(v16i x) {
+    return (v16f){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
+}
 
 V_INLINE float v_hsum(v16f x) {
     __m256 b = _mm256_add_ps(x.a, x.b);
@@ -177,8 +221,8 @@ V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
 }
 /* Even and odd bytes apart, as 16-bit numbers. */
 V_INLINE __m256i v_dot_exact8(__m256i acc, __m256i u, __m256i s) {
-    __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)),
-                                     _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
+    __m256i even =
+        _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
     __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
     return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
 }

@@ -1,5 +1,5 @@
-/* simd_generic.h: simd.h's vectors as arrays in plain C, for any machine. The loops over 16 lanes are for the compiler to
- * vectorize with whatever every machine of the target has (SSE2, NEON). fmaf is a call where the target has no fused
+/* simd_generic.h: simd.h's vectors as arrays in plain C, for any machine. The loops over 16 lanes are for the compiler
+ * to vectorize with whatever every machine of the target has (SSE2, NEON). fmaf is a call where the target has no fused
  * multiply-add, and slow there: that is the price of the same bits everywhere. */
 #ifndef KVQ_SIMD_GENERIC_H
 #define KVQ_SIMD_GENERIC_H
@@ -24,14 +24,16 @@ typedef struct v64b {
 } v64b;
 
 /* `name(args)` whose lane l is `expr`. */
-#define V_LANEWISE(type, name, args, expr)                                                                             \
-    V_INLINE type name args {                                                                                          \
-        type ret;                                                                                                      \
-        for (int l = 0; l < V_LANES; l++) ret.v[l] = expr;                                                             \
-        return ret;                                                                                                    \
+#define V_LANEWISE(type, name, args, expr)                 \
+    V_INLINE type name args {                              \
+        type ret;                                          \
+        for (int l = 0; l < V_LANES; l++) ret.v[l] = expr; \
+        return ret;                                        \
     }
 
-V_INLINE int32_t v_wrap(uint32_t x) { return (int32_t)x; } /* gcc and clang define it as modulo 2^32 */
+V_INLINE int32_t v_wrap(uint32_t x) {
+    return (int32_t)x;
+} /* gcc and clang define it as modulo 2^32 */
 V_INLINE int32_t v_float_bits(float x) {
     int32_t i;
     memcpy(&i, &x, sizeof i);
@@ -46,7 +48,9 @@ V_INLINE float v_bits_float(int32_t i) {
 V_LANEWISE(v16f, v_zero, (void), 0.0f)
 V_LANEWISE(v16f, v_set1, (float x), x)
 V_LANEWISE(v16f, v_load, (const float *p), p[l])
-V_INLINE void v_store(float *p, v16f x) { memcpy(p, x.v, sizeof x.v); }
+V_INLINE void v_store(float *p, v16f x) {
+    memcpy(p, x.v, sizeof x.v);
+}
 V_LANEWISE(v16f, v_add, (v16f x, v16f y), x.v[l] + y.v[l])
 V_LANEWISE(v16f, v_sub, (v16f x, v16f y), x.v[l] - y.v[l])
 V_LANEWISE(v16f, v_mul, (v16f x, v16f y), x.v[l] * y.v[l])
@@ -67,7 +71,9 @@ V_LANEWISE(v16f, v_load_bfloat, (const uint16_t *p), kvq_bfloat_to_float(p[l]))
 V_LANEWISE(v16i, v_zero_i, (void), 0)
 V_LANEWISE(v16i, v_set1_i, (int32_t x), x)
 V_LANEWISE(v16i, v_load_i, (const int32_t *p), p[l])
-V_INLINE void v_store_i(int32_t *p, v16i x) { memcpy(p, x.v, sizeof x.v); }
+V_INLINE void v_store_i(int32_t *p, v16i x) {
+    memcpy(p, x.v, sizeof x.v);
+}
 V_LANEWISE(v16i, v_add_i, (v16i x, v16i y), v_wrap((uint32_t)x.v[l] + (uint32_t)y.v[l]))
 V_LANEWISE(v16i, v_sub_i, (v16i x, v16i y), v_wrap((uint32_t)x.v[l] - (uint32_t)y.v[l]))
 V_LANEWISE(v16i, v_mul_i, (v16i x, v16i y), v_wrap((uint32_t)x.v[l] * (uint32_t)y.v[l]))
@@ -78,7 +84,9 @@ V_LANEWISE(v16i, v_shr_i, (v16i x, int n), v_wrap((uint32_t)x.v[l] >> n))
 V_LANEWISE(v16i, v_lanes_i, (void), l)
 
 /* Out of range (only ever a NaN on its way through exp) any integer will do, but the conversion must be defined. */
-V_INLINE int32_t v_rint1(float x) { return x > -2e9f && x < 2e9f ? (int32_t)lrintf(x) : INT32_MIN; }
+V_INLINE int32_t v_rint1(float x) {
+    return x > -2e9f && x < 2e9f ? (int32_t)lrintf(x) : INT32_MIN;
+}
 V_LANEWISE(v16i, v_rint, (v16f x), v_rint1(x.v[l]))
 V_LANEWISE(v16f, v_float, (v16i x), (float)x.v[l])
 V_LANEWISE(v16i, v_bits, (v16f x), v_float_bits(x.v[l]))
@@ -119,10 +127,10 @@ V_INLINE v64b v_splat4(const void *p) {
     for (int l = 0; l < V_LANES; l++) memcpy(ret.v + 4 * l, p, 4);
     return ret;
 }
-#define V_BYTEWISE(name, expr)                                                                                         \
-    V_INLINE v64b name(v64b x) {                                                                                       \
-        for (int i = 0; i < 4 * V_LANES; i++) x.v[i] = (uint8_t)(expr);                                                \
-        return x;                                                                                                      \
+#define V_BYTEWISE(name, expr)                                          \
+    V_INLINE v64b name(v64b x) {                                        \
+        for (int i = 0; i < 4 * V_LANES; i++) x.v[i] = (uint8_t)(expr); \
+        return x;                                                       \
     }
 V_BYTEWISE(v_low_b, x.v[i] & 15)
 V_BYTEWISE(v_high_b, x.v[i] >> 4)
@@ -137,8 +145,12 @@ V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
         for (int b = 0; b < 4; b++) acc.v[l] += u.v[4 * l + b] * (int8_t)s.v[4 * l + b];
     return acc;
 }
-V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) { return v_dot_exact(acc, u, s); }
-V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) { return v_dot_exact(acc, u, s); }
+V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) {
+    return v_dot_exact(acc, u, s);
+}
+V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
+    return v_dot_exact(acc, u, s);
+}
 V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
     for (int l = 0; l < V_LANES; l++)
         acc.v[l] += (int16_t)x.v[l] * (int16_t)y.v[l] + (int16_t)(x.v[l] >> 16) * (int16_t)(y.v[l] >> 16);

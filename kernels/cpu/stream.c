@@ -19,7 +19,8 @@ size_t kvq_cpu_workspace_bytes(const kvq_shapes *shapes) {
 
 kvq_status kvq_cpu_stream_new(const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
     if (shapes->max_rows < 1 || shapes->max_in < 1 || shapes->max_out < 1)
-        return kvq_fail(err, KVQ_BAD_ARGUMENT, "a CPU stream for %d rows of %d inputs and %d outputs: all must be at least 1",
+        return kvq_fail(err, KVQ_BAD_ARGUMENT,
+                        "a CPU stream for %d rows of %d inputs and %d outputs: all must be at least 1",
                         shapes->max_rows, shapes->max_in, shapes->max_out);
     kvq_stream *s = calloc(1, sizeof *s);
     if (!s) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CPU stream");

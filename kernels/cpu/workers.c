@@ -1,9 +1,9 @@
 /* workers.c: the CPU's compute pool. Called by the CPU operators; see workers.h.
  *
- * A job is published in one 64-bit word, `open`: its generation above, the items not yet taken below. Taking an item is one
- * compare-and-swap that lowers it, so a worker that wakes late sees either a later job or nothing left, and nobody
- * has to wait for it: the caller waits for items, not for workers. Whoever holds an item of generation g knows that g's fn
- * and job stay, because the caller cannot publish g + 1 before that item is counted in `done`.
+ * A job is published in one 64-bit word, `open`: its generation above, the items not yet taken below. Taking an item is
+ * one compare-and-swap that lowers it, so a worker that wakes late sees either a later job or nothing left, and nobody
+ * has to wait for it: the caller waits for items, not for workers. Whoever holds an item of generation g knows that g's
+ * fn and job stay, because the caller cannot publish g + 1 before that item is counted in `done`.
  *
  * A decode step has some two hundred jobs of a few microseconds, so a worker that runs out spins for SPIN_NS before it
  * parks on a futex; an idle engine uses no CPU. */
@@ -68,7 +68,8 @@ static int64_t now_ns(void) {
 }
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t while_is) {
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_is, NULL, NULL, 0); /* woken, changed or interrupted: look again */
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, while_is, NULL, NULL,
+                  0); /* woken, changed or interrupted: look again */
 }
 
 static void futex_wake(_Atomic uint32_t *word) {
@@ -114,7 +115,8 @@ static void *worker_main(void *arg) {
     while (!atomic_load(&pool->stop)) {
         work(pool, w->index);
         if (!spin_while(&pool->generation, seen)) {
-            atomic_fetch_add(&pool->parked, 1); /* before the kernel compares, so that the caller's look comes after one of the two */
+            atomic_fetch_add(&pool->parked,
+                             1); /* before the kernel compares, so that the caller's look comes after one of the two */
             while (atomic_load(&pool->generation) == seen) futex_wait(&pool->generation, seen);
             atomic_fetch_sub(&pool->parked, 1);
         }
@@ -128,8 +130,8 @@ static void announce(kvq_workers *pool) {
     if (atomic_load(&pool->parked) > 0) futex_wake(&pool->generation);
 }
 
-/* Waits until done is n_items. The wake needs caller_waits to be seen by whoever finishes last, and that one counts first
- * and looks afterwards, so one of the two always notices the other. */
+/* Waits until done is n_items. The wake needs caller_waits to be seen by whoever finishes last, and that one counts
+ * first and looks afterwards, so one of the two always notices the other. */
 static void wait_done(kvq_workers *pool, uint32_t n_items) {
     uint32_t done;
     while ((done = atomic_load(&pool->done)) != n_items) {
