@@ -1,23 +1,24 @@
-/* kv.h: what the bytes of a KV page mean. Read by the operators append, close and attend of every backend, and by
+/* clang-format off */
+/* kv.h: what the bytes of a KV page mean. Read by the operators append, close_pages and attend of every backend, and by
  * engine/plan.c and pool.c for sizes. A test says that page bytes are the same on every backend.
  *
- * A page is block_tokens (T: 32, 64 or 128) tokens of one sequence in one group of layers. A page's *image* is closed
- * or wide. The image of one layer is n_kv_heads head images, one behind the other; the layers of a group follow each
- * other. A head image of head size d has a K half and a V half:
+ * A page is block_tokens (T: 32, 64 or 128) tokens of one sequence in one group of layers. A page's *image* is closed or
+ * wide. The image of one layer is n_kv_heads head images, one behind the other; the layers of a group follow each other.
+ * A head image of head size d (a multiple of 16) has a K half and a V half:
  *
- *   closed, sym:   K codes | K scales f16[T] | K page mean f16[d] if centred     | V codes | V scales f16[T]
- *   closed, asym:  K codes | K scales f16[T] | K mins f16[T]                     | V codes | V scales f16[T] | V mins
- * f16[T] closed, 16:    K f16   | V f16 wide:          K half (codes int8, scales) in the page's first block, V half in
- * its second, each at the layer's offset of the closed image: wide half = T d + 2 T bytes, never larger than a closed
- * head image.
+ *   closed, sym:   K codes | K scales f16[T] | K page mean f16[d] if centred | V codes | V scales f16[T]
+ *   closed, asym:  K codes | K scales f16[T] | K mins f16[T]                 | V codes | V scales f16[T] | V mins f16[T]
+ *   closed, 16:    K f16   | V f16
+ *   wide:          K half (codes int8, scales) in the page's first block, V half in its second, each at the head's place
+ *                  in the closed image: wide half = T d + 2 T bytes, never larger than a closed head image.
  *
- * Codes are stored unsigned: code + 8 (4 bits; for V see sym below), code + 128 (8 bits); asym codes as they are. Order
- * within a half:
- *   K, 8 bits:  [d/4][T][4]      byte ((i/4) T + t) 4 + i%4 = channel i of token t     (one vector lane = one token)
- *   K, 4 bits:  [d/8][T][4]      byte ((i/8) T + t) 4 + i%4 : low nibble channels with i%8 < 4, high those with i%8 >=
- * 4 V, 8 bits:  [T/4][d][4]      byte ((t/4) d + i) 4 + t%4 = channel i of token t     (one lane = one channel) V, 4
- * bits:  [T/8][d][4]      byte ((t/8) d + i) 4 + t%4 : low nibble tokens with t%8 < 4, high those with t%8 >= 4 K, 16
- * bits: [d][T]           V, 16 bits: [T][d]
+ * Codes are stored unsigned: code + 8 (4 bits; for V see sym below), code + 128 (8 bits); asym codes as they are.
+ * Order within a half:
+ *   K, 8 bits:  [d/4][T][4]   byte ((i/4) T + t) 4 + i%4 = channel i of token t      (one vector lane = one token)
+ *   K, 4 bits:  [d/8][T][4]   byte ((i/8) T + t) 4 + i%4 : low nibble channels with i%8 < 4, high those with i%8 >= 4
+ *   V, 8 bits:  [T/4][d][4]   byte ((t/4) d + i) 4 + t%4 = channel i of token t      (one lane = one channel)
+ *   V, 4 bits:  [T/8][d][4]   byte ((t/8) d + i) 4 + t%4 : low nibble tokens with t%8 < 4, high those with t%8 >= 4
+ *   K, 16 bits: [d][T]        V, 16 bits: [T][d]
  *
  * Positions not written yet hold whatever they hold: no reader may use them (attend masks by position).
  *
@@ -33,8 +34,8 @@
  *   bias_out: x = k - k_ref[page] before quantizing; attend adds q . k_ref[page] to every score of the page.
  *   close (wide policies): x_t = s_t code_t from the wide image; K: minus mean_t x_t (mean rounded to f16 first, then
  *          subtracted), both quantized as sym 4 bits (K of hard layers: wide half kept as it is, 8 bits, no mean).
- *          V's 4-bit codes follow from its 8-bit codes alone (s_t cancels in x / s), so every backend gives the same.
- */
+ *          V's 4-bit codes follow from its 8-bit codes alone (s_t cancels in x / s): the same from every backend. */
+/* clang-format on */
 #ifndef KVQ_KV_H
 #define KVQ_KV_H
 
