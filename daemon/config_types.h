@@ -17,11 +17,12 @@ struct config_type {
     void (*release)(void *value); /* may be NULL */
 };
 
-#define CONFIG_TYPES(X)                                                                                           \
-    X(STRING)                                                                                                     \
-    X(TEXT)                                                                                                       \
-    X(PATH) X(SECRET) X(NAME) X(POOL) X(URL) X(ID) X(TOPIC) X(INT) X(PICK) X(DURATION) X(NUMBER) X(BYTES) X(BOOL) \
-        X(SEED) X(LIST)
+#define CONFIG_TYPES(X) \
+    X(STRING)           \
+    X(TEXT)             \
+    X(PATH)             \
+    X(SECRET)           \
+    X(NAME) X(POOL) X(URL) X(ID) X(TOPIC) X(INT) X(PICK) X(DURATION) X(NUMBER) X(BYTES) X(BOOL) X(SEED) X(LIST)
 #define CONFIG_X(name) extern const config_type config_type_##name;
 CONFIG_TYPES(CONFIG_X)
 #undef CONFIG_X

@@ -112,7 +112,8 @@ static void read_vocab_size(reader *r, kvq_hparams *p) {
         r->status = kvq_fail(r->err, KVQ_BAD_FILE,
                              "'%s': tensor 'token_embd.weight' has %" PRIu64 " rows, allowed is 1 to 4194304",
                              kvq_gguf_path(r->g), t->dims[1]);
-    else p->vocab_size = (int)t->dims[1];
+    else
+        p->vocab_size = (int)t->dims[1];
 }
 
 static void check_shapes(reader *r, const kvq_hparams *p) {

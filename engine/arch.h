@@ -16,9 +16,11 @@ typedef struct kvq_arch {
     bool post_norms;           /* attention's and the feed-forward's outputs are normed before they are added */
     bool scaled_embedding;     /* embeddings times sqrt(hidden_dim) */
     kvq_activation activation; /* of the gate */
-    int window_pattern;        /* every n-th layer attends to all, the others within the sliding window; 0: all layers to all */
-    double local_freq_base;    /* RoPE base of windowed layers where the file does not say */
-    int hidden_scale_layers;   /* with this many layers, attention scale is 1 / sqrt(hidden_dim / n_heads) (gemma-3-27b) */
+    int window_pattern; /* every n-th layer attends to all, the others within the sliding window; 0: all layers to all
+                         */
+    double local_freq_base;  /* RoPE base of windowed layers where the file does not say */
+    int hidden_scale_layers; /* with this many layers, attention scale is 1 / sqrt(hidden_dim / n_heads) (gemma-3-27b)
+                              */
 } kvq_arch;
 
 /* The sizes and constants of one model, from its file's metadata. */

@@ -1,6 +1,6 @@
 /* forward.c: THE forward pass, for every architecture and backend: a list of operator calls (kernels/ops.h).
- * Called by engine.c once a step. Differences between models are columns of arch.c's table and tensors that are there or
- * not; differences between machines are behind the operators. */
+ * Called by engine.c once a step. Differences between models are columns of arch.c's table and tensors that are there
+ * or not; differences between machines are behind the operators. */
 #include "forward.h"
 
 #include <inttypes.h>
@@ -10,7 +10,9 @@
 
 #define BUFFER_ALIGNMENT 64
 
-static int max_int(int a, int b) { return a > b ? a : b; }
+static int max_int(int a, int b) {
+    return a > b ? a : b;
+}
 
 /* Walks the buffers in order: with base NULL only counts. */
 static uint64_t place_buffers(kvq_forward *f, const kvq_hparams *p, uint8_t *base) {
@@ -51,7 +53,8 @@ kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_
     f.max_rows = max_rows;
     f.max_logit_rows = max_logit_rows;
     f.arena_bytes = place_buffers(&f, &model->hparams, NULL);
-    f.arena = mmap(NULL, f.arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* populated: what is free for the pool is measured after this */
+    f.arena = mmap(NULL, f.arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (f.arena == MAP_FAILED)
         return kvq_fail(err, KVQ_NO_MEMORY, "no memory for %" PRIu64 " bytes of workspace", f.arena_bytes);
     (void)place_buffers(&f, &model->hparams, f.arena);
@@ -66,13 +69,11 @@ void kvq_forward_done(kvq_forward *f) {
 }
 
 /* out[r] = in[r] W + bias, or added to out when add is set. */
-static void linear(kvq_forward *f, float *out, const float *in, const kvq_matrix *w, const float *bias, bool add, int n) {
-    f->ops->linear(f->stream, &(kvq_linear){.out = out,
-                                            .in = in,
-                                            .w = w,
-                                            .bias = bias,
-                                            .residual = add ? out : NULL,
-                                            .n_rows = n});
+static void linear(kvq_forward *f, float *out, const float *in, const kvq_matrix *w, const float *bias, bool add,
+                   int n) {
+    f->ops->linear(
+        f->stream,
+        &(kvq_linear){.out = out, .in = in, .w = w, .bias = bias, .residual = add ? out : NULL, .n_rows = n});
 }
 
 static void norm(kvq_forward *f, float *out, const float *in, const float *weight, bool add, int n) {
@@ -87,8 +88,8 @@ static void norm(kvq_forward *f, float *out, const float *in, const float *weigh
 }
 
 /* x += block(h), with a norm in between where the architecture has one. */
-static void project_and_add(kvq_forward *f, const float *in, const kvq_matrix *w, const float *bias, const float *post_norm,
-                            int n) {
+static void project_and_add(kvq_forward *f, const float *in, const kvq_matrix *w, const float *bias,
+                            const float *post_norm, int n) {
     if (!post_norm) {
         linear(f, f->x, in, w, bias, true, n);
         return;
@@ -146,15 +147,13 @@ void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
     const kvq_hparams *p = &f->model->hparams;
     float scale = p->arch->scaled_embedding ? sqrtf((float)p->hidden_dim) : 1.0f;
     for (int i = 0; i < (p->window ? 2 : 1); i++)
-        f->ops->rope_table(f->stream, &(kvq_rope_table){.table = f->rope[i],
-                                                        .rope = &p->rope[i],
-                                                        .pos = batch->pos,
-                                                        .n_rows = batch->n_rows});
-    f->ops->embed(f->stream, &(kvq_embed){.out = f->x,
-                                          .ids = batch->ids,
-                                          .table = &f->model->embedding,
-                                          .scale = scale,
-                                          .n_rows = batch->n_rows});
+        f->ops->rope_table(
+            f->stream,
+            &(kvq_rope_table){.table = f->rope[i], .rope = &p->rope[i], .pos = batch->pos, .n_rows = batch->n_rows});
+    f->ops->embed(
+        f->stream,
+        &(kvq_embed){
+            .out = f->x, .ids = batch->ids, .table = &f->model->embedding, .scale = scale, .n_rows = batch->n_rows});
     for (int l = 0; l < p->n_layers; l++) {
         run_attention(f, batch, l);
         run_feed_forward(f, batch, l);
@@ -163,16 +162,13 @@ void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
 
 void kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows) {
     const kvq_hparams *p = &f->model->hparams;
-    f->ops->gather(f->stream, &(kvq_gather){.out = f->picked,
-                                            .in = f->x,
-                                            .rows = rows,
-                                            .n_rows = n_rows,
-                                            .n_cols = p->hidden_dim});
+    f->ops->gather(
+        f->stream,
+        &(kvq_gather){.out = f->picked, .in = f->x, .rows = rows, .n_rows = n_rows, .n_cols = p->hidden_dim});
     norm(f, f->picked, f->picked, f->model->output_norm, false, n_rows);
     linear(f, f->logits, f->picked, &f->model->output, NULL, false, n_rows);
     if (p->logit_softcap > 0)
-        f->ops->softcap(f->stream, &(kvq_softcap){.x = f->logits,
-                                                  .cap = p->logit_softcap,
-                                                  .n_rows = n_rows,
-                                                  .n_cols = p->vocab_size});
+        f->ops->softcap(
+            f->stream,
+            &(kvq_softcap){.x = f->logits, .cap = p->logit_softcap, .n_rows = n_rows, .n_cols = p->vocab_size});
 }

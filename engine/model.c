@@ -1,5 +1,6 @@
 /* model.c: binds a GGUF file's tensors to an architecture and repacks them into one arena, tensor by tensor.
- * Called by engine.c. The same walk counts bytes (for the memory plan) and then loads, so plan and load cannot disagree. */
+ * Called by engine.c. The same walk counts bytes (for the memory plan) and then loads, so plan and load cannot
+ * disagree. */
 #include "model.h"
 
 #include <inttypes.h>
@@ -72,8 +73,9 @@ static void load_part(loader *o, kvq_matrix *m, const char *name, int n_in, int 
     m->n_out += n_rows;
     size_t bytes = kvq_matrix_part_bytes(&part->layout, n_rows, n_in, &part->tile_bytes);
     if (bytes == 0) {
-        o->status = kvq_fail(o->err, KVQ_UNSUPPORTED, "'%s': tensor '%s' has rows of %d, which %s cannot be multiplied in",
-                             kvq_gguf_path(o->g), name, n_in, kvq_format_get(t->format)->name);
+        o->status =
+            kvq_fail(o->err, KVQ_UNSUPPORTED, "'%s': tensor '%s' has rows of %d, which %s cannot be multiplied in",
+                     kvq_gguf_path(o->g), name, n_in, kvq_format_get(t->format)->name);
         return;
     }
     part->data = arena_take(o, bytes);
@@ -89,9 +91,10 @@ typedef struct part_name {
     int n_rows;
 } part_name;
 
-/* A fused matrix: the rows of up to KVQ_MATRIX_PARTS tensors of one layer, one behind the other, and their biases (all of
- * them or none: a missing bias among present ones counts as zeros). */
-static void load_matrix(loader *o, int l, kvq_matrix *m, const float **ret_bias, int n_in, const part_name *names, int n) {
+/* A fused matrix: the rows of up to KVQ_MATRIX_PARTS tensors of one layer, one behind the other, and their biases (all
+ * of them or none: a missing bias among present ones counts as zeros). */
+static void load_matrix(loader *o, int l, kvq_matrix *m, const float **ret_bias, int n_in, const part_name *names,
+                        int n) {
     char name[96];
     bool has_bias = false;
     for (int i = 0; i < n; i++) {
@@ -139,10 +142,10 @@ static void load_layer(loader *o, int l) {
                 3);
     load_matrix(o, l, &w->attn_out, &w->attn_out_bias, q_dim,
                 (part_name[]){{"attn_output.weight", "attn_output.bias", p->hidden_dim}}, 1);
-    load_matrix(o, l, &w->gate_up, &w->gate_up_bias, p->hidden_dim,
-                (part_name[]){{"ffn_gate.weight", "ffn_gate.bias", p->ffn_dim},
-                              {"ffn_up.weight", "ffn_up.bias", p->ffn_dim}},
-                2);
+    load_matrix(
+        o, l, &w->gate_up, &w->gate_up_bias, p->hidden_dim,
+        (part_name[]){{"ffn_gate.weight", "ffn_gate.bias", p->ffn_dim}, {"ffn_up.weight", "ffn_up.bias", p->ffn_dim}},
+        2);
     load_matrix(o, l, &w->down, &w->down_bias, p->ffn_dim,
                 (part_name[]){{"ffn_down.weight", "ffn_down.bias", p->hidden_dim}}, 1);
 }
@@ -159,7 +162,8 @@ static void load_all(loader *o) {
     m->output_norm = load_vector(o, "output_norm.weight", true, p->hidden_dim);
     if (kvq_gguf_tensor_find(o->g, "output.weight"))
         load_part(o, &m->output, "output.weight", p->hidden_dim, p->vocab_size);
-    else m->output = m->embedding; /* tied */
+    else
+        m->output = m->embedding; /* tied */
 
     /* Llama 3's divisors of the RoPE frequencies */
     p->rope[0].factors = load_vector(o, "rope_freqs.weight", false, p->rope[0].n_rot / 2);

@@ -1,5 +1,5 @@
-/* model.h: a file bound to an architecture, its weights repacked into execution layouts. Made by engine.c at open (and by
- * kvq_plan_open, which only counts bytes), read by forward.c. */
+/* model.h: a file bound to an architecture, its weights repacked into execution layouts. Made by engine.c at open (and
+ * by kvq_plan_open, which only counts bytes), read by forward.c. */
 #ifndef KVQ_MODEL_H
 #define KVQ_MODEL_H
 
@@ -29,9 +29,10 @@ typedef struct kvq_model {
 /* Called with a share done 0 .. 1; non-zero cancels. */
 typedef int kvq_progress_fn(void *user, double ratio);
 
-/* Binds the file's tensors, checking names, shapes and types, and repacks them. With only_count nothing is allocated but the
- * structs: weight_bytes is filled and every data pointer is NULL. Tensors of g are dropped from memory as they are repacked.
- * ret_model is the caller's, for kvq_model_done. Errors: KVQ_BAD_FILE, KVQ_UNSUPPORTED, KVQ_NO_MEMORY, KVQ_CANCELLED. */
+/* Binds the file's tensors, checking names, shapes and types, and repacks them. With only_count nothing is allocated
+ * but the structs: weight_bytes is filled and every data pointer is NULL. Tensors of g are dropped from memory as they
+ * are repacked. ret_model is the caller's, for kvq_model_done. Errors: KVQ_BAD_FILE, KVQ_UNSUPPORTED, KVQ_NO_MEMORY,
+ * KVQ_CANCELLED. */
 kvq_status kvq_model_init(kvq_model *ret_model, const kvq_gguf *g, bool only_count, kvq_progress_fn *progress,
                           void *progress_user, kvq_error *err);
 void kvq_model_done(kvq_model *m);

@@ -11,10 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_SHARE 0.5     /* of free memory where the system lives in it too */
-#define DEFAULT_SESSION 8192  /* tokens, where session_len is 0 */
+#define DEFAULT_SHARE 0.5    /* of free memory where the system lives in it too */
+#define DEFAULT_SESSION 8192 /* tokens, where session_len is 0 */
 
-static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
+static int gcd(int a, int b) {
+    return b ? gcd(b, a % b) : a;
+}
 
 /* Gives every layer its group; layers of one kind fill groups of group_layers in order. */
 static kvq_status assign_groups(kvq_kv_plan *plan, const kvq_hparams *p, kvq_error *err) {
@@ -23,8 +25,8 @@ static kvq_status assign_groups(kvq_kv_plan *plan, const kvq_hparams *p, kvq_err
     int group_layers = gcd(p->n_layers - n_local, n_local);
     plan->kv.n_groups = p->n_layers / group_layers;
     if (plan->kv.n_groups > KVQ_MAX_GROUPS)
-        return kvq_fail(err, KVQ_UNSUPPORTED, "%d layers with a window among %d make %d groups, allowed are %d", n_local,
-                        p->n_layers, plan->kv.n_groups, KVQ_MAX_GROUPS);
+        return kvq_fail(err, KVQ_UNSUPPORTED, "%d layers with a window among %d make %d groups, allowed are %d",
+                        n_local, p->n_layers, plan->kv.n_groups, KVQ_MAX_GROUPS);
     int seen[2] = {0, 0}; /* layers of each kind so far */
     int first_local_group = (p->n_layers - n_local) / group_layers;
     for (int l = 0; l < p->n_layers; l++) {
@@ -111,7 +113,9 @@ uint64_t kvq_plan_blocks(const kvq_kv_plan *plan, uint64_t n_tokens, uint64_t ch
     return blocks_of(plan, n_tokens, chunk_tokens, plan->kv.policy->wide);
 }
 
-uint64_t kvq_plan_blocks_f16(const kvq_kv_plan *plan, uint64_t n_tokens) { return blocks_of(plan, n_tokens, 0, false); }
+uint64_t kvq_plan_blocks_f16(const kvq_kv_plan *plan, uint64_t n_tokens) {
+    return blocks_of(plan, n_tokens, 0, false);
+}
 
 /* A decimal number without regard to the locale: digits, one point. False if there is anything else. */
 static bool parse_number(const char *text, double *ret, bool *ret_has_point, const char **ret_end) {
@@ -123,8 +127,10 @@ static bool parse_number(const char *text, double *ret, bool *ret_has_point, con
             continue;
         }
         has_digit = true;
-        if (has_point) value += (unit /= 10) * (*text - '0');
-        else value = value * 10 + (*text - '0');
+        if (has_point)
+            value += (unit /= 10) * (*text - '0');
+        else
+            value = value * 10 + (*text - '0');
     }
     *ret = value;
     *ret_has_point = has_point;
@@ -147,14 +153,16 @@ kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_en
         bool good = parse_number(cache_max_entry_count, &value, &has_point, &end) && value > 0;
         const char *unit = good && *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
         if (!good || (*end && (!unit || end[1])))
-            return kvq_fail(err, KVQ_BAD_ARGUMENT,
-                            "cache_max_entry_count '%.40s' is none of: a share above 0 to 1, a number of f16 blocks, bytes "
-                            "with a unit (1536M, 6G)",
-                            cache_max_entry_count);
+            return kvq_fail(
+                err, KVQ_BAD_ARGUMENT,
+                "cache_max_entry_count '%.40s' is none of: a share above 0 to 1, a number of f16 blocks, bytes "
+                "with a unit (1536M, 6G)",
+                cache_max_entry_count);
         if (unit) {
             for (long i = 0; i <= unit - units; i++) value *= 1024;
             want = value;
-        } else want = value <= 1 ? value * (double)free_bytes : value * (double)plan->block_bytes_f16;
+        } else
+            want = value <= 1 ? value * (double)free_bytes : value * (double)plan->block_bytes_f16;
     }
     if (want > (double)free_bytes)
         return kvq_fail(err, KVQ_NO_SPACE,
@@ -170,8 +178,10 @@ static uint64_t longest_sequence(const kvq_kv_plan *plan, uint64_t n_blocks, uin
     uint64_t low = 0, high = limit;
     while (low < high) {
         uint64_t middle = low + (high - low + 1) / 2;
-        if (kvq_plan_blocks(plan, middle, chunk) <= n_blocks) low = middle;
-        else high = middle - 1;
+        if (kvq_plan_blocks(plan, middle, chunk) <= n_blocks)
+            low = middle;
+        else
+            high = middle - 1;
     }
     return low;
 }
@@ -182,8 +192,9 @@ kvq_status kvq_plan_session_len(const kvq_kv_plan *plan, uint64_t n_blocks, int 
     if (asked > model_context_len)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "session_len %d is beyond the model's context of %d tokens", asked,
                         model_context_len);
-    uint64_t want = asked ? (uint64_t)asked : model_context_len < DEFAULT_SESSION ? (uint64_t)model_context_len
-                                                                                  : DEFAULT_SESSION;
+    uint64_t want = asked                                 ? (uint64_t)asked
+                    : model_context_len < DEFAULT_SESSION ? (uint64_t)model_context_len
+                                                          : DEFAULT_SESSION;
     if (!asked && want > fits) want = fits;
     uint64_t least = 2 * (uint64_t)plan->kv.block_tokens; /* below that a pool is of no use */
     if (least > (uint64_t)model_context_len) least = (uint64_t)model_context_len;

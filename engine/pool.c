@@ -1,6 +1,7 @@
-/* pool.c: the KV pool, one allocation cut into blocks. Called by scheduler.c (take, ref, unref) and prefix.c (cache, uncache).
- * Touches no tensor: what a block's bytes mean is the policy's business (kernels/kv.h). One thread: only the caller of kvq_step
- * comes here. The free list is a stack, so that the block given back last, still in the processor's cache, is taken first. */
+/* pool.c: the KV pool, one allocation cut into blocks. Called by scheduler.c (take, ref, unref) and prefix.c (cache,
+ * uncache). Touches no tensor: what a block's bytes mean is the policy's business (kernels/kv.h). One thread: only the
+ * caller of kvq_step comes here. The free list is a stack, so that the block given back last, still in the processor's
+ * cache, is taken first. */
 #include "pool.h"
 
 #include <assert.h>
@@ -19,7 +20,7 @@ struct kvq_pool {
     uint8_t *base;
     size_t block_bytes;
     uint64_t n_blocks, n_free, n_live, n_cached;
-    block_state *states; /* [n_blocks] */
+    block_state *states;  /* [n_blocks] */
     uint32_t *free_stack; /* [n_blocks], n_free of them valid */
 };
 
@@ -45,7 +46,8 @@ kvq_status kvq_pool_new(uint64_t n_blocks, size_t block_bytes, kvq_pool **ret, k
     return KVQ_OK;
 fail:
     kvq_pool_free(p);
-    return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a KV pool of %" PRIu64 " blocks of %zu bytes", n_blocks, block_bytes);
+    return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a KV pool of %" PRIu64 " blocks of %zu bytes", n_blocks,
+                    block_bytes);
 }
 
 void kvq_pool_free(kvq_pool *p) {
@@ -112,8 +114,18 @@ void kvq_pool_uncache(kvq_pool *p, uint8_t **block) {
     give_if_unheld(p, i);
 }
 
-bool kvq_pool_is_live(const kvq_pool *p, const uint8_t *block) { return p->states[index_of(p, block)].n_live > 0; }
-uint64_t kvq_pool_n_blocks(const kvq_pool *p) { return p->n_blocks; }
-uint64_t kvq_pool_n_free(const kvq_pool *p) { return p->n_free; }
-uint64_t kvq_pool_n_live(const kvq_pool *p) { return p->n_live; }
-uint64_t kvq_pool_n_cached(const kvq_pool *p) { return p->n_cached; }
+bool kvq_pool_is_live(const kvq_pool *p, const uint8_t *block) {
+    return p->states[index_of(p, block)].n_live > 0;
+}
+uint64_t kvq_pool_n_blocks(const kvq_pool *p) {
+    return p->n_blocks;
+}
+uint64_t kvq_pool_n_free(const kvq_pool *p) {
+    return p->n_free;
+}
+uint64_t kvq_pool_n_live(const kvq_pool *p) {
+    return p->n_live;
+}
+uint64_t kvq_pool_n_cached(const kvq_pool *p) {
+    return p->n_cached;
+}

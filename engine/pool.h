@@ -1,5 +1,5 @@
-/* pool.h: the KV pool, one allocation cut into blocks. Who holds a block: live sequences (counted) and the prefix cache (once).
- * A block that nobody holds is free. Called by scheduler.c and prefix.c. */
+/* pool.h: the KV pool, one allocation cut into blocks. Who holds a block: live sequences (counted) and the prefix cache
+ * (once). A block that nobody holds is free. Called by scheduler.c and prefix.c. */
 #ifndef KVQ_POOL_H
 #define KVQ_POOL_H
 
@@ -15,8 +15,8 @@ typedef struct kvq_pool kvq_pool;
 kvq_status kvq_pool_new(uint64_t n_blocks, size_t block_bytes, kvq_pool **ret, kvq_error *err);
 void kvq_pool_free(kvq_pool *p);
 
-uint8_t *kvq_pool_take(kvq_pool *p);             /* held by one sequence; NULL when none is free */
-void kvq_pool_ref(kvq_pool *p, uint8_t *block);  /* one more sequence */
+uint8_t *kvq_pool_take(kvq_pool *p);               /* held by one sequence; NULL when none is free */
+void kvq_pool_ref(kvq_pool *p, uint8_t *block);    /* one more sequence */
 void kvq_pool_unref(kvq_pool *p, uint8_t **block); /* one less; nulls the pointer; NULL inside is allowed */
 void kvq_pool_cache(kvq_pool *p, uint8_t *block);  /* the prefix cache holds it too */
 void kvq_pool_uncache(kvq_pool *p, uint8_t **block);

@@ -1,15 +1,16 @@
-/* prefix.c: the prefix cache. Called by scheduler.c (find at admission, keep when a page is full, evict when blocks run out).
+/* prefix.c: the prefix cache. Called by scheduler.c (find at admission, keep when a page is full, evict when blocks run
+ * out).
  *
- * A trie whose nodes are pages: a node is one page of block_tokens ids below its parent. Children are found through one hash table
- * over (parent, ids), and the ids are compared exactly: a hash alone never decides. A node holds one block per group (the first
- * page of a wide policy two).
+ * A trie whose nodes are pages: a node is one page of block_tokens ids below its parent. Children are found through one
+ * hash table over (parent, ids), and the ids are compared exactly: a hash alone never decides. A node holds one block
+ * per group (the first page of a wide policy two).
  *
- * Eviction. Nodes stand in one list by time of last use; a path is touched from its end to its root, so that the end of the
- * list is always the end of some path. Going from there:
+ * Eviction. Nodes stand in one list by time of last use; a path is touched from its end to its root, so that the end of
+ * the list is always the end of some path. Going from there:
  *   - a page of a windowed group may go on its own: it only shortens what can be reused;
  *   - a page of a group that attends to all may go only when nothing hangs below its node, and takes the node with it.
- * A live sequence holds all pages before its own in the groups that attend to all, so a block that only the cache holds never
- * has a live one below it: every such block can be given. */
+ * A live sequence holds all pages before its own in the groups that attend to all, so a block that only the cache holds
+ * never has a live one below it: every such block can be given. */
 #include "prefix.h"
 
 #include <stdlib.h>
@@ -34,7 +35,7 @@ struct kvq_prefix {
     int *ids;         /* [n_nodes_max, block_tokens] */
     uint8_t **blocks; /* [n_nodes_max, n_groups, BLOCKS_A_PAGE] */
     uint32_t *buckets;
-    uint32_t *path;   /* [n_nodes_max] scratch of find and keep */
+    uint32_t *path;                  /* [n_nodes_max] scratch of find and keep */
     uint32_t newest, oldest, unused; /* unused: list through next_in_bucket */
 };
 
@@ -48,7 +49,8 @@ kvq_status kvq_prefix_new(kvq_pool *pool, int n_groups, const int *group_window,
     c->block_tokens = block_tokens;
     memcpy(c->group_window, group_window, (size_t)n_groups * sizeof *group_window);
     c->n_nodes_max = (uint32_t)max_pages;
-    for (c->n_buckets = 16; c->n_buckets < max_pages; c->n_buckets *= 2) {}
+    for (c->n_buckets = 16; c->n_buckets < max_pages; c->n_buckets *= 2) {
+    }
     c->nodes = malloc(max_pages * sizeof *c->nodes);
     c->ids = malloc(max_pages * (size_t)block_tokens * sizeof *c->ids);
     c->blocks = calloc(max_pages * (size_t)n_groups * BLOCKS_A_PAGE, sizeof *c->blocks);
@@ -74,7 +76,9 @@ static uint8_t **block_at(const kvq_prefix *c, uint32_t n, int group, int which)
     return &c->blocks[((size_t)n * (size_t)c->n_groups + (size_t)group) * BLOCKS_A_PAGE + (size_t)which];
 }
 
-static const int *ids_of(const kvq_prefix *c, uint32_t n) { return &c->ids[(size_t)n * (size_t)c->block_tokens]; }
+static const int *ids_of(const kvq_prefix *c, uint32_t n) {
+    return &c->ids[(size_t)n * (size_t)c->block_tokens];
+}
 
 static void drop_block(kvq_prefix *c, uint8_t **block) {
     if (*block) kvq_pool_uncache(c->pool, block);
@@ -94,22 +98,29 @@ void kvq_prefix_free(kvq_prefix *c) {
     free(c);
 }
 
-/* ---- the list by time of use and the hash table -------------------------------------------------------------------------- */
+/* ---- the list by time of use and the hash table
+ * -------------------------------------------------------------------------- */
 
 static void unlink_node(kvq_prefix *c, uint32_t n) {
     node *x = &c->nodes[n];
-    if (x->newer != NONE) c->nodes[x->newer].older = x->older;
-    else c->newest = x->older;
-    if (x->older != NONE) c->nodes[x->older].newer = x->newer;
-    else c->oldest = x->newer;
+    if (x->newer != NONE)
+        c->nodes[x->newer].older = x->older;
+    else
+        c->newest = x->older;
+    if (x->older != NONE)
+        c->nodes[x->older].newer = x->newer;
+    else
+        c->oldest = x->newer;
 }
 
 static void link_newest(kvq_prefix *c, uint32_t n) {
     node *x = &c->nodes[n];
     x->newer = NONE;
     x->older = c->newest;
-    if (c->newest != NONE) c->nodes[c->newest].newer = n;
-    else c->oldest = n;
+    if (c->newest != NONE)
+        c->nodes[c->newest].newer = n;
+    else
+        c->oldest = n;
     c->newest = n;
 }
 
@@ -151,7 +162,8 @@ static void remove_node(kvq_prefix *c, uint32_t n) {
     c->unused = n;
 }
 
-/* ---- find and keep ------------------------------------------------------------------------------------------------------------ */
+/* ---- find and keep
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /* The first page of a group that the query behind n_pages whole pages can see. */
 static int first_seen_page(const kvq_prefix *c, int group, int n_pages) {
@@ -198,9 +210,9 @@ static uint32_t take_node(kvq_prefix *c, uint32_t parent) {
     return n;
 }
 
-/* Puts into a node what the sequence holds and the node lacks; where the node has the page already, the sequence takes the
- * node's block for its own (the bytes are the same: results do not depend on how they came about) and gives its own back. So
- * whatever hangs below a node is held by sequences that hold the node's blocks too. */
+/* Puts into a node what the sequence holds and the node lacks; where the node has the page already, the sequence takes
+ * the node's block for its own (the bytes are the same: results do not depend on how they came about) and gives its own
+ * back. So whatever hangs below a node is held by sequences that hold the node's blocks too. */
 static void share_page(kvq_prefix *c, uint32_t n, int page, kvq_kv_page *const *pages) {
     for (int g = 0; g < c->n_groups; g++) {
         uint8_t **held[BLOCKS_A_PAGE] = {&pages[g][page].block, &pages[g][page].wide_v};
@@ -246,7 +258,8 @@ void kvq_prefix_keep(kvq_prefix *c, const int *ids, int page, kvq_kv_page *const
     touch_path(c, n);
 }
 
-/* ---- eviction ------------------------------------------------------------------------------------------------------------------ */
+/* ---- eviction
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static void evict_windowed(kvq_prefix *c, uint32_t n) {
     for (int g = 0; g < c->n_groups; g++)

@@ -1,5 +1,5 @@
-/* prefix.h: the prefix cache: full pages of sequences, found by their token path, evicted least recently used when the pool
- * needs their blocks. Called by scheduler.c. */
+/* prefix.h: the prefix cache: full pages of sequences, found by their token path, evicted least recently used when the
+ * pool needs their blocks. Called by scheduler.c. */
 #ifndef KVQ_PREFIX_H
 #define KVQ_PREFIX_H
 
@@ -13,8 +13,9 @@ kvq_status kvq_prefix_new(kvq_pool *pool, int n_groups, const int *group_window,
                           kvq_prefix **ret, kvq_error *err);
 void kvq_prefix_free(kvq_prefix *c); /* before the pool */
 
-/* The longest cached path of ids, at most max_pages pages, such that every group still has the pages that a query behind it
- * can see. Refs the blocks for the caller and writes them to pages[group][0..]; returns the number of pages. */
+/* The longest cached path of ids, at most max_pages pages, such that every group still has the pages that a query
+ * behind it can see. Refs the blocks for the caller and writes them to pages[group][0..]; returns the number of pages.
+ */
 int kvq_prefix_find(kvq_prefix *c, const int *ids, int max_pages, kvq_kv_page *const *pages);
 
 /* Keeps page `page` (full, closed) of the sequence ids, whose pages before it are pages[group][..]. Where the

@@ -1,4 +1,5 @@
-/* request.c: kvq_request -> checked copy -> tokens. Called by engine.c. The one place where a chat template is applied. */
+/* request.c: kvq_request -> checked copy -> tokens. Called by engine.c. The one place where a chat template is applied.
+ */
 #include "request.h"
 
 #include <inttypes.h>
@@ -8,13 +9,14 @@
 #include <sys/random.h>
 #include <time.h>
 
-/* Stands for the last answer when a session's template is rendered: what comes behind it is what the new turn adds. Content that no
- * user writes by accident, and that no template trims. */
+/* Stands for the last answer when a session's template is rendered: what comes behind it is what the new turn adds.
+ * Content that no user writes by accident, and that no template trims. */
 static const char answer_mark[] = "[[kvqd:answer:c1a5e6]]";
 
 #define TEXT_SLACK_BYTES 64 /* detokenizer's kept bytes, replacement characters, the end */
 
-/* ---- checks and copies -------------------------------------------------------------------------------------------------- */
+/* ---- checks and copies
+ * -------------------------------------------------------------------------------------------------- */
 
 static bool copy_text(char **ret, const char *text) {
     if (!text) return true;
@@ -45,7 +47,8 @@ static bool copy_messages(kvq_active *a, const kvq_request *r) {
 
 static kvq_status check_input(const kvq_request *r, const kvq_text_tools *tools, kvq_error *err) {
     int n_inputs = (r->prompt != NULL) + (r->messages != NULL) + (r->ids != NULL);
-    if (n_inputs != 1) return kvq_fail(err, KVQ_BAD_ARGUMENT, "exactly one of 'prompt', 'messages', 'ids' must be given");
+    if (n_inputs != 1)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "exactly one of 'prompt', 'messages', 'ids' must be given");
     if (r->messages && r->n_messages == 0) return kvq_fail(err, KVQ_BAD_ARGUMENT, "'messages' is empty");
     if (r->messages && r->raw) return kvq_fail(err, KVQ_BAD_ARGUMENT, "'raw' goes with 'prompt', not with 'messages'");
     for (size_t i = 0; i < r->n_messages && r->messages; i++)
@@ -60,8 +63,10 @@ static kvq_status check_input(const kvq_request *r, const kvq_text_tools *tools,
                         tools->template_error ? tools->template_error : "its file has none");
     if (r->priority < 0 || r->priority > 9)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "'priority' is %d, allowed is 0 to 9", r->priority);
-    if (r->max_tokens < 0) return kvq_fail(err, KVQ_BAD_ARGUMENT, "'max_tokens' is %d, allowed is 0 and up", r->max_tokens);
-    if (r->deadline_ms < 0) return kvq_fail(err, KVQ_BAD_ARGUMENT, "'deadline_ms' is %" PRId64 ", allowed is 0 and up", r->deadline_ms);
+    if (r->max_tokens < 0)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "'max_tokens' is %d, allowed is 0 and up", r->max_tokens);
+    if (r->deadline_ms < 0)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "'deadline_ms' is %" PRId64 ", allowed is 0 and up", r->deadline_ms);
     return KVQ_OK;
 }
 
@@ -111,8 +116,10 @@ kvq_status kvq_active_new(const kvq_request *r, const kvq_text_tools *tools, kvq
         copied = copied && a->seq.tokens;
         if (copied && r->n_ids) memcpy(a->seq.tokens, r->ids, r->n_ids * sizeof(int));
         a->seq.n_tokens = (int)r->n_ids;
-    } else if (r->raw) copied = copied && copy_text(&a->prompt, r->prompt);
-    else copied = copied && copy_messages(a, r);
+    } else if (r->raw)
+        copied = copied && copy_text(&a->prompt, r->prompt);
+    else
+        copied = copied && copy_messages(a, r);
     if (!copied) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for the request");
     if (!status) status = copy_sampling(a, r, tools, err);
     if (!status) status = kvq_stop_new(r->stop, (int)r->n_stop, &a->stop, err);
@@ -124,7 +131,8 @@ kvq_status kvq_active_new(const kvq_request *r, const kvq_text_tools *tools, kvq
     }
     for (size_t i = 0; i < r->n_stop; i++)
         if (strlen(r->stop[i]) > longest_stop) longest_stop = strlen(r->stop[i]);
-    /* a step's text: what the stop matcher held, the piece (every byte of it may become U+FFFD), what the detokenizer kept */
+    /* a step's text: what the stop matcher held, the piece (every byte of it may become U+FFFD), what the detokenizer
+     * kept */
     a->text_capacity = longest_stop + 3 * longest_piece + TEXT_SLACK_BYTES;
     a->text = malloc(a->text_capacity);
     if (!status && !a->text) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for the request");
@@ -160,16 +168,19 @@ void kvq_active_free(kvq_active *a) {
     free(a);
 }
 
-/* ---- input -> tokens ------------------------------------------------------------------------------------------------------- */
+/* ---- input -> tokens
+ * ------------------------------------------------------------------------------------------------------- */
 
 /* Renders n messages; bos and eos as the vocabulary writes them. */
-static kvq_status render(const kvq_active *a, const kvq_text_tools *tools, const kvq_template_message *messages, size_t n,
-                         char **ret, size_t *ret_n, kvq_error *err) {
+static kvq_status render(const kvq_active *a, const kvq_text_tools *tools, const kvq_template_message *messages,
+                         size_t n, char **ret, size_t *ret_n, kvq_error *err) {
     kvq_text bos = kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_bos(tools->tokenizer));
     kvq_text eos = kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_eos(tools->tokenizer));
     char bos_text[128], eos_text[128];
-    snprintf(bos_text, sizeof bos_text, "%.*s", (int)(bos.n_bytes < 127 ? bos.n_bytes : 127), bos.bytes ? bos.bytes : "");
-    snprintf(eos_text, sizeof eos_text, "%.*s", (int)(eos.n_bytes < 127 ? eos.n_bytes : 127), eos.bytes ? eos.bytes : "");
+    snprintf(bos_text, sizeof bos_text, "%.*s", (int)(bos.n_bytes < 127 ? bos.n_bytes : 127),
+             bos.bytes ? bos.bytes : "");
+    snprintf(eos_text, sizeof eos_text, "%.*s", (int)(eos.n_bytes < 127 ? eos.n_bytes : 127),
+             eos.bytes ? eos.bytes : "");
     return kvq_template_render(tools->chat_template,
                                &(kvq_template_input){.messages = messages,
                                                      .n_messages = n,
@@ -188,8 +199,8 @@ static const char *find_last_mark(const char *text) {
     return found;
 }
 
-/* What the new turns of a session add behind its last answer: everything is rendered with a mark in place of what was said, and
- * what follows the last mark counts. A system message of the request is left out: the session has its own. */
+/* What the new turns of a session add behind its last answer: everything is rendered with a mark in place of what was
+ * said, and what follows the last mark counts. A system message of the request is left out: the session has its own. */
 static kvq_status render_continuation(const kvq_active *a, const kvq_text_tools *tools, char **ret, size_t *ret_n,
                                       kvq_error *err) {
     const kvq_session *session = a->session;
@@ -207,7 +218,8 @@ static kvq_status render_continuation(const kvq_active *a, const kvq_text_tools 
     const char *mark = find_last_mark(text);
     if (!mark) {
         free(text);
-        return kvq_fail(err, KVQ_UNSUPPORTED, "the model's chat template drops earlier answers, so sessions cannot go on");
+        return kvq_fail(err, KVQ_UNSUPPORTED,
+                        "the model's chat template drops earlier answers, so sessions cannot go on");
     }
     const char *rest = mark + sizeof answer_mark - 1;
     n_bytes = strlen(rest);
@@ -255,17 +267,20 @@ static kvq_status encode(const kvq_active *a, const kvq_text_tools *tools, bool 
 static kvq_status join_tokens(kvq_active *a, const kvq_text_tools *tools, bool goes_on, const int *ids, size_t n_ids,
                               kvq_error *err) {
     int bos = kvq_tokenizer_bos(tools->tokenizer);
-    bool adds_bos = !goes_on && !a->raw && bos >= 0 && kvq_tokenizer_adds_bos(tools->tokenizer) &&
-                    (n_ids == 0 || ids[0] != bos);
+    bool adds_bos =
+        !goes_on && !a->raw && bos >= 0 && kvq_tokenizer_adds_bos(tools->tokenizer) && (n_ids == 0 || ids[0] != bos);
     size_t n_before = goes_on ? a->session->n_ids : adds_bos;
     if (n_ids == 0) return kvq_fail(err, KVQ_BAD_ARGUMENT, "the prompt is empty");
     if (n_before + n_ids >= (size_t)tools->session_len)
-        return kvq_fail(err, KVQ_NO_SPACE, "the prompt has %zu tokens%s, the context holds %d with an answer of one token",
+        return kvq_fail(err, KVQ_NO_SPACE,
+                        "the prompt has %zu tokens%s, the context holds %d with an answer of one token",
                         n_before + n_ids, goes_on ? " with its session" : "", tools->session_len);
     int *tokens = malloc((n_before + n_ids) * sizeof *tokens);
     if (!tokens) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the prompt's tokens");
-    if (goes_on) memcpy(tokens, a->session->ids, n_before * sizeof *tokens);
-    else if (adds_bos) tokens[0] = bos;
+    if (goes_on)
+        memcpy(tokens, a->session->ids, n_before * sizeof *tokens);
+    else if (adds_bos)
+        tokens[0] = bos;
     memcpy(tokens + n_before, ids, n_ids * sizeof *tokens);
     free(a->seq.tokens);
     a->seq.tokens = tokens;

@@ -41,15 +41,15 @@ typedef struct kvq_active {
 
     kvq_detokenizer detokenizer;
     kvq_stop_matcher *stop;
-    char *text;     /* of this step's event */
+    char *text; /* of this step's event */
     size_t text_capacity;
 
     int64_t submit_ns, admit_ns, first_token_ns;
     struct kvq_active *next;
 } kvq_active;
 
-/* Checks the request and copies its input. With a session or without, tokens come later, from kvq_active_prepare. The error names the key.
- * Errors: BAD_ARGUMENT, NO_MEMORY, UNSUPPORTED. */
+/* Checks the request and copies its input. With a session or without, tokens come later, from kvq_active_prepare. The
+ * error names the key. Errors: BAD_ARGUMENT, NO_MEMORY, UNSUPPORTED. */
 kvq_status kvq_active_new(const kvq_request *r, const kvq_text_tools *tools, kvq_active **ret, kvq_error *err);
 void kvq_active_free(kvq_active *a); /* NULL allowed */
 

@@ -1,15 +1,15 @@
 /* scheduler.c: which rows run in this step. Called by engine.c; takes blocks from pool.c and prefix.c.
  *
  * Policy.
- *   Each step takes one row of every sequence that decodes, then rows of prompts up to max_prefill_token_num. The oldest
- *   sequence still reading its prompt may use half of that budget, the rest goes to those with the least left to read, so
- *   that a short prompt is answered while a long one is read and the long one still moves.
- *   Waiting sequences are admitted while there are slots and blocks for their whole prompt: preempted ones first, then by
- *   priority, then by turn (each client's sequences take turns with the other clients'), then by arrival. The first that does not fit
- *   stops the admission, so that large prompts do not starve.
- *   When blocks run out, cached prefixes are evicted, then the youngest running sequence is preempted: its blocks are given
- *   back, it waits in front, and its tokens are computed again later (the same tokens: results do not depend on it). The
- *   oldest is never preempted for a younger one, so somebody always finishes. */
+ *   Each step takes one row of every sequence that decodes, then rows of prompts up to max_prefill_token_num. The
+ * oldest sequence still reading its prompt may use half of that budget, the rest goes to those with the least left to
+ * read, so that a short prompt is answered while a long one is read and the long one still moves. Waiting sequences are
+ * admitted while there are slots and blocks for their whole prompt: preempted ones first, then by priority, then by
+ * turn (each client's sequences take turns with the other clients'), then by arrival. The first that does not fit stops
+ * the admission, so that large prompts do not starve. When blocks run out, cached prefixes are evicted, then the
+ * youngest running sequence is preempted: its blocks are given back, it waits in front, and its tokens are computed
+ * again later (the same tokens: results do not depend on it). The oldest is never preempted for a younger one, so
+ * somebody always finishes. */
 #include "scheduler.h"
 
 #include <assert.h>
@@ -19,10 +19,10 @@
 struct kvq_scheduler {
     kvq_scheduler_options o;
     int block_tokens, n_groups, max_rows, max_pages, max_closes;
-    kvq_sequence *waiting;   /* list in order of arrival */
-    kvq_sequence **running;  /* [max_batch_size], in order of admission */
+    kvq_sequence *waiting;  /* list in order of arrival */
+    kvq_sequence **running; /* [max_batch_size], in order of admission */
     int n_running, n_waiting;
-    kvq_kv_page *pages;      /* [max_batch_size, n_groups, max_pages] */
+    kvq_kv_page *pages;                         /* [max_batch_size, n_groups, max_pages] */
     kvq_kv_page *(*page_lists)[KVQ_MAX_GROUPS]; /* [max_batch_size]: into pages */
     int (*first_page)[KVQ_MAX_GROUPS];          /* [max_batch_size]: pages before it were given back */
     bool *slot_used;                            /* [max_batch_size] */
@@ -31,14 +31,16 @@ struct kvq_scheduler {
 
     /* the step being planned */
     kvq_batch batch;
-    int *ids, *pos, *row_seq; /* [max_rows] */
+    int *ids, *pos, *row_seq;  /* [max_rows] */
     kvq_batch_seq *batch_seqs; /* [max_batch_size] */
     kvq_batch_close *closes;   /* [max_closes] */
     kvq_scheduled *scheduled;  /* [max_batch_size] */
     kvq_sequence **by_rest;    /* [max_batch_size] scratch of the prefill split */
 };
 
-int kvq_scheduler_max_rows(int max_batch_size, int max_prefill_token_num) { return max_batch_size + max_prefill_token_num; }
+int kvq_scheduler_max_rows(int max_batch_size, int max_prefill_token_num) {
+    return max_batch_size + max_prefill_token_num;
+}
 
 /* Every sequence can close one page with its first rows, and one more for every block_tokens rows. */
 static int max_closing_pages(const kvq_kv_plan *plan, int max_batch_size, int max_prefill_token_num) {
@@ -62,9 +64,11 @@ kvq_status kvq_scheduler_new(const kvq_scheduler_options *options, kvq_scheduler
     s->n_groups = options->plan->kv.n_groups;
     s->max_rows = kvq_scheduler_max_rows(options->max_batch_size, options->max_prefill_token_num);
     s->max_pages = (options->session_len + s->block_tokens - 1) / s->block_tokens;
-    s->max_closes = max_closing_pages(options->plan, options->max_batch_size, options->max_prefill_token_num) * s->n_groups;
+    s->max_closes =
+        max_closing_pages(options->plan, options->max_batch_size, options->max_prefill_token_num) * s->n_groups;
     size_t n = (size_t)options->max_batch_size, rows = (size_t)s->max_rows;
-    uint64_t scratch = kvq_scheduler_scratch_bytes(options->plan, options->max_batch_size, options->max_prefill_token_num);
+    uint64_t scratch =
+        kvq_scheduler_scratch_bytes(options->plan, options->max_batch_size, options->max_prefill_token_num);
     s->running = calloc(n, sizeof *s->running);
     s->pages = calloc(n * (size_t)s->n_groups * (size_t)s->max_pages, sizeof *s->pages);
     s->page_lists = calloc(n, sizeof *s->page_lists);
@@ -77,8 +81,8 @@ kvq_status kvq_scheduler_new(const kvq_scheduler_options *options, kvq_scheduler
     s->closes = calloc((size_t)s->max_closes, sizeof *s->closes);
     s->scheduled = calloc(n, sizeof *s->scheduled);
     s->by_rest = calloc(n, sizeof *s->by_rest);
-    if (!s->running || !s->pages || !s->page_lists || !s->first_page || !s->slot_used || !s->ids || !s->pos || !s->row_seq ||
-        !s->batch_seqs || !s->closes || !s->scheduled || !s->by_rest)
+    if (!s->running || !s->pages || !s->page_lists || !s->first_page || !s->slot_used || !s->ids || !s->pos ||
+        !s->row_seq || !s->batch_seqs || !s->closes || !s->scheduled || !s->by_rest)
         goto fail;
     s->batch.scratch_slot_bytes = scratch_slot_bytes(options->plan);
     if (scratch) {
@@ -115,7 +119,8 @@ void kvq_scheduler_free(kvq_scheduler *s) {
     free(s);
 }
 
-/* ---- blocks of one sequence ---------------------------------------------------------------------------------------------- */
+/* ---- blocks of one sequence
+ * ---------------------------------------------------------------------------------------------- */
 
 /* Gives one reference back and counts it. */
 static void give(kvq_scheduler *s, kvq_sequence *seq, uint8_t **block) {
@@ -171,7 +176,8 @@ static bool reserve(kvq_scheduler *s, kvq_sequence *seq, int n_rows) {
     return true;
 }
 
-/* ---- waiting and running ------------------------------------------------------------------------------------------------------ */
+/* ---- waiting and running
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* The turn of a client's next sequence: behind its own last one, never before the turn being served. */
 static uint64_t next_turn(const kvq_scheduler *s, const char *client) {
@@ -284,8 +290,8 @@ static void find_prefix(kvq_scheduler *s, kvq_sequence *seq) {
     s->stats.prefix_hit_tokens += (uint64_t)seq->n_computed;
 }
 
-/* Admits seq if its tokens fit beside what is promised, with a margin of a page for everyone (two for the preempted, so that
- * two cannot push each other out for ever). Alone it always fits: session_len was chosen so. */
+/* Admits seq if its tokens fit beside what is promised, with a margin of a page for everyone (two for the preempted, so
+ * that two cannot push each other out for ever). Alone it always fits: session_len was chosen so. */
 static bool admit(kvq_scheduler *s, kvq_sequence *seq) {
     int slot = 0;
     while (s->slot_used[slot]) slot++;
@@ -307,9 +313,12 @@ static bool admit(kvq_scheduler *s, kvq_sequence *seq) {
     return true;
 }
 
-/* ---- the split of the prefill budget ---------------------------------------------------------------------------------------- */
+/* ---- the split of the prefill budget
+ * ---------------------------------------------------------------------------------------- */
 
-static int rest_of(const kvq_sequence *seq) { return seq->n_tokens - seq->n_computed - seq->n_rows; }
+static int rest_of(const kvq_sequence *seq) {
+    return seq->n_tokens - seq->n_computed - seq->n_rows;
+}
 
 static int grant(kvq_sequence *seq, int most) {
     int n = rest_of(seq) < most ? rest_of(seq) : most;
@@ -323,15 +332,18 @@ static int by_rest(const void *a, const void *b) {
     return x->admission < y->admission ? -1 : x->admission > y->admission;
 }
 
-/* Decode rows for all, then the budget: half to the oldest prompt, the rest to the shortest. Admits while budget is left. */
+/* Decode rows for all, then the budget: half to the oldest prompt, the rest to the shortest. Admits while budget is
+ * left. */
 static void share_budget(kvq_scheduler *s) {
     int budget = s->o.max_prefill_token_num, n = 0, waiting_for_budget = 0;
     kvq_sequence *oldest = NULL;
     for (int i = 0; i < s->n_running; i++) {
         kvq_sequence *seq = s->running[i];
         seq->n_rows = 0;
-        if (rest_of(seq) == 1) (void)grant(seq, 1);
-        else if (!oldest) oldest = seq;
+        if (rest_of(seq) == 1)
+            (void)grant(seq, 1);
+        else if (!oldest)
+            oldest = seq;
         waiting_for_budget += rest_of(seq);
     }
     /* one at least, so that a short prompt may overtake when the oldest fills the budget */
@@ -351,7 +363,9 @@ static void share_budget(kvq_scheduler *s) {
     for (int i = 0; i < n && budget > 0; i++) budget -= grant(s->by_rest[i], budget);
 }
 
-/* ---- the batch -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the batch
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Reserves in order of admission; who finds no block preempts the youngest, which may be itself. */
 static void reserve_all(kvq_scheduler *s) {
@@ -433,8 +447,7 @@ void kvq_scheduler_commit(kvq_scheduler *s) {
                 lists[g][i].scratch = -1;
                 give(s, seq, &lists[g][i].wide_v);
             }
-            if (s->o.prefix && !seq->is_private)
-                kvq_prefix_keep(s->o.prefix, seq->tokens, i, lists);
+            if (s->o.prefix && !seq->is_private) kvq_prefix_keep(s->o.prefix, seq->tokens, i, lists);
         }
         seq->n_computed = end;
         seq->n_rows = 0;

@@ -1,5 +1,6 @@
 /* scheduler.h: which rows run in a step: continuous batching, chunked prefill, admission by free blocks, preemption.
- * Called by engine.c: enqueue, then plan (a batch) -> forward -> commit, once a step. Owns the page lists of running sequences. */
+ * Called by engine.c: enqueue, then plan (a batch) -> forward -> commit, once a step. Owns the page lists of running
+ * sequences. */
 #ifndef KVQ_SCHEDULER_H
 #define KVQ_SCHEDULER_H
 
@@ -18,15 +19,15 @@ typedef struct kvq_sequence {
     bool is_private;    /* neither looks into the prefix cache nor leaves anything there */
 
     kvq_sequence_state state;
-    int n_computed;    /* tokens whose keys and values are in the pool */
-    int n_rows;        /* of the step being computed */
-    int n_cached;      /* tokens that the first admission found in the prefix cache */
+    int n_computed; /* tokens whose keys and values are in the pool */
+    int n_rows;     /* of the step being computed */
+    int n_cached;   /* tokens that the first admission found in the prefix cache */
     int n_preemptions;
-    int slot;          /* of the page lists, while running */
-    uint64_t turn;     /* fair share: order within a priority */
-    uint64_t arrival;  /* order of enqueue */
-    uint64_t admission; /* order of admission, while running */
-    uint64_t n_blocks; /* held */
+    int slot;                  /* of the page lists, while running */
+    uint64_t turn;             /* fair share: order within a priority */
+    uint64_t arrival;          /* order of enqueue */
+    uint64_t admission;        /* order of admission, while running */
+    uint64_t n_blocks;         /* held */
     struct kvq_sequence *next; /* in the waiting list */
 } kvq_sequence;
 
@@ -66,8 +67,8 @@ typedef struct kvq_scheduled {
     int logit_row; /* the row whose logits give the next token; -1 while the prompt is not read to its end */
 } kvq_scheduled;
 
-/* Admits, reserves blocks, preempts if need be, and builds the batch (borrowed until the next plan). False when nothing is to be
- * done. The list has one entry per batch->seqs. */
+/* Admits, reserves blocks, preempts if need be, and builds the batch (borrowed until the next plan). False when nothing
+ * is to be done. The list has one entry per batch->seqs. */
 bool kvq_scheduler_plan(kvq_scheduler *s, const kvq_batch **ret_batch, const kvq_scheduled **ret_list);
 
 /* After the step has run: the rows are in the pool, full pages go to the prefix cache, dead ones back to the pool. */

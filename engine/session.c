@@ -1,5 +1,5 @@
-/* session.c: the list of conversations. Called by engine.c (open, extend, release) and read by request.c. A linear list: there are at
- * most KVQ_MAX_SESSIONS. */
+/* session.c: the list of conversations. Called by engine.c (open, extend, release) and read by request.c. A linear
+ * list: there are at most KVQ_MAX_SESSIONS. */
 #include "session.h"
 
 #include <stdio.h>
@@ -32,7 +32,7 @@ static void unlink_and_free(kvq_sessions *s, kvq_session *x) {
 static bool drop_oldest(kvq_sessions *s) {
     kvq_session *oldest = NULL;
     for (kvq_session *x = s->first; x; x = x->next)
-        if (!x->is_busy) oldest = x;
+        if (x->n_requests == 0) oldest = x;
     if (!oldest) return false;
     unlink_and_free(s, oldest);
     return true;
@@ -40,7 +40,8 @@ static bool drop_oldest(kvq_sessions *s) {
 
 kvq_session *kvq_sessions_open(kvq_sessions *s, const char *name, size_t n_max) {
     kvq_session **link = find(s, name), *x = *link;
-    if (x) *link = x->next;
+    if (x)
+        *link = x->next;
     else {
         if (s->n >= n_max && !drop_oldest(s)) return NULL;
         x = calloc(1, sizeof *x);
@@ -53,14 +54,17 @@ kvq_session *kvq_sessions_open(kvq_sessions *s, const char *name, size_t n_max) 
     }
     x->next = s->first;
     s->first = x;
+    x->n_requests++;
     return x;
 }
 
 bool kvq_sessions_drop(kvq_sessions *s, const char *name) {
     kvq_session *x = *find(s, name);
     if (!x) return false;
-    if (x->is_busy) x->is_dropped = true;
-    else unlink_and_free(s, x);
+    if (x->n_requests > 0)
+        x->is_dropped = true;
+    else
+        unlink_and_free(s, x);
     return true;
 }
 
@@ -69,8 +73,8 @@ void kvq_sessions_done(kvq_sessions *s) {
 }
 
 void kvq_session_release(kvq_sessions *s, kvq_session *x) {
-    x->is_busy = false;
-    if (x->is_dropped || !x->ids) unlink_and_free(s, x);
+    x->n_requests--;
+    if (x->n_requests == 0 && (x->is_dropped || !x->ids)) unlink_and_free(s, x);
 }
 
 void kvq_session_extend(kvq_sessions *s, kvq_session *x, const int *ids, size_t n_ids, const char *const *roles,
@@ -87,8 +91,7 @@ void kvq_session_extend(kvq_sessions *s, kvq_session *x, const int *ids, size_t 
         free(x->ids);
         x->ids = new_ids;
         x->n_ids = n_ids;
-        for (size_t i = 0; i < n_roles; i++)
-            snprintf(x->roles[x->n_roles + i], sizeof x->roles[0], "%.15s", roles[i]);
+        for (size_t i = 0; i < n_roles; i++) snprintf(x->roles[x->n_roles + i], sizeof x->roles[0], "%.15s", roles[i]);
         snprintf(x->roles[n_all - 1], sizeof x->roles[0], "assistant");
         x->n_roles = n_all;
     }

@@ -1,5 +1,5 @@
-/* session.h: conversations that go on: token ids by name, so that an answer is never tokenized again and the prefix cache finds its
- * blocks. Called by engine.c and request.c. */
+/* session.h: conversations that go on: token ids by name, so that an answer is never tokenized again and the prefix
+ * cache finds its blocks. Called by engine.c and request.c. */
 #ifndef KVQ_SESSION_H
 #define KVQ_SESSION_H
 
@@ -14,8 +14,8 @@ typedef struct kvq_session {
     size_t n_ids;
     char (*roles)[16]; /* of the messages said so far, for the template */
     size_t n_roles;
-    bool is_busy; /* a request of it is queued or running */
-    bool is_dropped; /* forgotten while busy: freed when the request ends */
+    int n_requests;           /* of it that are queued or running; it stays while there are any */
+    bool is_dropped;          /* forgotten meanwhile: nobody finds it any more, the last request frees it */
     struct kvq_session *next; /* newest use first */
 } kvq_session;
 
@@ -24,17 +24,18 @@ typedef struct kvq_sessions {
     size_t n;
 } kvq_sessions;
 
-/* The session of that name, made if there is none; moves it to the front. NULL without memory or when all are busy. */
+/* The session of that name, made if there is none, moved to the front, for one more request. NULL without memory or
+ * when all n_max have requests. */
 kvq_session *kvq_sessions_open(kvq_sessions *s, const char *name, size_t n_max);
 bool kvq_sessions_drop(kvq_sessions *s, const char *name);
 void kvq_sessions_done(kvq_sessions *s);
 
-/* The request of the session ended: it now says ids (copied), with the roles of its new messages and an answer. Without memory the
- * session is forgotten rather than left half. */
+/* A request of the session ended: it now says ids (copied), with the roles of its new messages and an answer. Without
+ * memory the session is forgotten rather than left half. */
 void kvq_session_extend(kvq_sessions *s, kvq_session *session, const int *ids, size_t n_ids, const char *const *roles,
                         size_t n_roles);
 
-/* The request of the session ended without an answer. */
+/* A request of the session ended without an answer. */
 void kvq_session_release(kvq_sessions *s, kvq_session *session);
 
 #endif

@@ -117,7 +117,8 @@ void kvq_kv_closed_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, 
 void kvq_kv_wide_halves(const kvq_kv *kv, int layer, const kvq_kv_page *page, uint8_t *scratch, size_t slot_bytes,
                         int g, kvq_kv_half *k, kvq_kv_half *v);
 
-/* A page that was begun in an earlier step and closes in this one: copies head g's wide image from its blocks to its slot. */
+/* A page that was begun in an earlier step and closes in this one: copies head g's wide image from its blocks to its
+ * slot. */
 void kvq_kv_copy_wide(const kvq_kv *kv, int layer, const kvq_kv_page *page, uint8_t *scratch, size_t slot_bytes, int g);
 
 /* Whether a row at position pos sees page p of its sequence in the wide image. Of policies without wide pages: never.

@@ -46,7 +46,8 @@ typedef struct kvq_layout {
     kvq_scale_type scale_type;
 } kvq_layout;
 
-/* One run of output rows that came from one tensor (fused matrices, such as QKV, have up to three of different layouts). */
+/* One run of output rows that came from one tensor (fused matrices, such as QKV, have up to three of different
+ * layouts). */
 typedef struct kvq_matrix_part {
     kvq_layout layout;
     int row_begin, n_rows; /* outputs [row_begin, row_begin + n_rows) of the whole; n_rows any, tiles are padded */
@@ -68,8 +69,8 @@ kvq_layout kvq_layout_of(kvq_format format);
 /* Bytes of a part with n_rows x n_in in that layout; 0 when n_in does not fit its groups. */
 size_t kvq_matrix_part_bytes(const kvq_layout *layout, int n_rows, int n_in, size_t *ret_tile_bytes);
 
-/* Repacks tensor rows [first_row, first_row + n_rows) of src ([*, n_in] in `format`) into part->data (owned by the caller,
- * of kvq_matrix_part_bytes, zeroed or not). Loses nothing: kvq_matrix_row gives the same floats as the file. */
+/* Repacks tensor rows [first_row, first_row + n_rows) of src ([*, n_in] in `format`) into part->data (owned by the
+ * caller, of kvq_matrix_part_bytes, zeroed or not). Loses nothing: kvq_matrix_row gives the same floats as the file. */
 void kvq_matrix_repack(kvq_matrix_part *part, kvq_format format, const void *src, int n_rows, int n_in);
 
 /* Bytes of one group of a tile (16 rows): codes, scales, minimums; for float layouts 16 values. */

@@ -1,9 +1,10 @@
-/* ops.h: THE operator table. engine/forward.c calls these and nothing else of a backend; a backend is a kvq_ops filled in.
+/* ops.h: THE operator table. engine/forward.c calls these and nothing else of a backend; a backend is a kvq_ops filled
+ * in.
  *
  * Every operator takes the stream and one struct that describes the job. It returns nothing: the stream keeps its first
  * error (kvq_ops.error), the step asks once. Operators of one stream run in order. Unless said otherwise tensors are
- * float, row-major, contiguous, 64-byte aligned at their start, buffers do not overlap, and zero rows mean nothing to do.
- * Nothing allocates: what an operator needs beyond its arguments comes from the stream's workspace, whose size
+ * float, row-major, contiguous, 64-byte aligned at their start, buffers do not overlap, and zero rows mean nothing to
+ * do. Nothing allocates: what an operator needs beyond its arguments comes from the stream's workspace, whose size
  * workspace_bytes tells before the stream is made.
  *
  * Words: n_rows rows of this step, hidden_dim, ffn_dim, n_heads, n_kv_heads, head_dim, T = block_tokens. */
@@ -22,13 +23,13 @@ typedef struct kvq_stream kvq_stream; /* a backend's own: compute pool, workspac
 
 /* The largest sizes a stream will ever see; fixed at open. */
 typedef struct kvq_shapes {
-    int max_rows;    /* rows in one step */
-    int max_in;      /* largest n_in of any matrix */
-    int max_out;     /* largest n_out of any matrix but the logits' */
+    int max_rows; /* rows in one step */
+    int max_in;   /* largest n_in of any matrix */
+    int max_out;  /* largest n_out of any matrix but the logits' */
     int n_heads, n_kv_heads, head_dim;
-    int max_tokens;  /* longest sequence */
+    int max_tokens; /* longest sequence */
     int block_tokens;
-    int threads;     /* CPU workers, the caller's thread included; 0: one per physical core */
+    int threads; /* CPU workers, the caller's thread included; 0: one per physical core */
 } kvq_shapes;
 
 /* out[r] = scale * row ids[r] of table. ids are valid (the engine checks). */
@@ -52,8 +53,8 @@ typedef struct kvq_norm {
 
 /* out[r] = W in[r] + bias + residual[r], see matrix.h for the arithmetic. out may be residual. */
 typedef struct kvq_linear {
-    float *out;            /* [n_rows, w->n_out] */
-    const float *in;       /* [n_rows, w->n_in] */
+    float *out;      /* [n_rows, w->n_out] */
+    const float *in; /* [n_rows, w->n_in] */
     const kvq_matrix *w;
     const float *bias;     /* [n_out] or NULL */
     const float *residual; /* [n_rows, n_out] or NULL */
@@ -71,16 +72,18 @@ typedef struct kvq_glu {
     int n_rows, ffn_dim;
 } kvq_glu;
 
-/* How positions turn q and k. Angles are computed in double: angle(pos, i) = pos * scale * freq_base^(-2 i / n_rot) / factor[i]. */
+/* How positions turn q and k. Angles are computed in double: angle(pos, i) = pos * scale * freq_base^(-2 i / n_rot) /
+ * factor[i]. */
 typedef struct kvq_rope {
-    bool neox;            /* pairs (i, i + n_rot/2) as in NeoX; else (2 i, 2 i + 1). Channels from n_rot on stay. */
-    int n_rot;            /* even, at most head_dim */
+    bool neox; /* pairs (i, i + n_rot/2) as in NeoX; else (2 i, 2 i + 1). Channels from n_rot on stay. */
+    int n_rot; /* even, at most head_dim */
     double freq_base;
     double scale;         /* linear position scale, 1 / rope.scaling.factor */
     const float *factors; /* [n_rot / 2] divisors (Llama 3's rope_freqs.weight) or NULL */
 } kvq_rope;
 
-/* cos and sin of this step's positions: table[r][i] = {cos, sin}, once a step, used by every layer of that rope kind. */
+/* cos and sin of this step's positions: table[r][i] = {cos, sin}, once a step, used by every layer of that rope kind.
+ */
 typedef struct kvq_rope_table {
     float *table; /* [n_rows, n_rot / 2, 2] */
     const kvq_rope *rope;
@@ -89,9 +92,9 @@ typedef struct kvq_rope_table {
 } kvq_rope_table;
 
 /* For each row: q and k heads RMS-normed with q_norm / k_norm (per head over head_dim; NULL: not), turned by RoPE; q is
- * written to q_out (turned by H too when the policy is rotated); k and v are turned, quantized and written to the page of
- * the row's position: into the scratch slot when the page closes in this step, else into the open page.
- * When a page that closes was begun in an earlier step, its wide image is first copied from its blocks to the slot. */
+ * written to q_out (turned by H too when the policy is rotated); k and v are turned, quantized and written to the page
+ * of the row's position: into the scratch slot when the page closes in this step, else into the open page. When a page
+ * that closes was begun in an earlier step, its wide image is first copied from its blocks to the slot. */
 typedef struct kvq_append {
     float *q_out;     /* [n_rows, n_heads, head_dim]; may not be qkv */
     const float *qkv; /* [n_rows, (n_heads + 2 n_kv_heads) * head_dim]: q | k | v */
@@ -127,8 +130,8 @@ typedef struct kvq_close_pages {
 #define KVQ_SPLIT_PAGES 8
 
 typedef struct kvq_attend {
-    float *out;     /* [n_rows, n_heads, head_dim] */
-    const float *q; /* as append wrote it */
+    float *out;           /* [n_rows, n_heads, head_dim] */
+    const float *q;       /* as append wrote it */
     float scale, softcap; /* softcap 0: none; else softcap * tanh(x / softcap) */
     int window, n_heads;
     const kvq_batch *batch;
@@ -151,7 +154,7 @@ typedef struct kvq_softcap {
     int n_rows, n_cols;
 } kvq_softcap;
 
-#define KVQ_OP_MAP(X)                                                                                                          \
+#define KVQ_OP_MAP(X) \
     X(embed) X(norm) X(linear) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
 
 #define KVQ_X(op) typedef void kvq_##op##_fn(kvq_stream *s, const kvq_##op *job);
@@ -166,9 +169,9 @@ typedef struct kvq_ops {
 #undef KVQ_X
 } kvq_ops;
 
-/* Fills ops for the CPU and the named instruction set: "ref" (plain C, double sums, the truth), "generic" (any machine),
- * "avx2", "avx512" (with VNNI), or "auto" (the best this machine has). A set the machine lacks is KVQ_UNSUPPORTED and
- * names what it has. */
+/* Fills ops for the CPU and the named instruction set: "ref" (plain C, double sums, the truth), "generic" (any
+ * machine), "avx2", "avx512" (with VNNI), or "auto" (the best this machine has). A set the machine lacks is
+ * KVQ_UNSUPPORTED and names what it has. */
 kvq_status kvq_cpu_ops_init(kvq_ops *ops, const char *isa, kvq_error *err);
 
 /* The CPU's stream: worker threads and workspace. Freed by kvq_cpu_stream_free (NULL allowed). */
@@ -180,8 +183,9 @@ int kvq_cpu_stream_threads(const kvq_stream *s);
 /* The stream's first error; KVQ_OK if none. */
 kvq_status kvq_cpu_stream_error(const kvq_stream *s, kvq_error *err);
 
-/* Parameters of the model that the policy needs, see kv.h: turns `bias` [n_kv_heads, head_dim] by RoPE at every position,
- * takes the mean over each page and, if rotated, turns it by H. out [n_pages, n_kv_heads, head_dim]. Plain C, at load. */
+/* Parameters of the model that the policy needs, see kv.h: turns `bias` [n_kv_heads, head_dim] by RoPE at every
+ * position, takes the mean over each page and, if rotated, turns it by H. out [n_pages, n_kv_heads, head_dim]. Plain C,
+ * at load. */
 void kvq_kv_bias_ref(float *out, const float *bias, const kvq_rope *rope, int n_pages, int n_kv_heads, int head_dim,
                      int block_tokens, bool rotated);
 
@@ -190,7 +194,8 @@ void kvq_kv_bias_ref(float *out, const float *bias, const kvq_rope *rope, int n_
 #define KVQ_HARD_BIAS 4.0f
 bool kvq_kv_bias_is_hard(const float *bias, const kvq_rope *rope, int n_kv_heads, int head_dim, int block_tokens);
 
-/* In-place orthonormal Hadamard transform of n = 2^k, 12 * 2^k or 20 * 2^k values (96 = H12 x H8, 80 = H20 x H4), plain C. */
+/* In-place orthonormal Hadamard transform of n = 2^k, 12 * 2^k or 20 * 2^k values (96 = H12 x H8, 80 = H20 x H4), plain
+ * C. */
 void kvq_hadamard(float *x, int n);
 bool kvq_hadamard_fits(int n);
 

@@ -1,0 +1,798 @@
+/* engine.c: open, submit, step, cancel, stats, close: the life of an engine and of its requests. Called by the rooms
+ * above through kvq.h. A step is: end what was cancelled or is late, start what waited for its session, plan, run,
+ * sample. */
+#include "kvq.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "forward.h"
+#include "memory.h"
+#include "plan.h"
+#include "request.h"
+#include "scheduler.h"
+
+#define NS_A_MS 1000000
+#define TEXT_REST_BYTES 32 /* a kept part of a character, as U+FFFD each byte */
+
+struct kvq_engine {
+    kvq_options options;
+    kvq_gguf *gguf;
+    kvq_model model;
+    kvq_tokenizer *tokenizer;
+    kvq_template *chat_template;
+    char template_error[KVQ_ERROR_BYTES];
+    kvq_kv_plan kv_plan;
+    float *k_ref; /* [n_ref_layers, n_pages, n_kv_heads, head_dim] */
+    kvq_ops ops;
+    kvq_stream *stream;
+    kvq_forward forward;
+    kvq_pool *pool;
+    kvq_prefix *prefix;
+    kvq_scheduler *scheduler;
+    kvq_sampler *sampler;
+    kvq_sessions sessions;
+    kvq_text_tools tools;
+
+    kvq_active *requests; /* in order of submit */
+    kvq_active *done;     /* finished in the last step: their text is borrowed by its events */
+    int n_requests;
+    uint64_t last_id;
+    kvq_event *events; /* [KVQ_MAX_REQUESTS] */
+    size_t n_events;
+
+    kvq_stats stats;
+    kvq_info info;
+    char model_name[256], file_type[16];
+};
+
+static int64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static double ms_between(int64_t from_ns, int64_t to_ns) {
+    return from_ns && to_ns ? (double)(to_ns - from_ns) / NS_A_MS : 0;
+}
+
+/* ---- options
+ * ------------------------------------------------------------------------------------------------------------ */
+
+kvq_options kvq_default_options(void) {
+    return (kvq_options){.backend = "auto",
+                         .isa = "auto",
+                         .quant_policy = "8",
+                         .cache_block_seq_len = 64,
+                         .max_batch_size = 32,
+                         .max_prefill_token_num = 512,
+                         .enable_prefix_caching = true,
+                         .reproducible = true};
+}
+
+kvq_request kvq_default_request(void) {
+    return (kvq_request){
+        .max_tokens = 512, .top_p = 1.0f, .temperature = 0.8f, .top_k = 50, .repetition_penalty = 1.0f, .priority = 5};
+}
+
+static kvq_status check_range(const char *key, int value, int low, int high, kvq_error *err) {
+    if (value >= low && value <= high) return KVQ_OK;
+    return kvq_fail(err, KVQ_BAD_ARGUMENT, "%s is %d, allowed is %d to %d", key, value, low, high);
+}
+
+static kvq_status check_options(const kvq_options *o, kvq_error *err) {
+    if (!o->model_path) return kvq_fail(err, KVQ_BAD_ARGUMENT, "no model file is given");
+    if (o->cache_block_seq_len != 32 && o->cache_block_seq_len != 64 && o->cache_block_seq_len != 128)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "cache_block_seq_len is %d, allowed are 32, 64 and 128",
+                        o->cache_block_seq_len);
+    if (kvq_policy_find(o->quant_policy) == KVQ_POLICY_COUNT)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "quant_policy '%.32s' is none of 0, 8, 4, lmdeploy8, lmdeploy4",
+                        o->quant_policy);
+    if (strcmp(o->backend, "cuda") == 0)
+        return kvq_fail(err, KVQ_DEVICE, "backend 'cuda' is asked for, this build has none (auto, cpu)");
+    if (strcmp(o->backend, "auto") != 0 && strcmp(o->backend, "cpu") != 0)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "backend '%.32s' is none of auto, cpu, cuda", o->backend);
+    kvq_status status = check_range("session_len", o->session_len, 0, 1 << 24, err);
+    if (!status) status = check_range("max_batch_size", o->max_batch_size, 1, KVQ_MAX_REQUESTS, err);
+    if (!status) status = check_range("max_prefill_token_num", o->max_prefill_token_num, 1, 65536, err);
+    if (!status) status = check_range("threads", o->threads, 0, 1024, err);
+    return status;
+}
+
+/* ---- the plan: sizes before anything is allocated
+ * ---------------------------------------------------------------------- */
+
+/* What one configuration needs besides the pool; the same arithmetic for `show` and for open. */
+typedef struct workspace_plan {
+    kvq_shapes shapes;
+    int session_guess; /* tokens, before the pool's size is known */
+    int chunk_tokens, max_rows;
+    uint64_t bytes;
+} workspace_plan;
+
+static int max_int(int a, int b) {
+    return a > b ? a : b;
+}
+static int min_int(int a, int b) {
+    return a < b ? a : b;
+}
+
+static size_t k_ref_floats(const kvq_kv_plan *plan, int session_len) {
+    size_t n_pages = ((size_t)session_len + (size_t)plan->kv.block_tokens - 1) / (size_t)plan->kv.block_tokens;
+    return (size_t)plan->n_ref_layers * n_pages * (size_t)plan->kv.n_kv_heads * (size_t)plan->kv.head_dim;
+}
+
+static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p, const kvq_kv_plan *kv) {
+    workspace_plan w = {.session_guess = o->session_len ? o->session_len : min_int(p->context_len, 8192)};
+    w.chunk_tokens = min_int(o->max_prefill_token_num, w.session_guess);
+    w.max_rows = kvq_scheduler_max_rows(o->max_batch_size, w.chunk_tokens);
+    int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv_heads * p->head_dim;
+    w.shapes = (kvq_shapes){.max_rows = w.max_rows,
+                            .max_in = max_int(max_int(p->hidden_dim, q_dim), p->ffn_dim),
+                            .max_out = max_int(max_int(p->hidden_dim, q_dim + 2 * kv_dim), 2 * p->ffn_dim),
+                            .n_heads = p->n_heads,
+                            .n_kv_heads = p->n_kv_heads,
+                            .head_dim = p->head_dim,
+                            .max_tokens = w.session_guess,
+                            .block_tokens = o->cache_block_seq_len,
+                            .threads = o->threads};
+    w.bytes = kvq_cpu_workspace_bytes(&w.shapes) + kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
+              kvq_scheduler_scratch_bytes(kv, o->max_batch_size, w.chunk_tokens) +
+              k_ref_floats(kv, w.session_guess) * sizeof(float);
+    return w;
+}
+
+/* The format that most bytes of the layers' tensors have. */
+static const char *most_used_format(const kvq_gguf *g) {
+    uint64_t bytes[KVQ_FORMAT_COUNT] = {0};
+    kvq_format best = KVQ_FORMAT_F32;
+    for (size_t i = 0; i < kvq_gguf_n_tensors(g); i++) {
+        const kvq_gguf_tensor *t = kvq_gguf_tensor_at(g, i);
+        if (t->n_dims == 2 && strncmp(t->name, "blk.", 4) == 0) bytes[t->format] += t->n_bytes;
+    }
+    for (int f = 0; f < KVQ_FORMAT_COUNT; f++)
+        if (bytes[f] > bytes[best]) best = (kvq_format)f;
+    return kvq_format_get(best)->name;
+}
+
+static void fill_names(kvq_info *info, const kvq_gguf *g, char *name, size_t name_bytes, char *type,
+                       size_t type_bytes) {
+    kvq_text text;
+    const char *path = kvq_gguf_path(g), *slash = strrchr(path, '/');
+    if (kvq_gguf_text(g, "general.name", &text) && text.n_bytes > 0)
+        snprintf(name, name_bytes, "%.*s", (int)(text.n_bytes < name_bytes ? text.n_bytes : name_bytes - 1),
+                 text.bytes);
+    else
+        snprintf(name, name_bytes, "%s", slash ? slash + 1 : path);
+    snprintf(type, type_bytes, "%s", most_used_format(g));
+    info->model_name = name;
+    info->file_type = type;
+}
+
+static void fill_info(kvq_info *info, const kvq_options *o, const kvq_gguf *g, const kvq_model *m,
+                      const kvq_kv_plan *kv, uint64_t n_blocks, int session_len) {
+    const kvq_hparams *p = &m->hparams;
+    info->architecture = p->arch->name;
+    info->quant_policy = kv->kv.policy->value;
+    info->n_parameters = m->n_parameters;
+    info->model_file_bytes = kvq_gguf_file_bytes(g);
+    info->weight_bytes = m->weight_bytes;
+    info->block_bytes = kv->kv.block_bytes;
+    info->n_blocks = n_blocks;
+    info->pool_bytes = n_blocks * kv->kv.block_bytes;
+    info->bits_per_value = kv->bits_per_value;
+    info->n_layers = p->n_layers;
+    info->n_heads = p->n_heads;
+    info->n_kv_heads = p->n_kv_heads;
+    info->head_dim = p->head_dim;
+    info->hidden_dim = p->hidden_dim;
+    info->vocab_size = p->vocab_size;
+    info->n_groups = kv->kv.n_groups;
+    info->n_hard_layers = kv->n_hard_layers;
+    info->block_tokens = kv->kv.block_tokens;
+    info->session_len = session_len;
+    info->session_len_model = p->context_len;
+    info->max_batch_size = o->max_batch_size;
+    info->max_prefill_token_num = o->max_prefill_token_num;
+    info->prefix_caching = o->enable_prefix_caching;
+    int lengths[3] = {min_int(128, session_len), min_int(512, session_len), session_len};
+    for (int i = 0; i < 3; i++) {
+        uint64_t n = (uint64_t)lengths[i], each = kvq_plan_blocks(kv, n, 0), each_f16 = kvq_plan_blocks_f16(kv, n);
+        uint64_t n_blocks_f16 = info->pool_bytes / kv->block_bytes_f16;
+        info->capacity[i] = (kvq_capacity){.tokens_a_sequence = lengths[i],
+                                           .tokens = n_blocks * n / each,
+                                           .tokens_f16 = n_blocks_f16 * n / each_f16,
+                                           .sequences = n_blocks / each};
+    }
+}
+
+/* ---- open and close
+ * ------------------------------------------------------------------------------------------------------ */
+
+static kvq_status open_template(kvq_engine *e) {
+    kvq_text source;
+    const char *own = e->options.chat_template;
+    if (own)
+        source = (kvq_text){own, strlen(own)};
+    else if (!kvq_gguf_text(e->gguf, "tokenizer.chat_template", &source))
+        return KVQ_OK;
+    kvq_error err = {0};
+    kvq_status status = kvq_template_parse(source.bytes, source.n_bytes, &e->chat_template, &err);
+    if (status == KVQ_NO_MEMORY) return status;
+    if (status) snprintf(e->template_error, sizeof e->template_error, "%s", err.text); /* raw prompts still work */
+    return KVQ_OK;
+}
+
+/* The constant of each biased layer, for every page that a sequence can have. */
+static kvq_status make_k_refs(kvq_engine *e, int session_len, kvq_error *err) {
+    kvq_kv_plan *plan = &e->kv_plan;
+    const kvq_hparams *p = &e->model.hparams;
+    if (plan->n_ref_layers == 0) return KVQ_OK;
+    size_t n = k_ref_floats(plan, session_len), a_layer = n / (size_t)plan->n_ref_layers;
+    size_t kv_dim = (size_t)p->n_kv_heads * (size_t)p->head_dim;
+    float *bias = malloc(kv_dim * sizeof *bias);
+    e->k_ref = malloc(n * sizeof *e->k_ref);
+    if (!bias || !e->k_ref) {
+        free(bias);
+        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the K bias of %d layers", plan->n_ref_layers);
+    }
+    float *next = e->k_ref;
+    for (int l = 0; l < p->n_layers; l++) {
+        if (!kvq_model_k_bias(e->gguf, p, l, bias)) continue;
+        kvq_kv_bias_ref(next, bias, &p->rope[e->model.layers[l].rope], (int)(a_layer / kv_dim), p->n_kv_heads,
+                        p->head_dim, plan->kv.block_tokens, plan->kv.policy->rotated);
+        plan->kv.layers[l].k_ref = next;
+        next += a_layer;
+    }
+    free(bias);
+    return KVQ_OK;
+}
+
+static kvq_status open_compute(kvq_engine *e, const workspace_plan *w, kvq_error *err) {
+    kvq_status status = kvq_cpu_ops_init(&e->ops, e->options.isa, err);
+    if (!status) status = kvq_cpu_stream_new(&w->shapes, &e->stream, err);
+    if (!status) status = make_k_refs(e, w->session_guess, err);
+    if (!status)
+        status = kvq_forward_init(&e->forward, &e->model, &e->kv_plan.kv, &e->ops, e->stream, w->max_rows,
+                                  e->options.max_batch_size, err);
+    if (!status) status = kvq_sampler_new(e->model.hparams.vocab_size, &e->sampler, err);
+    return status;
+}
+
+/* The pool, sized by what is free now that weights and workspace are in place; then session_len by the pool. */
+static kvq_status open_pool(kvq_engine *e, const workspace_plan *w, kvq_error *err) {
+    uint64_t free_bytes, n_blocks;
+    int session_len;
+    const kvq_options *o = &e->options;
+    kvq_status status = kvq_memory_free_bytes(&free_bytes, err);
+    if (!status)
+        status = kvq_plan_pool_bytes(&e->kv_plan, o->cache_max_entry_count, free_bytes, w->session_guess,
+                                     o->max_batch_size, &n_blocks, err);
+    if (!status)
+        status = kvq_plan_session_len(&e->kv_plan, n_blocks, o->session_len, e->model.hparams.context_len,
+                                      w->chunk_tokens, &session_len, err);
+    if (!status) status = kvq_pool_new(n_blocks, e->kv_plan.kv.block_bytes, &e->pool, err);
+    if (!status && o->enable_prefix_caching)
+        status = kvq_prefix_new(e->pool, e->kv_plan.kv.n_groups, e->kv_plan.group_window, e->kv_plan.kv.block_tokens,
+                                n_blocks, &e->prefix, err);
+    if (status) return status;
+    e->tools.session_len = session_len;
+    fill_info(&e->info, o, e->gguf, &e->model, &e->kv_plan, n_blocks, session_len);
+    return kvq_scheduler_new(&(kvq_scheduler_options){.plan = &e->kv_plan,
+                                                      .pool = e->pool,
+                                                      .prefix = e->prefix,
+                                                      .session_len = session_len,
+                                                      .max_batch_size = o->max_batch_size,
+                                                      .max_prefill_token_num = w->chunk_tokens},
+                             &e->scheduler, err);
+}
+
+static kvq_status open_model(kvq_engine *e, kvq_error *err) {
+    const kvq_options *o = &e->options;
+    kvq_status status = kvq_gguf_open(o->model_path, &e->gguf, err);
+    if (!status) status = kvq_tokenizer_open(e->gguf, &e->tokenizer, err);
+    if (!status) status = open_template(e);
+    if (!status) status = kvq_model_init(&e->model, e->gguf, false, o->progress, o->progress_user, err);
+    if (!status && kvq_tokenizer_n_vocab(e->tokenizer) > e->model.hparams.vocab_size)
+        status = kvq_fail(err, KVQ_BAD_FILE, "'%s': the tokenizer has %d tokens, the embedding only %d rows",
+                          o->model_path, kvq_tokenizer_n_vocab(e->tokenizer), e->model.hparams.vocab_size);
+    if (!status)
+        status = kvq_kv_plan_init(&e->kv_plan, e->gguf, &e->model.hparams, kvq_policy_find(o->quant_policy),
+                                  o->cache_block_seq_len, err);
+    return status;
+}
+
+kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err) {
+    kvq_status status = check_options(options, err);
+    if (status) return status;
+    kvq_engine *e = calloc(1, sizeof *e);
+    if (!e) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the engine");
+    e->options = *options;
+    e->events = calloc(KVQ_MAX_REQUESTS, sizeof *e->events);
+    if (!e->events) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for the engine");
+    if (!status) status = open_model(e, err);
+    workspace_plan w = {0};
+    if (!status) {
+        w = plan_workspace(options, &e->model.hparams, &e->kv_plan);
+        e->info.workspace_bytes = w.bytes;
+        status = open_compute(e, &w, err);
+    }
+    if (!status) status = open_pool(e, &w, err);
+    if (status) {
+        kvq_close(e);
+        return status;
+    }
+    fill_names(&e->info, e->gguf, e->model_name, sizeof e->model_name, e->file_type, sizeof e->file_type);
+    e->info.backend = e->ops.backend;
+    e->info.isa = e->ops.isa;
+    e->info.threads = kvq_cpu_stream_threads(e->stream);
+    e->info.has_chat_template = e->chat_template != NULL;
+    e->info.template_error = e->template_error[0] ? e->template_error : NULL;
+    e->tools = (kvq_text_tools){.tokenizer = e->tokenizer,
+                                .chat_template = e->chat_template,
+                                .template_error = e->info.template_error,
+                                .session_len = e->info.session_len,
+                                .vocab_size = e->model.hparams.vocab_size};
+    /* the caller's strings are not needed any more */
+    e->options.model_path = e->options.chat_template = e->options.cache_max_entry_count = NULL;
+    *ret = e;
+    return KVQ_OK;
+}
+
+static void free_list(kvq_active **list) {
+    while (*list) {
+        kvq_active *next = (*list)->next;
+        kvq_active_free(*list);
+        *list = next;
+    }
+}
+
+void kvq_close(kvq_engine *e) {
+    if (!e) return;
+    for (kvq_active *a = e->requests; a; a = a->next)
+        if (e->scheduler) kvq_scheduler_remove(e->scheduler, &a->seq);
+    free_list(&e->requests);
+    free_list(&e->done);
+    kvq_scheduler_free(e->scheduler);
+    kvq_prefix_free(e->prefix);
+    kvq_pool_free(e->pool);
+    kvq_sampler_free(e->sampler);
+    kvq_forward_done(&e->forward);
+    kvq_cpu_stream_free(e->stream);
+    free(e->k_ref);
+    kvq_kv_plan_done(&e->kv_plan);
+    kvq_model_done(&e->model);
+    kvq_template_free(e->chat_template);
+    kvq_tokenizer_free(e->tokenizer);
+    kvq_gguf_close(e->gguf);
+    kvq_sessions_done(&e->sessions);
+    free(e->events);
+    free(e);
+}
+
+const kvq_info *kvq_get_info(const kvq_engine *e) {
+    return &e->info;
+}
+
+/* ---- submit and cancel
+ * ---------------------------------------------------------------------------------------------------- */
+
+/* Makes tokens and queues them. */
+static kvq_status start(kvq_engine *e, kvq_active *a, kvq_error *err) {
+    kvq_status status = kvq_active_prepare(a, &e->tools, err);
+    if (status) return status;
+    kvq_scheduler_enqueue(e->scheduler, &a->seq);
+    e->stats.prompt_tokens += (uint64_t)a->seq.n_prompt;
+    return KVQ_OK;
+}
+
+static kvq_status join_session(kvq_engine *e, kvq_active *a, const char *name, kvq_error *err) {
+    if (strlen(name) > 128)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "'session' has %zu bytes, allowed are 128", strlen(name));
+    a->session = kvq_sessions_open(&e->sessions, name, KVQ_MAX_SESSIONS);
+    return a->session ? KVQ_OK : kvq_fail(err, KVQ_BUSY, "all %d sessions are busy", KVQ_MAX_SESSIONS);
+}
+
+/* True when an older request of the same session has not ended. */
+static bool waits_for_session(const kvq_engine *e, const kvq_active *a) {
+    for (const kvq_active *b = e->requests; b && b != a; b = b->next)
+        if (a->session && b->session == a->session) return true;
+    return false;
+}
+
+kvq_status kvq_submit(kvq_engine *e, const kvq_request *r, uint64_t *ret_id, kvq_error *err) {
+    if (e->n_requests >= KVQ_MAX_REQUESTS)
+        return kvq_fail(err, KVQ_BUSY, "%d requests are queued, which is all this engine takes", e->n_requests);
+    kvq_active *a;
+    kvq_status status = kvq_active_new(r, &e->tools, &a, err);
+    if (status) return status;
+    a->submit_ns = now_ns();
+    a->deadline_ns = r->deadline_ms ? a->submit_ns + r->deadline_ms * NS_A_MS : 0;
+    kvq_active **link = &e->requests;
+    if (r->session) status = join_session(e, a, r->session, err);
+    if (!status && !waits_for_session(e, a)) {
+        status = start(e, a, err);
+    }
+    if (status) {
+        if (a->session) kvq_session_release(&e->sessions, a->session);
+        kvq_active_free(a);
+        return status;
+    }
+    while (*link) link = &(*link)->next;
+    *link = a;
+    e->n_requests++;
+    a->id = ++e->last_id;
+    *ret_id = a->id;
+    return KVQ_OK;
+}
+
+kvq_status kvq_cancel(kvq_engine *e, uint64_t id) {
+    for (kvq_active *a = e->requests; a; a = a->next)
+        if (a->id == id) {
+            a->cancelled = true;
+            return KVQ_OK;
+        }
+    return KVQ_NOT_FOUND;
+}
+
+bool kvq_session_drop(kvq_engine *e, const char *session) {
+    return kvq_sessions_drop(&e->sessions, session);
+}
+
+/* ---- events
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static int n_answer(const kvq_active *a) {
+    return a->is_prepared ? a->seq.n_tokens - a->seq.n_prompt : 0;
+}
+
+static kvq_event *add_event(kvq_engine *e, kvq_active *a, kvq_event_kind kind, size_t n_bytes) {
+    assert(e->n_events < KVQ_MAX_REQUESTS);
+    kvq_event *event = &e->events[e->n_events++];
+    a->text[n_bytes] = '\0';
+    *event = (kvq_event){
+        .kind = kind, .id = a->id, .user = a->user, .text = a->text, .n_bytes = n_bytes, .n_tokens = n_answer(a)};
+    return event;
+}
+
+static void append_text(kvq_active *a, size_t *n_bytes, const char *text, size_t n) {
+    assert(*n_bytes + n < a->text_capacity);
+    memmove(a->text + *n_bytes, text, n); /* it may be a->text itself that comes back */
+    *n_bytes += n;
+}
+
+/* Text of the token just sampled, as far as it is whole characters and no part of a stop string. True when one was
+ * found. */
+static bool feed_token(kvq_engine *e, kvq_active *a, int id, size_t *n_bytes) {
+    const char *text;
+    size_t n = kvq_detokenize(e->tokenizer, &a->detokenizer, id, false, a->text, a->text_capacity);
+    bool stopped = kvq_stop_feed(a->stop, a->text, n, &text, &n);
+    *n_bytes = 0;
+    append_text(a, n_bytes, text, n);
+    return stopped;
+}
+
+/* What was held back for a character's rest or a stop string that did not come. */
+static void feed_end(kvq_active *a, size_t *n_bytes) {
+    char rest[TEXT_REST_BYTES];
+    const char *text;
+    size_t n = kvq_detokenize_end(&a->detokenizer, rest, sizeof rest);
+    bool stopped = kvq_stop_feed(a->stop, rest, n, &text, &n);
+    append_text(a, n_bytes, text, n);
+    if (stopped) return;
+    kvq_stop_finish(a->stop, &text, &n);
+    append_text(a, n_bytes, text, n);
+}
+
+static void unlink_request(kvq_engine *e, kvq_active *a) {
+    kvq_active **link = &e->requests;
+    while (*link != a) link = &(*link)->next;
+    *link = a->next;
+    e->n_requests--;
+    a->next = e->done; /* its text is borrowed until the next step */
+    e->done = a;
+}
+
+static kvq_result make_result(const kvq_engine *e, const kvq_active *a, bool truncated) {
+    int64_t now = now_ns();
+    return (kvq_result){.prompt_tokens = a->seq.n_prompt,
+                        .completion_tokens = n_answer(a),
+                        .cached_tokens = a->seq.n_cached,
+                        .queue_ms = ms_between(a->submit_ns, a->admit_ns ? a->admit_ns : now),
+                        .prefill_ms = ms_between(a->admit_ns, a->first_token_ns),
+                        .ttft_ms = ms_between(a->submit_ns, a->first_token_ns),
+                        .decode_ms = ms_between(a->first_token_ns, now),
+                        .seed = a->sampling.seed,
+                        .kv_bytes = a->seq.n_blocks * e->kv_plan.kv.block_bytes,
+                        .n_preemptions = a->seq.n_preemptions,
+                        .truncated = truncated};
+}
+
+/* A session goes on from what was said, whichever way the answer ended; a request that said nothing leaves it as it
+ * was. */
+static void leave_session(kvq_engine *e, kvq_active *a) {
+    if (!a->session) return;
+    const char *roles[64];
+    size_t n = 0;
+    for (size_t i = 0; i < a->n_messages && n < 64; i++)
+        if (i > 0 || !a->session->ids || strcmp(a->messages[i].role, "system") != 0) roles[n++] = a->messages[i].role;
+    if (a->raw || !a->messages) roles[n++] = "user";
+    if (n_answer(a) > 0)
+        kvq_session_extend(&e->sessions, a->session, a->seq.tokens, (size_t)a->seq.n_tokens, roles, n);
+    else
+        kvq_session_release(&e->sessions, a->session);
+    a->session = NULL;
+}
+
+static void finish(kvq_engine *e, kvq_active *a, kvq_finish reason, size_t n_bytes, bool truncated) {
+    kvq_event *event = add_event(e, a, KVQ_EVENT_FINISHED, n_bytes);
+    event->reason = reason;
+    event->result = make_result(e, a, truncated);
+    kvq_scheduler_remove(e->scheduler, &a->seq);
+    leave_session(e, a);
+    unlink_request(e, a);
+    e->stats.requests_finished++;
+    e->stats.requests_cancelled += reason == KVQ_FINISH_CANCELLED;
+}
+
+static void fail(kvq_engine *e, kvq_active *a, const kvq_error *err) {
+    kvq_event *event = add_event(e, a, KVQ_EVENT_FAILED, 0);
+    event->reason = KVQ_FINISH_ERROR;
+    event->result = make_result(e, a, false);
+    event->error = *err;
+    kvq_scheduler_remove(e->scheduler, &a->seq);
+    leave_session(e, a);
+    unlink_request(e, a);
+    e->stats.requests_failed++;
+}
+
+/* ---- the step
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+/* Cancelled and late requests end here, before they cost another row. */
+static void end_unwanted(kvq_engine *e) {
+    int64_t now = now_ns();
+    kvq_active *next;
+    for (kvq_active *a = e->requests; a; a = next) {
+        next = a->next;
+        bool late = a->deadline_ns && now >= a->deadline_ns;
+        if (!a->cancelled && !late) continue;
+        size_t n_bytes = 0;
+        if (n_answer(a) > 0) feed_end(a, &n_bytes);
+        finish(e, a, a->cancelled ? KVQ_FINISH_CANCELLED : KVQ_FINISH_DEADLINE, n_bytes, false);
+    }
+}
+
+static void start_held(kvq_engine *e) {
+    kvq_active *next;
+    kvq_error err;
+    for (kvq_active *a = e->requests; a; a = next) {
+        next = a->next;
+        if (!a->is_prepared && !waits_for_session(e, a) && start(e, a, &err)) fail(e, a, &err);
+    }
+}
+
+/* Takes the next token of a sequence from its logits and says what came of it. */
+static void sample(kvq_engine *e, kvq_active *a, const float *logits) {
+    kvq_sequence *seq = &a->seq;
+    int index = n_answer(a);
+    int id = kvq_sampler_draw(e->sampler, &a->sampling, logits, seq->tokens, seq->n_prompt, seq->tokens + seq->n_prompt,
+                              index, index);
+    seq->tokens[seq->n_tokens++] = id;
+    e->stats.generation_tokens++;
+    if (!a->first_token_ns) a->first_token_ns = now_ns();
+
+    size_t n_bytes = 0;
+    bool ended = !a->ignore_end && kvq_tokenizer_is_end(e->tokenizer, id);
+    if (!ended && feed_token(e, a, id, &n_bytes)) {
+        finish(e, a, KVQ_FINISH_STOP, n_bytes, false);
+        return;
+    }
+    bool full = index + 1 >= a->max_tokens;
+    if (ended || full) {
+        feed_end(a, &n_bytes);
+        finish(e, a, ended ? KVQ_FINISH_STOP : KVQ_FINISH_LENGTH, n_bytes, !ended && a->cut_by_context);
+    } else if (n_bytes > 0)
+        (void)add_event(e, a, KVQ_EVENT_TEXT, n_bytes);
+}
+
+static kvq_status run_batch(kvq_engine *e, const kvq_batch *batch, kvq_error *err) {
+    kvq_forward_run(&e->forward, batch);
+    return kvq_cpu_stream_error(e->stream, err);
+}
+
+/* Logits of the sequences whose tokens are all read, then a token for each. */
+static kvq_status sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list, kvq_error *err) {
+    int rows[KVQ_MAX_REQUESTS], n = 0;
+    kvq_active *who[KVQ_MAX_REQUESTS];
+    for (int i = 0; i < batch->n_seqs; i++) {
+        kvq_active *a = (kvq_active *)list[i].seq;
+        if (list[i].logit_row < 0) continue;
+        rows[n] = list[i].logit_row;
+        who[n++] = a;
+    }
+    kvq_scheduler_commit(e->scheduler);
+    if (n == 0) return KVQ_OK;
+    kvq_forward_logits(&e->forward, rows, n);
+    kvq_status status = kvq_cpu_stream_error(e->stream, err);
+    for (int i = 0; i < n && !status; i++)
+        sample(e, who[i], e->forward.logits + (size_t)i * (size_t)e->model.hparams.vocab_size);
+    return status;
+}
+
+/* Nothing can run although something waits: no plan promised that, so it is our mistake; one request pays, the engine
+ * goes on. */
+static void fail_stuck(kvq_engine *e) {
+    kvq_error err;
+    for (kvq_active *a = e->requests; a; a = a->next)
+        if (a->seq.state == KVQ_SEQUENCE_WAITING) {
+            (void)kvq_fail(&err, KVQ_INTERNAL, "a sequence of %d tokens cannot get blocks although the pool is idle",
+                           a->seq.n_tokens);
+            fail(e, a, &err);
+            return;
+        }
+}
+
+kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, kvq_error *err) {
+    int64_t begin = now_ns();
+    const kvq_batch *batch;
+    const kvq_scheduled *list;
+    kvq_status status = KVQ_OK;
+    free_list(&e->done);
+    e->n_events = 0;
+    end_unwanted(e);
+    start_held(e);
+    if (kvq_scheduler_plan(e->scheduler, &batch, &list)) {
+        for (int i = 0; i < batch->n_seqs; i++) {
+            kvq_active *a = (kvq_active *)list[i].seq;
+            if (!a->admit_ns) a->admit_ns = begin;
+        }
+        e->stats.steps++;
+        e->stats.prefill_tokens += (uint64_t)(batch->n_rows - batch->n_seqs);
+        status = run_batch(e, batch, err);
+        if (!status) status = sample_all(e, batch, list, err);
+        e->stats.step_ms_last = ms_between(begin, now_ns());
+    } else
+        fail_stuck(e);
+    *ret_events = e->events;
+    *ret_n = e->n_events;
+    return status;
+}
+
+bool kvq_is_active(const kvq_engine *e) {
+    return e->requests != NULL;
+}
+
+void kvq_get_stats(const kvq_engine *e, kvq_stats *ret) {
+    kvq_scheduler_stats s;
+    kvq_scheduler_get_stats(e->scheduler, &s);
+    *ret = e->stats;
+    ret->n_blocks = kvq_pool_n_blocks(e->pool);
+    ret->blocks_used = kvq_pool_n_live(e->pool);
+    ret->blocks_cached = kvq_pool_n_cached(e->pool);
+    ret->requests_running = s.n_running;
+    ret->requests_waiting = e->n_requests - s.n_running;
+    ret->preemptions = s.preemptions;
+    ret->prefix_queries = s.prefix_queries;
+    ret->prefix_hits = s.prefix_hits;
+    ret->prefix_query_tokens = s.prefix_query_tokens;
+    ret->prefix_hit_tokens = s.prefix_hit_tokens;
+    ret->sessions = e->sessions.n;
+}
+
+const char *kvq_finish_name(kvq_finish f) {
+    static const char *const names[] = {"none", "stop", "length", "cancelled", "deadline", "error"};
+    return (unsigned)f < sizeof names / sizeof names[0] ? names[f] : "?";
+}
+
+/* ---- tools
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+kvq_status kvq_tokenize(const kvq_engine *e, const char *text, size_t n_bytes, bool bos, bool special, int **ret_ids,
+                        size_t *ret_n, kvq_error *err) {
+    return kvq_tokenizer_encode(e->tokenizer, text, n_bytes,
+                                (kvq_encode_options){.add_special = bos, .parse_special = special}, ret_ids, ret_n,
+                                err);
+}
+
+/* Logits of all rows of the batch just run, as many at a time as there is room for. */
+static kvq_status visit_rows(kvq_engine *e, const kvq_batch *batch, size_t first_pos,
+                             int (*row)(void *user, size_t pos, const float *logits), void *user, kvq_error *err) {
+    int rows[KVQ_MAX_REQUESTS];
+    for (int begin = 0; begin < batch->n_rows; begin += e->options.max_batch_size) {
+        int n = min_int(batch->n_rows - begin, e->options.max_batch_size);
+        for (int i = 0; i < n; i++) rows[i] = begin + i;
+        kvq_forward_logits(&e->forward, rows, n);
+        kvq_status status = kvq_cpu_stream_error(e->stream, err);
+        if (status) return status;
+        for (int i = 0; i < n; i++)
+            if (row(user, first_pos + (size_t)(begin + i),
+                    e->forward.logits + (size_t)i * (size_t)e->model.hparams.vocab_size))
+                return kvq_fail(err, KVQ_CANCELLED, "cancelled");
+    }
+    return KVQ_OK;
+}
+
+kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *user, size_t pos, const float *logits),
+                      void *user, kvq_error *err) {
+    if (e->requests) return kvq_fail(err, KVQ_BUSY, "logits need an idle engine");
+    if (n == 0 || n > (size_t)e->info.session_len)
+        return kvq_fail(err, KVQ_NO_SPACE, "%zu tokens are given, the context holds 1 to %d", n, e->info.session_len);
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= e->info.vocab_size)
+            return kvq_fail(err, KVQ_BAD_ARGUMENT, "token %d is outside the vocabulary of %d", ids[i],
+                            e->info.vocab_size);
+    kvq_sequence seq = {.tokens = (int *)ids, .n_tokens = (int)n, .n_prompt = (int)n, .client = "", .is_private = true};
+    kvq_scheduler_enqueue(e->scheduler, &seq);
+    kvq_status status = KVQ_OK;
+    const kvq_batch *batch;
+    const kvq_scheduled *list;
+    while (!status && seq.n_computed < seq.n_tokens) {
+        if (!kvq_scheduler_plan(e->scheduler, &batch, &list)) {
+            status =
+                kvq_fail(err, KVQ_INTERNAL, "a sequence of %zu tokens cannot get blocks although the pool is idle", n);
+            break;
+        }
+        size_t first_pos = (size_t)seq.n_computed;
+        status = run_batch(e, batch, err);
+        kvq_scheduler_commit(e->scheduler);
+        if (!status) status = visit_rows(e, batch, first_pos, row, user, err);
+    }
+    kvq_scheduler_remove(e->scheduler, &seq);
+    return status;
+}
+
+struct kvq_plan {
+    kvq_info info;
+    char model_name[256], file_type[16];
+};
+
+kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
+    kvq_gguf *g = NULL;
+    kvq_model m = {0};
+    kvq_kv_plan kv = {0};
+    uint64_t free_bytes = 0, n_blocks = 0;
+    int session_len = 0;
+    kvq_plan *plan = calloc(1, sizeof *plan);
+    kvq_status status = plan ? check_options(o, err) : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the plan");
+    if (!status) status = kvq_gguf_open(o->model_path, &g, err);
+    if (!status) status = kvq_model_init(&m, g, true, NULL, NULL, err);
+    if (!status)
+        status = kvq_kv_plan_init(&kv, g, &m.hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
+    if (!status) status = kvq_memory_free_bytes(&free_bytes, err);
+    if (!status) {
+        workspace_plan w = plan_workspace(o, &m.hparams, &kv);
+        uint64_t before = m.weight_bytes + w.bytes;
+        plan->info.workspace_bytes = w.bytes;
+        free_bytes = free_bytes > before ? free_bytes - before : 0;
+        status = kvq_plan_pool_bytes(&kv, o->cache_max_entry_count, free_bytes, w.session_guess, o->max_batch_size,
+                                     &n_blocks, err);
+        if (!status)
+            status = kvq_plan_session_len(&kv, n_blocks, o->session_len, m.hparams.context_len, w.chunk_tokens,
+                                          &session_len, err);
+    }
+    if (!status) {
+        fill_info(&plan->info, o, g, &m, &kv, n_blocks, session_len);
+        fill_names(&plan->info, g, plan->model_name, sizeof plan->model_name, plan->file_type, sizeof plan->file_type);
+        plan->info.backend = "cpu";
+        plan->info.isa = o->isa;
+        plan->info.threads = o->threads;
+        *ret = plan;
+    }
+    kvq_kv_plan_done(&kv);
+    kvq_model_done(&m);
+    kvq_gguf_close(g);
+    if (status) kvq_plan_close(plan);
+    return status;
+}
+
+const kvq_info *kvq_plan_info(const kvq_plan *p) {
+    return &p->info;
+}
+void kvq_plan_close(kvq_plan *p) {
+    free(p);
+}

@@ -1,0 +1,147 @@
+/* test_plan.c: the arithmetic of memory: what fits a pool under every policy, and what is said when it does not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+
+#include "engine/plan.h"
+
+/* SmolLM2's cache: 30 layers, 3 KV heads of 64, pages of 64 tokens. */
+static kvq_kv_plan make_plan(kvq_policy_id policy) {
+    kvq_kv_image image, f16;
+    kvq_kv_image_init(&image, kvq_policy_get(policy), 64, 64, false);
+    kvq_kv_image_init(&f16, kvq_policy_get(KVQ_POLICY_F16), 64, 64, false);
+    return (kvq_kv_plan){.kv = {.policy = kvq_policy_get(policy),
+                                .block_tokens = 64,
+                                .head_dim = 64,
+                                .n_kv_heads = 3,
+                                .n_layers = 30,
+                                .n_groups = 1,
+                                .block_bytes = image.bytes * 90},
+                         .block_bytes_f16 = f16.bytes * 90};
+}
+
+static void pages_have_the_bytes_of_the_format(void **state) {
+    (void)state;
+    assert_int_equal(make_plan(KVQ_POLICY_F16).kv.block_bytes, 90 * 16384);
+    assert_int_equal(make_plan(KVQ_POLICY_INT8).kv.block_bytes, 90 * 8448);
+    assert_int_equal(make_plan(KVQ_POLICY_INT4).kv.block_bytes, 90 * (66 * 64 + 256));
+    assert_int_equal(make_plan(KVQ_POLICY_LMDEPLOY8).kv.block_bytes, 90 * 8704);
+    assert_int_equal(make_plan(KVQ_POLICY_LMDEPLOY4).kv.block_bytes, 90 * 4608);
+}
+
+/* Tokens in sequences of n that a pool of these bytes holds, relative to halves. */
+static double gain(kvq_policy_id policy, uint64_t n) {
+    kvq_kv_plan plan = make_plan(policy);
+    double bytes = (double)kvq_plan_blocks(&plan, n, 0) * (double)plan.kv.block_bytes;
+    double bytes_f16 = (double)kvq_plan_blocks_f16(&plan, n) * (double)plan.block_bytes_f16;
+    return bytes_f16 / bytes;
+}
+
+static void same_bytes_hold_the_promised_tokens(void **state) {
+    (void)state;
+    assert_true(gain(KVQ_POLICY_INT8, 4096) >= 1.9);
+    assert_true(gain(KVQ_POLICY_INT4, 4096) >= 3.5);
+    assert_true(gain(KVQ_POLICY_INT4, 128) < gain(KVQ_POLICY_INT8, 128)); /* short sequences pay for the wide pages */
+}
+
+static void wide_pages_cost_two_blocks_a_sequence(void **state) {
+    (void)state;
+    kvq_kv_plan plan = make_plan(KVQ_POLICY_INT4);
+    assert_int_equal(kvq_plan_blocks(&plan, 0, 0), 0);
+    assert_int_equal(kvq_plan_blocks(&plan, 1, 0), 2);
+    assert_int_equal(kvq_plan_blocks(&plan, 64, 0), 2);
+    assert_int_equal(kvq_plan_blocks(&plan, 65, 0), 4);
+    assert_int_equal(kvq_plan_blocks(&plan, 4096, 0), 66);
+    assert_int_equal(kvq_plan_blocks_f16(&plan, 4096), 64);
+}
+
+static void windowed_groups_hold_what_the_window_sees(void **state) {
+    (void)state;
+    kvq_kv_plan plan = make_plan(KVQ_POLICY_INT8);
+    plan.kv.n_groups = 2;
+    plan.group_window[1] = 512;
+    assert_int_equal(kvq_plan_blocks(&plan, 512, 0), 16);
+    /* 512 tokens may begin inside a page and end inside another: 9 pages and never more */
+    assert_int_equal(kvq_plan_blocks(&plan, 64 * 100, 0), 100 + 9);
+    assert_int_equal(kvq_plan_blocks(&plan, 64 * 100, 256), 100 + 13);
+}
+
+static void pool_is_a_share_a_count_or_bytes(void **state) {
+    (void)state;
+    kvq_kv_plan plan = make_plan(KVQ_POLICY_INT8);
+    const uint64_t gib = (uint64_t)1 << 30, block = plan.kv.block_bytes;
+    static const struct {
+        const char *text;
+        double bytes;
+    } cases[] = {{"0.5", 0.5 * 4}, {"1", 4},  {"1.0", 4},      {".25", 1},
+                 {"512M", 0.5},    {"2g", 2}, {"1048576K", 1}, {"0.001T", 1.024}};
+    uint64_t n;
+    kvq_error err;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(kvq_plan_pool_bytes(&plan, cases[i].text, 4 * gib, 4096, 4, &n, &err), KVQ_OK);
+        assert_int_equal(n, (uint64_t)(cases[i].bytes * (double)gib / (double)block));
+    }
+    /* a number above 1 counts blocks of halves, whatever the policy: it never changes the pool's size */
+    assert_int_equal(kvq_plan_pool_bytes(&plan, "100", 4 * gib, 4096, 4, &n, &err), KVQ_OK);
+    assert_int_equal(n, 100 * plan.block_bytes_f16 / block);
+    /* unset: half of what is free, but no more than twice what the batch can fill */
+    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, gib / 4, 4096, 4, &n, &err), KVQ_OK);
+    assert_int_equal(n, gib / 8 / block);
+    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, 64 * gib, 4096, 4, &n, &err), KVQ_OK);
+    assert_int_equal(n, 2 * 4 * 64 * plan.block_bytes_f16 / block);
+}
+
+static void bad_pool_sizes_are_named(void **state) {
+    (void)state;
+    kvq_kv_plan plan = make_plan(KVQ_POLICY_INT8);
+    uint64_t n;
+    kvq_error err;
+    static const char *const bad[] = {"", "0", "-1", "0.5x", "12MB", "1e9", "1.2.3", "nan", "M"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_int_equal(kvq_plan_pool_bytes(&plan, bad[i], 1 << 30, 4096, 4, &n, &err), KVQ_BAD_ARGUMENT);
+        assert_non_null(strstr(err.text, "cache_max_entry_count '"));
+        assert_non_null(strstr(err.text, "a share above 0 to 1, a number of f16 blocks, bytes with a unit"));
+    }
+    assert_int_equal(kvq_plan_pool_bytes(&plan, "2G", 1 << 30, 4096, 4, &n, &err), KVQ_NO_SPACE);
+    assert_string_equal(err.text,
+                        "a KV pool of 2048 MiB is asked for, 1024 MiB are free after weights and workspace; lower "
+                        "cache_max_entry_count");
+}
+
+static void session_len_is_the_least_of_model_default_and_pool(void **state) {
+    (void)state;
+    kvq_kv_plan plan = make_plan(KVQ_POLICY_INT4);
+    int n;
+    kvq_error err;
+    assert_int_equal(kvq_plan_session_len(&plan, 100000, 0, 2048, 512, &n, &err), KVQ_OK);
+    assert_int_equal(n, 2048);
+    assert_int_equal(kvq_plan_session_len(&plan, 100000, 0, 131072, 512, &n, &err), KVQ_OK);
+    assert_int_equal(n, 8192);
+    assert_int_equal(kvq_plan_session_len(&plan, 100000, 20000, 131072, 512, &n, &err), KVQ_OK);
+    assert_int_equal(n, 20000);
+    assert_int_equal(kvq_plan_session_len(&plan, 66, 0, 131072, 512, &n, &err), KVQ_OK);
+    assert_int_equal(n, 4096);
+    assert_int_equal(kvq_plan_session_len(&plan, 66, 4097, 131072, 512, &n, &err), KVQ_NO_SPACE);
+    assert_string_equal(err.text,
+                        "the KV pool of 66 blocks holds one sequence of 4096 tokens, session_len asks for 4097; raise "
+                        "cache_max_entry_count, lower session_len or choose a quant_policy of fewer bits");
+    assert_int_equal(kvq_plan_session_len(&plan, 1, 0, 131072, 512, &n, &err), KVQ_NO_SPACE);
+    assert_int_equal(kvq_plan_session_len(&plan, 66, 4096, 2048, 512, &n, &err), KVQ_BAD_ARGUMENT);
+    assert_string_equal(err.text, "session_len 4096 is beyond the model's context of 2048 tokens");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pages_have_the_bytes_of_the_format),
+        cmocka_unit_test(same_bytes_hold_the_promised_tokens),
+        cmocka_unit_test(wide_pages_cost_two_blocks_a_sequence),
+        cmocka_unit_test(windowed_groups_hold_what_the_window_sees),
+        cmocka_unit_test(pool_is_a_share_a_count_or_bytes),
+        cmocka_unit_test(bad_pool_sizes_are_named),
+        cmocka_unit_test(session_len_is_the_least_of_model_default_and_pool),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
