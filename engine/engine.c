@@ -306,6 +306,15 @@ static kvq_status open_model(kvq_engine *e, kvq_error *err) {
     return status;
 }
 
+static size_t longest_piece_bytes(const kvq_tokenizer *t) {
+    size_t longest = 0;
+    for (int i = 0; i < kvq_tokenizer_n_vocab(t); i++) {
+        size_t n = kvq_tokenizer_piece(t, i, true).n_bytes;
+        if (n > longest) longest = n;
+    }
+    return longest;
+}
+
 kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err) {
     kvq_status status = check_options(options, err);
     if (status) return status;
@@ -336,7 +345,8 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
                                 .chat_template = e->chat_template,
                                 .template_error = e->info.template_error,
                                 .session_len = e->info.session_len,
-                                .vocab_size = e->model.hparams.vocab_size};
+                                .vocab_size = e->model.hparams.vocab_size,
+                                .longest_piece = longest_piece_bytes(e->tokenizer)};
     /* the caller's strings are not needed any more */
     e->options.model_path = e->options.chat_template = e->options.cache_max_entry_count = NULL;
     *ret = e;
@@ -650,9 +660,9 @@ kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, 
         for (int i = 0; i < batch->n_seqs; i++) {
             kvq_active *a = (kvq_active *)list[i].seq;
             if (!a->admit_ns) a->admit_ns = begin;
+            if (a->seq.n_computed < a->seq.n_prompt) e->stats.prefill_tokens += (uint64_t)a->seq.n_rows;
         }
         e->stats.steps++;
-        e->stats.prefill_tokens += (uint64_t)(batch->n_rows - batch->n_seqs);
         status = run_batch(e, batch, err);
         if (!status) status = sample_all(e, batch, list, err);
         e->stats.step_ms_last = ms_between(begin, now_ns());

@@ -124,16 +124,12 @@ kvq_status kvq_active_new(const kvq_request *r, const kvq_text_tools *tools, kvq
     if (!status) status = copy_sampling(a, r, tools, err);
     if (!status) status = kvq_stop_new(r->stop, (int)r->n_stop, &a->stop, err);
 
-    size_t longest_piece = 0, longest_stop = 0;
-    for (int i = 0; i < kvq_tokenizer_n_vocab(tools->tokenizer); i++) {
-        size_t n = kvq_tokenizer_piece(tools->tokenizer, i, true).n_bytes;
-        if (n > longest_piece) longest_piece = n;
-    }
+    size_t longest_stop = 0;
     for (size_t i = 0; i < r->n_stop; i++)
         if (strlen(r->stop[i]) > longest_stop) longest_stop = strlen(r->stop[i]);
     /* a step's text: what the stop matcher held, the piece (every byte of it may become U+FFFD), what the detokenizer
      * kept */
-    a->text_capacity = longest_stop + 3 * longest_piece + TEXT_SLACK_BYTES;
+    a->text_capacity = longest_stop + 3 * tools->longest_piece + TEXT_SLACK_BYTES;
     a->text = malloc(a->text_capacity);
     if (!status && !a->text) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for the request");
     if (status) {

@@ -16,6 +16,7 @@ typedef struct kvq_text_tools {
     const kvq_template *chat_template; /* NULL: none usable */
     const char *template_error;        /* why, or NULL when the file simply has none */
     int session_len, vocab_size;
+    size_t longest_piece; /* bytes of the longest token's text */
 } kvq_text_tools;
 
 typedef struct kvq_active {
@@ -48,7 +49,7 @@ typedef struct kvq_active {
     struct kvq_active *next;
 } kvq_active;
 
-/* Checks the request and copies its input. With a session or without, tokens come later, from kvq_active_prepare. The
+/* Checks the request and copies its input. Tokens come later, from kvq_active_prepare. The
  * error names the key. Errors: BAD_ARGUMENT, NO_MEMORY, UNSUPPORTED. */
 kvq_status kvq_active_new(const kvq_request *r, const kvq_text_tools *tools, kvq_active **ret, kvq_error *err);
 void kvq_active_free(kvq_active *a); /* NULL allowed */
