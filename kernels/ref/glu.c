@@ -3,9 +3,10 @@
 
 #include "ref.h"
 
+/* (1 + tanh(v)) / 2 is 1 / (1 + exp(-2 v)), which keeps its digits where tanh is near -1. */
 static double activate(kvq_activation activation, double x) {
     if (activation == KVQ_ACT_SILU) return x / (1 + exp(-x));
-    return 0.5 * x * (1 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x))); /* sqrt(2 / pi) */
+    return x / (1 + exp(-2 * 0.79788456080286535588 * (x + 0.044715 * x * x * x))); /* sqrt(2 / pi) */
 }
 
 void kvq_ref_glu(kvq_stream *s, const kvq_glu *job) {

@@ -1,0 +1,158 @@
+/* main.c: check_kernels, the operators' check: two tables (suites, instruction sets) and the command line. See check.h.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+
+/* clang-format off */
+static const struct suite {
+    const char *name;
+    void (*run)(check *c);
+    void (*bench)(check *c);
+} suites[] = {
+    {"selftest",  suite_selftest,  NULL},
+    {"rows",      suite_rows,      NULL},
+    {"linear",    suite_linear,    bench_linear},
+};
+
+/* Instruction sets, and the flags of /proc/cpuinfo that say whether this machine must have them. */
+static const struct set {
+    const char *name, *flags[4];
+} sets[] = {
+    {"ref",     {NULL}},
+    {"generic", {NULL}},
+    {"avx2",    {"avx2", "fma", "f16c", "bmi2"}},
+    {"avx512",  {"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}},
+};
+/* clang-format on */
+
+#define COUNT(array) (sizeof array / sizeof *array)
+
+static const kvq_shapes shapes = {.max_rows = 96,
+                                  .max_in = 8192,
+                                  .max_out = 8192,
+                                  .n_heads = 32,
+                                  .n_kv_heads = 32,
+                                  .head_dim = 256,
+                                  .max_tokens = 4096,
+                                  .block_tokens = 128};
+
+static void usage(void) {
+    printf("usage: check_kernels [--list] [--test=PATTERN] [--seed=N] [--expect=SET,SET...] [--bench]\n"
+           "  --test    only cases whose name contains PATTERN (* stands for anything)\n"
+           "  --expect  the instruction sets that must be found, instead of what /proc/cpuinfo says\n"
+           "  --bench   times instead of checks\n");
+}
+
+static char *cpu_flags(void) {
+    FILE *file = fopen("/proc/cpuinfo", "re");
+    char *line = NULL;
+    size_t size = 0;
+    while (file && getline(&line, &size, file) > 0)
+        if (strncmp(line, "flags", 5) == 0) break;
+    if (file) fclose(file);
+    return line;
+}
+
+static bool has_word(const char *text, const char *word, const char *separators) {
+    size_t n = strlen(word);
+    for (const char *p = text; (p = strstr(p, word)) != NULL; p += n)
+        if ((p == text || strchr(separators, p[-1])) && strchr(separators, p[n])) return true; /* the end counts */
+    return false;
+}
+
+static bool must_have(const struct set *set, const char *expect, const char *flags) {
+    if (strcmp(set->name, "ref") == 0) return true;
+    if (expect) return has_word(expect, set->name, ",");
+    for (size_t i = 0; i < COUNT(set->flags) && set->flags[i]; i++)
+        if (!flags || !has_word(flags, set->flags[i], " \t\n:")) return false;
+    return true;
+}
+
+/* The sets that kvq_cpu_ops_init gives, which must be those the machine has: a set that is skipped is not a set that
+ * passed. */
+static bool find_levels(check *c, const char *expect) {
+    char *flags = cpu_flags();
+    bool right = true;
+    for (size_t i = 0; i < COUNT(sets); i++) {
+        kvq_error error;
+        check_level *level = &c->levels[c->n_levels];
+        level->name = sets[i].name;
+        bool has = kvq_cpu_ops_init(&level->ops, sets[i].name, &error) == KVQ_OK;
+        c->n_levels += has;
+        if (!has) printf("skipped: %s\n", error.text);
+        if (has == must_have(&sets[i], expect, flags)) continue;
+        printf("FAILED: instruction set '%s' is %s, against what the machine says\n", sets[i].name,
+               has ? "used" : "missing");
+        right = false;
+    }
+    free(flags);
+    return right;
+}
+
+static bool open_streams(check *c) {
+    kvq_error error = {0};
+    kvq_shapes one = shapes, many = shapes;
+    one.threads = 1;
+    many.threads = CHECK_THREADS;
+    if (kvq_cpu_stream_new(&one, &c->one, &error) == KVQ_OK && kvq_cpu_stream_new(&many, &c->many, &error) == KVQ_OK)
+        return true;
+    printf("FAILED: %s\n", error.text);
+    return false;
+}
+
+static bool parse(int argc, char **argv, check *c, const char **expect) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--list") == 0)
+            c->list = true;
+        else if (strcmp(argv[i], "--bench") == 0)
+            c->bench = true;
+        else if (strncmp(argv[i], "--test=", 7) == 0)
+            c->pattern = argv[i] + 7;
+        else if (strncmp(argv[i], "--seed=", 7) == 0)
+            c->seed = strtoull(argv[i] + 7, NULL, 10);
+        else if (strncmp(argv[i], "--expect=", 9) == 0)
+            *expect = argv[i] + 9;
+        else
+            return false;
+    }
+    return true;
+}
+
+static int run_suites(check *c) {
+    for (size_t i = 0; i < COUNT(suites); i++) {
+        int cases = c->n_cases, failed = c->n_failed;
+        if (c->bench && suites[i].bench) suites[i].bench(c);
+        if (!c->bench) suites[i].run(c);
+        if (!c->bench && !c->list && c->n_cases > cases)
+            printf("%-10s %6d cases, %d failed\n", suites[i].name, c->n_cases - cases, c->n_failed - failed);
+    }
+    if (c->list || c->bench) return 0;
+    if (c->n_cases == 0) {
+        printf("FAILED: nothing was checked\n");
+        return 1;
+    }
+    printf("%d cases, %d comparisons, %d failed; seed %llu\n", c->n_cases, c->n_runs, c->n_failed,
+           (unsigned long long)c->seed);
+    return c->n_failed > 0;
+}
+
+int main(int argc, char **argv) {
+    check *c = calloc(1, sizeof *c);
+    const char *expect = NULL;
+    if (!c) return 2;
+    c->seed = 1;
+    if (!parse(argc, argv, c, &expect)) {
+        usage();
+        return 2;
+    }
+    int code = 1;
+    if (find_levels(c, expect) && open_streams(c)) code = run_suites(c);
+    kvq_cpu_stream_free(c->one);
+    kvq_cpu_stream_free(c->many);
+    free(c);
+    return code;
+}

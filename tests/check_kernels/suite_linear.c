@@ -1,0 +1,309 @@
+/* suite_linear.c: `linear` and `embed`, for every weight format, odd output counts, fused matrices, every row count
+ * that a blocking could treat apart. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "kernels/formats.h"
+#include "kernels/ref/activations.h"
+
+#define EPS 0x1p-24
+#define COUNT(array) ((int)(sizeof array / sizeof *array))
+
+/* Random bytes of a format whose scales are reasonable: every half in the block's scale places is set small. The
+ * formats of this table say where their halves are; a byte of any other place may be anything. */
+static const struct halves {
+    kvq_format format;
+    int at[2];
+} scale_places[] = {
+    {KVQ_FORMAT_Q4_0, {0, -1}},   {KVQ_FORMAT_Q4_1, {0, 2}},    {KVQ_FORMAT_Q5_0, {0, -1}},
+    {KVQ_FORMAT_Q5_1, {0, 2}},    {KVQ_FORMAT_Q8_0, {0, -1}},   {KVQ_FORMAT_Q2_K, {80, 82}},
+    {KVQ_FORMAT_Q3_K, {108, -1}}, {KVQ_FORMAT_Q4_K, {0, 2}},    {KVQ_FORMAT_Q5_K, {0, 2}},
+    {KVQ_FORMAT_Q6_K, {208, -1}}, {KVQ_FORMAT_IQ4_NL, {0, -1}}, {KVQ_FORMAT_IQ4_XS, {0, -1}},
+    {KVQ_FORMAT_MXFP4, {-1, -1}},
+};
+
+static void put_half(uint8_t *at, float value) {
+    uint16_t half = kvq_float_to_half(value);
+    memcpy(at, &half, sizeof half);
+}
+
+static void random_block(check *c, kvq_format format, uint8_t *block) {
+    const kvq_format_info *info = kvq_format_get(format);
+    for (int i = 0; i < info->block_bytes; i++) block[i] = (uint8_t)check_random(c);
+    if (format == KVQ_FORMAT_MXFP4) block[0] = (uint8_t)check_random_int(c, 110, 130);
+    for (int s = 0; s < COUNT(scale_places); s++)
+        for (int h = 0; h < 2 && scale_places[s].format == format; h++)
+            if (scale_places[s].at[h] >= 0)
+                put_half(block + scale_places[s].at[h], (float)(check_random_normal(c) * 0.02));
+}
+
+static void random_float(check *c, kvq_format format, uint8_t *at) {
+    float value = (float)check_random_normal(c);
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint16_t half = format == KVQ_FORMAT_F16 ? kvq_float_to_half(value) : (uint16_t)(bits >> 16);
+    if (format == KVQ_FORMAT_F32)
+        memcpy(at, &value, sizeof value);
+    else
+        memcpy(at, &half, sizeof half);
+}
+
+/* Adds a part of n rows in the format to the matrix, its data in a guarded buffer. */
+static void add_part(check *c, kvq_matrix *m, kvq_format format, int n_rows) {
+    const kvq_format_info *info = kvq_format_get(format);
+    size_t n_blocks = (size_t)n_rows * (m->n_in / info->block_len);
+    uint8_t *file = malloc(n_blocks * info->block_bytes);
+    if (!file) abort();
+    for (size_t b = 0; b < n_blocks; b++) {
+        uint8_t *block = file + b * info->block_bytes;
+        if (info->group_len == 0)
+            random_float(c, format, block);
+        else
+            random_block(c, format, block);
+    }
+    kvq_matrix_part *part = &m->parts[m->n_parts++];
+    *part = (kvq_matrix_part){.layout = kvq_layout_of(format), .row_begin = m->n_out, .n_rows = n_rows};
+    part->data = check_alloc(c, kvq_matrix_part_bytes(&part->layout, n_rows, m->n_in, &part->tile_bytes));
+    kvq_matrix_repack(part, format, file, n_rows, m->n_in);
+    m->n_out += n_rows;
+    free(file);
+}
+
+/* sum over groups of |scale d dot| + |min d S| (coded) or of |w x| (floats), the magnitude that roundings are relative
+ * to; ret_n gets the number of terms. */
+static double magnitude(const kvq_matrix *m, int o, const float *x, int *ret_n) {
+    const kvq_matrix_part *part = kvq_matrix_part_of(m, o);
+    int n = m->n_in, group = part->layout.group;
+    float *values = calloc((size_t)n * 4, sizeof *values), *d = values + n, *scale = d + n, *min = scale + n;
+    int8_t *q = malloc(n);
+    uint8_t *code = malloc(n);
+    int *sums = calloc(n, sizeof *sums);
+    if (!values || !q || !code || !sums) abort();
+    double sum = 0;
+    if (part->layout.bits == 0) {
+        kvq_matrix_row(m, o, values);
+        for (int i = 0; i < n; i++) sum += fabs((double)values[i] * x[i]);
+    } else {
+        kvq_ref_quantize(x, n, q, d, sums);
+        kvq_matrix_part_codes(part, o - part->row_begin, n, code, scale, min);
+        for (int g = 0; g < n / group; g++) {
+            int dot = 0, total = 0;
+            for (int i = g * group; i < (g + 1) * group; i++) {
+                dot += (code[i] - part->layout.zero) * q[i];
+                total += q[i];
+            }
+            double dg = d[g * group / KVQ_ACT_GROUP];
+            sum += fabs(scale[g] * dg * dot) + fabs(min[g] * dg * total);
+        }
+    }
+    *ret_n = part->layout.bits ? n / group * (part->layout.has_min ? 2 : 1) : n;
+    free(values);
+    free(q);
+    free(code);
+    free(sums);
+    return sum;
+}
+
+static void call_linear(const kvq_ops *ops, kvq_stream *s, void *job) {
+    ops->linear(s, job);
+}
+
+/* A chain of n fused additions: each rounds a partial sum, which is at most the magnitude; a term has one rounding of
+ * its own (scale d, or d S), and bias and residual two more. */
+static void bounds_of(const kvq_linear *job, double *bound) {
+    for (int r = 0; r < job->n_rows; r++)
+        for (int o = 0; o < job->w->n_out; o++) {
+            int n = 0;
+            double sum = magnitude(job->w, o, job->in + (size_t)r * job->w->n_in, &n);
+            size_t at = (size_t)r * job->w->n_out + o;
+            double plus =
+                (job->bias ? fabs((double)job->bias[o]) : 0) + (job->residual ? fabs((double)job->residual[at]) : 0);
+            bound[at] = EPS * (sum * (n + 4) + 3 * plus) + 1e-40;
+        }
+}
+
+typedef struct linear_shape {
+    kvq_format formats[KVQ_MATRIX_PARTS];
+    int n_parts, n_outs[KVQ_MATRIX_PARTS], n_in, n_rows;
+    bool bias, residual;
+    check_fill fill;
+} linear_shape;
+
+static void linear_case(check *c, const char *name, const linear_shape *shape) {
+    if (!check_begin(c, "linear_%s_out%d_in%d_r%d%s%s%s", name, shape->n_outs[0], shape->n_in, shape->n_rows,
+                     shape->bias ? "_bias" : "", shape->residual ? "_residual" : "",
+                     shape->fill == CHECK_HUGE ? "_huge" : ""))
+        return;
+    kvq_matrix m = {.n_in = shape->n_in};
+    for (int p = 0; p < shape->n_parts; p++) add_part(c, &m, shape->formats[p], shape->n_outs[p]);
+    size_t n = (size_t)shape->n_rows * m.n_out;
+    kvq_linear job = {.w = &m, .n_rows = shape->n_rows};
+    job.in = check_floats(c, (size_t)shape->n_rows * m.n_in, shape->fill);
+    job.bias = shape->bias ? check_floats(c, m.n_out, CHECK_OUTLIERS) : NULL;
+    job.out = check_floats(c, n, shape->residual ? CHECK_OUTLIERS : CHECK_JUNK);
+    job.residual = shape->residual ? job.out : NULL;
+    double *bound = calloc(n > 0 ? n : 1, sizeof *bound);
+    if (!bound) abort();
+    bounds_of(&job, bound);
+    check_run(c, &(check_op){.call = call_linear, .job = &job, .outs = {job.out}, .n_outs = 1, .bound = bound});
+    check_end(c);
+    free(bound);
+}
+
+static void formats_cases(check *c, kvq_format format) {
+    static const int outs[] = {1, 16, 40, 100};
+    static const int row_counts[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 16, 23, 24, 25, 37};
+    const char *name = kvq_format_get(format)->name;
+    linear_shape s = {.formats = {format}, .n_parts = 1, .fill = CHECK_OUTLIERS};
+    s.n_in = kvq_format_get(format)->block_len == 256 ? 512 : 96;
+    for (int r = 0; r < COUNT(row_counts); r++) {
+        s.n_outs[0] = outs[r % COUNT(outs)];
+        s.n_rows = row_counts[r];
+        s.bias = r & 1;
+        s.residual = r & 2;
+        linear_case(c, name, &s);
+    }
+    for (int o = 0; o < COUNT(outs); o++) {
+        s = (linear_shape){
+            .formats = {format}, .n_parts = 1, .n_outs = {outs[o]}, .n_in = 2560, .n_rows = 1, .fill = CHECK_OUTLIERS};
+        linear_case(c, name, &s);
+        s.fill = CHECK_HUGE;
+        s.n_rows = 5;
+        linear_case(c, name, &s);
+    }
+}
+
+static void fused_cases(check *c) {
+    static const int row_counts[] = {1, 6, 20};
+    for (int r = 0; r < COUNT(row_counts); r++) {
+        linear_shape s = {.formats = {KVQ_FORMAT_Q5_0, KVQ_FORMAT_Q5_0, KVQ_FORMAT_Q8_0},
+                          .n_parts = 3,
+                          .n_outs = {48, 16, 16},
+                          .n_in = 96,
+                          .n_rows = row_counts[r],
+                          .bias = true,
+                          .fill = CHECK_OUTLIERS};
+        linear_case(c, "fused_q5_0_q8_0", &s);
+        s = (linear_shape){.formats = {KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K, KVQ_FORMAT_F16},
+                           .n_parts = 3,
+                           .n_outs = {40, 24, 17},
+                           .n_in = 256,
+                           .n_rows = row_counts[r],
+                           .residual = true,
+                           .fill = CHECK_OUTLIERS};
+        linear_case(c, "fused_q4_k_q6_k_f16", &s);
+    }
+}
+
+/* A NaN or infinity in the input reaches every output of its row and no other row. */
+static void not_finite_case(check *c, kvq_format format, float value, const char *value_name) {
+    if (!check_begin(c, "linear_%s_%s", kvq_format_get(format)->name, value_name)) return;
+    kvq_matrix m = {.n_in = 512};
+    add_part(c, &m, format, 20);
+    kvq_linear job = {.w = &m, .n_rows = 9, .in = check_floats(c, 9 * 512, CHECK_NORMAL)};
+    ((float *)job.in)[4 * 512 + 77] = value;
+    job.out = check_floats(c, 9 * 20, CHECK_JUNK);
+    double *bound = calloc(9 * 20, sizeof *bound);
+    if (!bound) abort();
+    bounds_of(&job, bound);
+    check_run(c, &(check_op){.call = call_linear, .job = &job, .outs = {job.out}, .n_outs = 1, .bound = bound});
+    check_end(c);
+    free(bound);
+}
+
+static void call_embed(const kvq_ops *ops, kvq_stream *s, void *job) {
+    ops->embed(s, job);
+}
+
+static void embed_case(check *c, kvq_format format, int n_rows) {
+    if (!check_begin(c, "embed_%s_r%d", kvq_format_get(format)->name, n_rows)) return;
+    kvq_matrix m = {.n_in = 512};
+    add_part(c, &m, format, 37);
+    int *ids = check_alloc(c, (size_t)n_rows * sizeof *ids);
+    for (int i = 0; i < n_rows; i++) ids[i] = check_random_int(c, 0, 36);
+    kvq_embed job = {.table = &m, .ids = ids, .scale = 25.298f, .n_rows = n_rows};
+    job.out = check_floats(c, (size_t)n_rows * 512, CHECK_JUNK);
+    double *bound = calloc((size_t)n_rows * 512 + 1, sizeof *bound); /* no rounding differs: equal */
+    if (!bound) abort();
+    check_run(c, &(check_op){.call = call_embed, .job = &job, .outs = {job.out}, .n_outs = 1, .bound = bound});
+    check_end(c);
+    free(bound);
+}
+
+void suite_linear(check *c) {
+    for (int f = 0; f < KVQ_FORMAT_COUNT; f++) {
+        formats_cases(c, (kvq_format)f);
+        not_finite_case(c, (kvq_format)f, NAN, "nan");
+        not_finite_case(c, (kvq_format)f, INFINITY, "infinity");
+        for (int r = 0; r < 4; r++) embed_case(c, (kvq_format)f, r);
+    }
+    fused_cases(c);
+}
+
+/* ---- bench: decode (one row) against the memory's bandwidth, prefill against the machine's products
+ * ------------------------- */
+
+#define BENCH_OUT 8192
+#define BENCH_IN 4096 /* 8192 x 4096 at 4 bits: 17 MB; the matrix is walked four times over different copies */
+#define BENCH_COPIES 6
+
+typedef struct bench_job {
+    const kvq_ops *ops;
+    kvq_stream *stream;
+    kvq_linear linear[BENCH_COPIES];
+    int n;
+} bench_job;
+
+static void run_bench(void *arg) {
+    bench_job *b = arg;
+    for (int i = 0; i < b->n; i++) b->ops->linear(b->stream, &b->linear[i]);
+}
+
+static void bench_format(check *c, kvq_format format, int n_rows, int n_in, int n_out, int copies,
+                         const check_level *level, kvq_stream *stream) {
+    char name[80];
+    snprintf(name, sizeof name, "linear_%s_%dx%d_r%d", kvq_format_get(format)->name, n_out, n_in, n_rows);
+    if (!check_begin(c, "%s", name)) return;
+    bench_job b = {.ops = &level->ops, .stream = stream, .n = copies};
+    float *in = check_floats(c, (size_t)n_rows * n_in, CHECK_NORMAL);
+    float *out = check_floats(c, (size_t)n_rows * n_out, CHECK_JUNK);
+    kvq_matrix matrices[BENCH_COPIES];
+    size_t bytes = 0;
+    for (int i = 0; i < copies; i++) {
+        matrices[i] = (kvq_matrix){.n_in = n_in};
+        add_part(c, &matrices[i], format, n_out);
+        b.linear[i] = (kvq_linear){.out = out, .in = in, .w = &matrices[i], .n_rows = n_rows};
+        bytes += kvq_matrix_part_bytes(&matrices[i].parts[0].layout, n_out, n_in, NULL);
+    }
+    double ns = check_time(run_bench, &b);
+    double products = (double)n_rows * n_in * n_out * copies;
+    check_bench_row(name, level->name, kvq_cpu_stream_threads(stream), ns, n_rows == 1 ? (double)bytes : 0, products);
+    check_end(c);
+}
+
+void bench_linear(check *c) {
+    static const kvq_format formats[] = {KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_1, KVQ_FORMAT_Q8_0, KVQ_FORMAT_Q4_K,
+                                         KVQ_FORMAT_Q6_K, KVQ_FORMAT_F16,  KVQ_FORMAT_F32};
+    kvq_shapes shapes = {.max_rows = 512,
+                         .max_in = BENCH_IN,
+                         .max_out = BENCH_OUT,
+                         .n_heads = 1,
+                         .n_kv_heads = 1,
+                         .head_dim = 64,
+                         .max_tokens = 64,
+                         .block_tokens = 64};
+    for (int threads = 1; threads <= 2; threads++) {
+        kvq_stream *stream;
+        shapes.threads = threads;
+        if (kvq_cpu_stream_new(&shapes, &stream, NULL) != KVQ_OK) return;
+        for (int l = c->n_levels > 2 ? 2 : 1; l < c->n_levels; l++)
+            for (int f = 0; f < COUNT(formats); f++) {
+                bench_format(c, formats[f], 1, BENCH_IN, BENCH_OUT, 4, &c->levels[l], stream);
+                bench_format(c, formats[f], 512, 768, 1536, 1, &c->levels[l], stream);
+            }
+        kvq_cpu_stream_free(stream);
+    }
+}
