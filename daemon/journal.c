@@ -1,0 +1,534 @@
+/* journal.c: the durable queue in SQLite. See journal.h.
+ *
+ * One table. A row is a prompt as it came (topic, payload, MQTT 5 properties), later also its name and seed, then its
+ * answer. The payload stays until the row goes, because "the same prompt" is decided by comparing bytes, never by a
+ * hash. Bytes are counted as the sum of what rows hold, kept in memory and summed once at open; the file may be larger
+ * by what SQLite keeps free. An answer may exceed max_bytes: it is the end of a promise already made. */
+#include "journal.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SCHEMA_VERSION 1
+#define ROW_OVERHEAD_BYTES 512 /* what a row costs besides its payload and answer, roughly */
+
+static const char schema[] =
+    "CREATE TABLE IF NOT EXISTS prompt ("
+    " row INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " topic TEXT NOT NULL, payload BLOB NOT NULL, packet_id INTEGER NOT NULL, qos INTEGER NOT NULL, from_pool INTEGER "
+    "NOT NULL,"
+    " received_ms INTEGER NOT NULL, clock_synced INTEGER NOT NULL,"
+    " response_topic TEXT NOT NULL, content_type TEXT NOT NULL, correlation BLOB NOT NULL, expiry_s INTEGER NOT NULL,"
+    " name TEXT NOT NULL DEFAULT '', seed INTEGER, attempts INTEGER NOT NULL DEFAULT 0,"
+    " sequence INTEGER, reusable INTEGER NOT NULL DEFAULT 0, finished_ms INTEGER, delivered INTEGER NOT NULL DEFAULT 0,"
+    " answer_topic TEXT, answer_correlation BLOB, answer BLOB);"
+    "CREATE INDEX IF NOT EXISTS prompt_unanswered ON prompt(row) WHERE sequence IS NULL;"
+    "CREATE UNIQUE INDEX IF NOT EXISTS prompt_undelivered ON prompt(sequence) WHERE sequence IS NOT NULL AND delivered "
+    "= 0;"
+    "CREATE INDEX IF NOT EXISTS prompt_delivered ON prompt(finished_ms) WHERE delivered = 1;"
+    "CREATE INDEX IF NOT EXISTS prompt_name ON prompt(name) WHERE sequence IS NOT NULL;"
+    "CREATE INDEX IF NOT EXISTS prompt_packet ON prompt(packet_id);"
+    "CREATE TABLE IF NOT EXISTS remembered (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;";
+
+#define COST "(length(payload) + ifnull(length(answer), 0) + 512)"
+#define MESSAGE_COLUMNS                                                                                    \
+    "topic, payload, packet_id, qos, from_pool, received_ms, clock_synced, response_topic, content_type, " \
+    "correlation, expiry_s"
+
+/* clang-format off */
+#define STATEMENT_MAP(X) \
+    X(APPEND, "INSERT INTO prompt(" MESSAGE_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)") \
+    X(FIND_REPEAT, "SELECT 1 FROM prompt WHERE packet_id = ?1 AND topic = ?2 AND payload = ?3 AND from_pool = ?4") \
+    X(NEXT_PROMPT, "SELECT row, attempts, seed, name, " MESSAGE_COLUMNS " FROM prompt WHERE sequence IS NULL AND row > ?1 ORDER BY row LIMIT 1") \
+    X(START, "UPDATE prompt SET name = ?2, seed = ?3, attempts = attempts + 1 WHERE row = ?1") \
+    X(FORGIVE, "UPDATE prompt SET attempts = max(0, attempts - 1) WHERE row = ?1") \
+    X(FINISH, "UPDATE prompt SET name = ?2, answer_topic = ?3, answer_correlation = ?4, answer = ?5, reusable = ?6, finished_ms = ?7, sequence = ?8 WHERE row = ?1") \
+    X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND payload = ?2 AND content_type = ?3 AND (reusable = 1 OR ?4) AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
+    X(NEXT_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE sequence > ?1 AND sequence IS NOT NULL AND delivered = 0 ORDER BY sequence LIMIT 1") \
+    X(DELIVERED, "UPDATE prompt SET delivered = 1 WHERE row = ?1") \
+    X(DROP, "DELETE FROM prompt WHERE row = ?1") \
+    X(COST_OF, "SELECT " COST " FROM prompt WHERE row = ?1") \
+    X(FORGET_OLD, "DELETE FROM prompt WHERE delivered = 1 AND finished_ms < ?1") \
+    X(FORGET_OLDEST, "DELETE FROM prompt WHERE row IN (SELECT row FROM prompt WHERE delivered = 1 ORDER BY finished_ms LIMIT 64)") \
+    X(SUM, "SELECT ifnull(sum(" COST "), 0), ifnull(sum(sequence IS NULL), 0), ifnull(sum(sequence IS NOT NULL AND delivered = 0), 0), ifnull(sum(delivered), 0), ifnull(max(sequence), 0) FROM prompt") \
+    X(REMEMBER, "INSERT OR IGNORE INTO remembered(key, value) VALUES(?1, ?2)") \
+    X(RECALL, "SELECT value FROM remembered WHERE key = ?1")
+/* clang-format on */
+
+enum statement {
+#define X(name, sql) name,
+    STATEMENT_MAP(X)
+#undef X
+        N_STATEMENTS
+};
+
+static const char *const statement_sql[] = {
+#define X(name, sql) sql,
+    STATEMENT_MAP(X)
+#undef X
+};
+
+struct journal {
+    pthread_mutex_t mutex; /* everything below */
+    sqlite3 *db;
+    char *path;
+    sqlite3_stmt *statements[N_STATEMENTS];
+    uint64_t max_bytes;
+    int64_t retain_ms, last_sequence;
+    journal_stats stats;
+};
+
+static kvq_status db_fail(journal *j, const char *what, kvq_error *err) {
+    return kvq_fail(err, KVQ_IO, "%s in '%s': %s", what, j->path, j->db ? sqlite3_errmsg(j->db) : "no memory");
+}
+
+/* ---- statements
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void bind_text(sqlite3_stmt *s, int i, const char *text) {
+    (void)sqlite3_bind_text(s, i, text ? text : "", -1, SQLITE_STATIC); /* an index of ours in range: cannot fail */
+}
+
+static void bind_blob(sqlite3_stmt *s, int i, const void *bytes, size_t n_bytes) {
+    if (n_bytes)
+        (void)sqlite3_bind_blob64(s, i, bytes, n_bytes, SQLITE_STATIC);
+    else
+        (void)sqlite3_bind_zeroblob(s, i, 0); /* a NULL pointer would bind NULL */
+}
+
+static void bind_int(sqlite3_stmt *s, int i, int64_t n) {
+    (void)sqlite3_bind_int64(s, i, n);
+}
+
+static void bind_address(sqlite3_stmt *s, const message *m) {
+    bind_text(s, 1, m->topic);
+    bind_blob(s, 2, m->payload, m->n_bytes);
+    bind_int(s, 3, m->packet_id);
+    bind_int(s, 4, m->qos);
+    bind_int(s, 5, m->from_pool);
+    bind_int(s, 6, m->received_ms);
+    bind_int(s, 7, m->clock_synced);
+    bind_text(s, 8, m->response_topic);
+    bind_text(s, 9, m->content_type);
+    bind_blob(s, 10, m->correlation, m->n_correlation_bytes);
+    bind_int(s, 11, m->expiry_s);
+}
+
+/* SQLITE_ROW: the caller reads and resets; anything else is reset here. */
+static int step(sqlite3_stmt *s) {
+    int rc = sqlite3_step(s);
+    if (rc != SQLITE_ROW) (void)sqlite3_reset(s); /* repeats the error of step */
+    return rc;
+}
+
+/* A statement that changes something. */
+static kvq_status change(journal *j, sqlite3_stmt *s, const char *what, kvq_error *err) {
+    return step(s) == SQLITE_DONE ? KVQ_OK : db_fail(j, what, err);
+}
+
+static sqlite3_stmt *on_row(journal *j, enum statement which, int64_t row) {
+    sqlite3_stmt *s = j->statements[which];
+    bind_int(s, 1, row);
+    return s;
+}
+
+/* ---- sums
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static kvq_status sum(journal *j, kvq_error *err) {
+    sqlite3_stmt *s = j->statements[SUM];
+    if (step(s) != SQLITE_ROW) return db_fail(j, "summing", err);
+    j->stats = (journal_stats){
+        .bytes = (uint64_t)sqlite3_column_int64(s, 0),
+        .n_unanswered = (uint64_t)sqlite3_column_int64(s, 1),
+        .n_undelivered = (uint64_t)sqlite3_column_int64(s, 2),
+        .n_kept = (uint64_t)sqlite3_column_int64(s, 3),
+    };
+    int64_t last = sqlite3_column_int64(s, 4);
+    if (last > j->last_sequence) j->last_sequence = last;
+    (void)sqlite3_reset(s);
+    return KVQ_OK;
+}
+
+static uint64_t cost_of(journal *j, int64_t row) {
+    sqlite3_stmt *s = on_row(j, COST_OF, row);
+    if (step(s) != SQLITE_ROW) return 0;
+    uint64_t n = (uint64_t)sqlite3_column_int64(s, 0);
+    (void)sqlite3_reset(s);
+    return n;
+}
+
+/* ---- opening
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static bool run(journal *j, const char *sql) {
+    return sqlite3_exec(j->db, sql, NULL, NULL, NULL) == SQLITE_OK;
+}
+
+static bool is_known_version(journal *j) {
+    sqlite3_stmt *s;
+    if (sqlite3_prepare_v2(j->db, "PRAGMA user_version", -1, &s, NULL) != SQLITE_OK) return false;
+    int version = sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int(s, 0) : -1;
+    (void)sqlite3_finalize(s);
+    return version == 0 || version == SCHEMA_VERSION;
+}
+
+static kvq_status open_db(journal *j, kvq_error *err) {
+    if (sqlite3_open_v2(j->path, &j->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK)
+        return db_fail(j, "opening the journal", err);
+    (void)sqlite3_busy_timeout(j->db, 5000); /* somebody looks into it with the sqlite3 program */
+    char pragma[64];
+    snprintf(pragma, sizeof pragma, "PRAGMA user_version = %d", SCHEMA_VERSION);
+    if (!run(j, "PRAGMA journal_mode = WAL") || !run(j, "PRAGMA synchronous = FULL") ||
+        !run(j, "PRAGMA secure_delete = OFF"))
+        return db_fail(j, "setting up the journal", err);
+    if (!is_known_version(j)) return kvq_fail(err, KVQ_BAD_FILE, "'%s' was written by a newer kvqd", j->path);
+    if (!run(j, schema) || !run(j, pragma)) return db_fail(j, "setting up the journal", err);
+    for (int i = 0; i < N_STATEMENTS; i++)
+        if (sqlite3_prepare_v3(j->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &j->statements[i], NULL) !=
+            SQLITE_OK)
+            return db_fail(j, "preparing a statement", err);
+    return sum(j, err);
+}
+
+static void close_db(journal *j) {
+    for (int i = 0; i < N_STATEMENTS; i++) {
+        (void)sqlite3_finalize(j->statements[i]); /* NULL allowed; repeats an error told before */
+        j->statements[i] = NULL;
+    }
+    (void)sqlite3_close(j->db);
+    j->db = NULL;
+}
+
+/* The file cannot be read: keep it for a person to look at, with its log, and begin a new one. */
+static kvq_status put_aside(journal *j, kvq_error *err) {
+    static const char *const suffixes[] = {"", "-wal", "-shm"};
+    char from[4096], to[4096];
+    for (int i = 0; i < 3; i++) {
+        snprintf(from, sizeof from, "%s%s", j->path, suffixes[i]);
+        snprintf(to, sizeof to, "%s.damaged%s", j->path, suffixes[i]);
+        if (rename(from, to) != 0 && i == 0)
+            return kvq_fail(err, KVQ_IO, "cannot put the damaged '%s' aside: %m", j->path);
+    }
+    return KVQ_OK;
+}
+
+static bool is_damaged(journal *j) {
+    int code = j->db ? sqlite3_errcode(j->db) : SQLITE_OK;
+    return code == SQLITE_CORRUPT || code == SQLITE_NOTADB;
+}
+
+kvq_status journal_open(const char *folder, journal **ret, bool *ret_damaged, kvq_error *err) {
+    journal *j = calloc(1, sizeof *j);
+    if (!j || asprintf(&j->path, "%s/journal.db", folder) < 0) {
+        free(j);
+        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the journal in '%s'", folder);
+    }
+    (void)pthread_mutex_init(&j->mutex, NULL); /* a default mutex needs no resource */
+    j->max_bytes = UINT64_MAX;
+    j->retain_ms = INT64_MAX;
+    kvq_status status = open_db(j, err);
+    bool damaged = status && is_damaged(j);
+    if (damaged) {
+        close_db(j);
+        status = put_aside(j, err);
+        if (!status) status = open_db(j, err);
+    }
+    if (status) {
+        journal_close(j);
+        return status;
+    }
+    *ret_damaged = damaged;
+    *ret = j;
+    return KVQ_OK;
+}
+
+void journal_close(journal *j) {
+    if (!j) return;
+    close_db(j);
+    (void)pthread_mutex_destroy(&j->mutex);
+    free(j->path);
+    free(j);
+}
+
+static void lock(journal *j) {
+    (void)pthread_mutex_lock(&j->mutex); /* fails only for a mutex that is not one */
+}
+
+static void unlock(journal *j) {
+    (void)pthread_mutex_unlock(&j->mutex);
+}
+
+void journal_set_limits(journal *j, uint64_t max_bytes, int64_t retain_ms) {
+    lock(j);
+    j->max_bytes = max_bytes;
+    j->retain_ms = retain_ms;
+    unlock(j);
+}
+
+/* ---- prompts
+ * ----------------------------------------------------------------------------------------------------------- */
+
+/* The broker counts a packet id as free once it has our PUBACK, so an equal message under the same id that it does not
+ * flag as a duplicate is a new one. */
+static bool is_repeat(journal *j, const message *m) {
+    if (!m->duplicate) return false;
+    sqlite3_stmt *s = j->statements[FIND_REPEAT];
+    bind_int(s, 1, m->packet_id);
+    bind_text(s, 2, m->topic);
+    bind_blob(s, 3, m->payload, m->n_bytes);
+    bind_int(s, 4, m->from_pool);
+    bool found = step(s) == SQLITE_ROW;
+    (void)sqlite3_reset(s);
+    return found;
+}
+
+/* Room for a prompt, if need be by forgetting the oldest delivered answers. */
+static bool make_room(journal *j, uint64_t n_bytes) {
+    kvq_error ignored; /* a failed deletion leaves no room, which is the answer */
+    while (j->stats.bytes > j->max_bytes || n_bytes > j->max_bytes - j->stats.bytes) {
+        if (j->stats.n_kept == 0) return false;
+        uint64_t before = j->stats.n_kept;
+        if (change(j, j->statements[FORGET_OLDEST], "forgetting answers", &ignored) || sum(j, &ignored)) return false;
+        if (j->stats.n_kept >= before) return false;
+    }
+    return true;
+}
+
+static kvq_status append(journal *j, const message *m, kvq_error *err) {
+    if (is_repeat(j, m)) return KVQ_OK;
+    uint64_t n_bytes = m->n_bytes + ROW_OVERHEAD_BYTES;
+    if (!make_room(j, n_bytes))
+        return kvq_fail(err, KVQ_BUSY,
+                        "the journal is full: %llu of %llu bytes hold unanswered prompts and undelivered answers",
+                        (unsigned long long)j->stats.bytes, (unsigned long long)j->max_bytes);
+    sqlite3_stmt *s = j->statements[APPEND];
+    bind_address(s, m);
+    kvq_status status = change(j, s, "storing a prompt", err);
+    if (status) return status;
+    j->stats.bytes += n_bytes;
+    j->stats.n_unanswered++;
+    return KVQ_OK;
+}
+
+kvq_status journal_append(journal *j, const message *m, kvq_error *err) {
+    lock(j);
+    kvq_status status = append(j, m, err);
+    unlock(j);
+    return status;
+}
+
+static const char *column_text(sqlite3_stmt *s, int i) {
+    const unsigned char *text = sqlite3_column_text(s, i);
+    return text ? (const char *)text : "";
+}
+
+static message *read_message(sqlite3_stmt *s, int first) {
+    message m = {
+        .topic = column_text(s, first),
+        .payload = sqlite3_column_blob(s, first + 1),
+        .n_bytes = (size_t)sqlite3_column_bytes(s, first + 1),
+        .packet_id = sqlite3_column_int(s, first + 2),
+        .qos = sqlite3_column_int(s, first + 3),
+        .from_pool = sqlite3_column_int(s, first + 4),
+        .received_ms = sqlite3_column_int64(s, first + 5),
+        .clock_synced = sqlite3_column_int(s, first + 6),
+        .response_topic = column_text(s, first + 7),
+        .content_type = column_text(s, first + 8),
+        .correlation = sqlite3_column_blob(s, first + 9),
+        .n_correlation_bytes = (size_t)sqlite3_column_bytes(s, first + 9),
+        .expiry_s = sqlite3_column_int64(s, first + 10),
+    };
+    return message_copy(&m);
+}
+
+static kvq_status next_prompt(journal *j, int64_t after, journal_row *ret, kvq_error *err) {
+    sqlite3_stmt *s = on_row(j, NEXT_PROMPT, after);
+    int rc = step(s);
+    if (rc == SQLITE_DONE) return KVQ_NOT_FOUND;
+    if (rc != SQLITE_ROW) return db_fail(j, "reading a prompt", err);
+    journal_row r = {
+        .row = sqlite3_column_int64(s, 0),
+        .attempts = sqlite3_column_int(s, 1),
+        .has_seed = sqlite3_column_type(s, 2) != SQLITE_NULL,
+        .seed = (uint64_t)sqlite3_column_int64(s, 2),
+        .message = read_message(s, 4),
+    };
+    snprintf(r.name, sizeof r.name, "%s", column_text(s, 3));
+    (void)sqlite3_reset(s);
+    if (!r.message) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a prompt of the journal");
+    *ret = r;
+    return KVQ_OK;
+}
+
+kvq_status journal_next_prompt(journal *j, int64_t after, journal_row *ret, kvq_error *err) {
+    lock(j);
+    kvq_status status = next_prompt(j, after, ret, err);
+    unlock(j);
+    return status;
+}
+
+kvq_status journal_start(journal *j, int64_t row, const char *name, uint64_t seed, kvq_error *err) {
+    lock(j);
+    sqlite3_stmt *s = on_row(j, START, row);
+    bind_text(s, 2, name);
+    bind_int(s, 3, (int64_t)seed);
+    kvq_status status = change(j, s, "starting a prompt", err);
+    unlock(j);
+    return status;
+}
+
+kvq_status journal_forgive(journal *j, int64_t row, kvq_error *err) {
+    lock(j);
+    kvq_status status = change(j, on_row(j, FORGIVE, row), "stopping a prompt", err);
+    unlock(j);
+    return status;
+}
+
+/* ---- answers
+ * ----------------------------------------------------------------------------------------------------------- */
+
+kvq_status journal_finish(journal *j, int64_t row, const char *name, const char *topic, const void *correlation,
+                          size_t n_correlation_bytes, const void *payload, size_t n_bytes, bool reusable,
+                          kvq_error *err) {
+    lock(j);
+    sqlite3_stmt *s = on_row(j, FINISH, row);
+    bind_text(s, 2, name);
+    bind_text(s, 3, topic);
+    bind_blob(s, 4, correlation, n_correlation_bytes);
+    bind_blob(s, 5, payload, n_bytes);
+    bind_int(s, 6, reusable);
+    bind_int(s, 7, clock_wall_ms());
+    bind_int(s, 8, j->last_sequence + 1);
+    kvq_status status = change(j, s, "storing an answer", err);
+    if (!status && sqlite3_changes(j->db) > 0) {
+        j->last_sequence++;
+        j->stats.bytes += n_bytes;
+        j->stats.n_unanswered -= j->stats.n_unanswered > 0;
+        j->stats.n_undelivered++;
+    }
+    unlock(j);
+    return status;
+}
+
+static void *copy_blob(sqlite3_stmt *s, int i, size_t *ret_n) {
+    size_t n = (size_t)sqlite3_column_bytes(s, i);
+    void *copy = malloc(n + 1);
+    if (!copy) return NULL;
+    if (n) memcpy(copy, sqlite3_column_blob(s, i), n);
+    ((char *)copy)[n] = '\0';
+    *ret_n = n;
+    return copy;
+}
+
+static kvq_status read_answer(journal *j, sqlite3_stmt *s, journal_answer *ret, kvq_error *err) {
+    int rc = step(s);
+    if (rc == SQLITE_DONE) return KVQ_NOT_FOUND;
+    if (rc != SQLITE_ROW) return db_fail(j, "reading an answer", err);
+    size_t n_topic;
+    journal_answer a = {.row = sqlite3_column_int64(s, 0), .sequence = sqlite3_column_int64(s, 1)};
+    a.topic = copy_blob(s, 2, &n_topic);
+    a.payload = copy_blob(s, 3, &a.n_bytes);
+    a.correlation = copy_blob(s, 4, &a.n_correlation_bytes);
+    (void)sqlite3_reset(s);
+    if (!a.topic || !a.payload || !a.correlation) {
+        journal_answer_done(&a);
+        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for an answer of the journal");
+    }
+    *ret = a;
+    return KVQ_OK;
+}
+
+kvq_status journal_find_answer(journal *j, const char *name, const message *m, bool any, journal_answer *ret,
+                               kvq_error *err) {
+    lock(j);
+    sqlite3_stmt *s = j->statements[FIND_ANSWER];
+    bind_text(s, 1, name);
+    bind_blob(s, 2, m->payload, m->n_bytes);
+    bind_text(s, 3, m->content_type);
+    bind_int(s, 4, any);
+    kvq_status status = read_answer(j, s, ret, err);
+    unlock(j);
+    return status;
+}
+
+kvq_status journal_next_answer(journal *j, int64_t after, journal_answer *ret, kvq_error *err) {
+    lock(j);
+    kvq_status status = read_answer(j, on_row(j, NEXT_ANSWER, after), ret, err);
+    unlock(j);
+    return status;
+}
+
+void journal_answer_done(journal_answer *a) {
+    free(a->topic);
+    free(a->payload);
+    free(a->correlation);
+    *a = (journal_answer){0};
+}
+
+kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err) {
+    lock(j);
+    kvq_status status = change(j, on_row(j, DELIVERED, row), "marking an answer as delivered", err);
+    if (!status && sqlite3_changes(j->db) > 0) {
+        j->stats.n_undelivered -= j->stats.n_undelivered > 0;
+        j->stats.n_kept++;
+    }
+    unlock(j);
+    return status;
+}
+
+kvq_status journal_drop(journal *j, int64_t row, kvq_error *err) {
+    lock(j);
+    uint64_t n_bytes = cost_of(j, row);
+    kvq_status status = change(j, on_row(j, DROP, row), "dropping a prompt", err);
+    if (!status && sqlite3_changes(j->db) > 0) {
+        j->stats.bytes -= n_bytes < j->stats.bytes ? n_bytes : j->stats.bytes;
+        j->stats.n_unanswered -= j->stats.n_unanswered > 0;
+    }
+    unlock(j);
+    return status;
+}
+
+kvq_status journal_prune(journal *j, int64_t now_ms, kvq_error *err) {
+    lock(j);
+    kvq_status status = KVQ_OK;
+    if (j->stats.n_kept > 0 && j->retain_ms < now_ms) {
+        status = change(j, on_row(j, FORGET_OLD, now_ms - j->retain_ms), "forgetting answers", err);
+        if (!status && sqlite3_changes(j->db) > 0) status = sum(j, err);
+    }
+    unlock(j);
+    return status;
+}
+
+/* ---- names
+ * ------------------------------------------------------------------------------------------------------------- */
+
+kvq_status journal_remember(journal *j, const char *key, const char *value, char **ret, kvq_error *err) {
+    lock(j);
+    sqlite3_stmt *s = j->statements[REMEMBER];
+    bind_text(s, 1, key);
+    bind_text(s, 2, value);
+    kvq_status status = change(j, s, "remembering a name", err);
+    if (!status) {
+        s = j->statements[RECALL];
+        bind_text(s, 1, key);
+        char *copy = step(s) == SQLITE_ROW ? strdup(column_text(s, 0)) : NULL;
+        (void)sqlite3_reset(s);
+        if (copy)
+            *ret = copy;
+        else
+            status = db_fail(j, "recalling a name", err);
+    }
+    unlock(j);
+    return status;
+}
+
+void journal_get_stats(journal *j, journal_stats *ret) {
+    lock(j);
+    *ret = j->stats;
+    unlock(j);
+}

@@ -1,0 +1,49 @@
+/* prompt.h: the bytes of a prompt -> a checked kvq_request. Called by requests.c once per prompt message. The only
+ * parser of prompt JSON. Every byte is hostile: what comes out has passed every check that needs no model. */
+#ifndef KVQD_PROMPT_H
+#define KVQD_PROMPT_H
+
+#include <stddef.h>
+
+#include "../engine/kvq.h"
+#include "failure.h"
+
+#define PROMPT_NAME_BYTES 64 /* longest id or client, [A-Za-z0-9_.-] */
+#define PROMPT_MAX_STOPS 16
+#define PROMPT_MAX_STOP_BYTES 256
+#define PROMPT_MAX_MESSAGES 4096
+#define PROMPT_MAX_BIASES 1024
+
+typedef struct prompt_input {
+    const void *payload;
+    size_t n_bytes, max_bytes;
+    const char *content_type;    /* MQTT 5, or NULL: application/json must parse, text/... is never JSON */
+    const kvq_request *defaults; /* [generation]; its strings must outlive the prompt */
+} prompt_input;
+
+/* Owns everything that request points to, except what came with the defaults. */
+typedef struct prompt {
+    kvq_request request;
+    char id[PROMPT_NAME_BYTES + 1]; /* of the JSON; empty: none */
+    const char *model;              /* NULL: whichever is loaded */
+    int stream;                     /* -1 not said, else 0 or 1 */
+    /* what request points to */
+    void *json;
+    char *text;
+    kvq_message *messages;
+    kvq_token_bias *bias;
+    const char **stop;
+} prompt;
+
+/* True and *ret is the caller's until prompt_done; or false, *ret untouched, and *f says which key is wrong and what is
+ * allowed. */
+bool prompt_parse(const prompt_input *in, prompt *ret, failure *f);
+void prompt_done(prompt *p); /* {0} allowed */
+
+/* 1 to 64 of [A-Za-z0-9_.-], and not "delta", which is a topic level of its own. */
+bool prompt_is_name(const char *text, size_t n_bytes);
+
+/* Well-formed UTF-8 (no surrogates, no overlong forms) without zero bytes. */
+bool prompt_is_text(const void *bytes, size_t n_bytes);
+
+#endif
