@@ -54,6 +54,7 @@ static const char schema[] =
     X(FORGET_OLD, "DELETE FROM prompt WHERE delivered = 1 AND finished_ms < ?1") \
     X(FORGET_OLDEST, "DELETE FROM prompt WHERE row IN (SELECT row FROM prompt WHERE delivered = 1 ORDER BY finished_ms LIMIT 64)") \
     X(SUM, "SELECT ifnull(sum(" COST "), 0), ifnull(sum(sequence IS NULL), 0), ifnull(sum(sequence IS NOT NULL AND delivered = 0), 0), ifnull(sum(delivered), 0), ifnull(max(sequence), 0) FROM prompt") \
+    X(LAST_ROW, "SELECT ifnull(max(row), 0) FROM prompt") \
     X(REMEMBER, "INSERT OR IGNORE INTO remembered(key, value) VALUES(?1, ?2)") \
     X(RECALL, "SELECT value FROM remembered WHERE key = ?1")
 /* clang-format on */
@@ -127,6 +128,15 @@ static int step(sqlite3_stmt *s) {
 /* A statement that changes something. */
 static kvq_status change(journal *j, sqlite3_stmt *s, const char *what, kvq_error *err) {
     return step(s) == SQLITE_DONE ? KVQ_OK : db_fail(j, what, err);
+}
+
+/* One that need not survive power loss: no flush of the disk on the engine's thread. */
+static kvq_status change_lazily(journal *j, sqlite3_stmt *s, const char *what, kvq_error *err) {
+    bool relaxed = sqlite3_exec(j->db, "PRAGMA synchronous = NORMAL", NULL, NULL, NULL) == SQLITE_OK;
+    kvq_status status = change(j, s, what, err);
+    if (relaxed && sqlite3_exec(j->db, "PRAGMA synchronous = FULL", NULL, NULL, NULL) != SQLITE_OK && !status)
+        status = db_fail(j, "restoring full durability", err);
+    return status;
 }
 
 static sqlite3_stmt *on_row(journal *j, enum statement which, int64_t row) {
@@ -293,7 +303,8 @@ static bool make_room(journal *j, uint64_t n_bytes) {
     while (j->stats.bytes > j->max_bytes || n_bytes > j->max_bytes - j->stats.bytes) {
         if (j->stats.n_kept == 0) return false;
         uint64_t before = j->stats.n_kept;
-        if (change(j, j->statements[FORGET_OLDEST], "forgetting answers", &ignored) || sum(j, &ignored)) return false;
+        if (change_lazily(j, j->statements[FORGET_OLDEST], "forgetting answers", &ignored) || sum(j, &ignored))
+            return false;
         if (j->stats.n_kept >= before) return false;
     }
     return true;
@@ -377,14 +388,14 @@ kvq_status journal_start(journal *j, int64_t row, const char *name, uint64_t see
     sqlite3_stmt *s = on_row(j, START, row);
     bind_text(s, 2, name);
     bind_int(s, 3, (int64_t)seed);
-    kvq_status status = change(j, s, "starting a prompt", err);
+    kvq_status status = change_lazily(j, s, "starting a prompt", err);
     unlock(j);
     return status;
 }
 
 kvq_status journal_forgive(journal *j, int64_t row, kvq_error *err) {
     lock(j);
-    kvq_status status = change(j, on_row(j, FORGIVE, row), "stopping a prompt", err);
+    kvq_status status = change_lazily(j, on_row(j, FORGIVE, row), "stopping a prompt", err);
     unlock(j);
     return status;
 }
@@ -472,7 +483,7 @@ void journal_answer_done(journal_answer *a) {
 
 kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err) {
     lock(j);
-    kvq_status status = change(j, on_row(j, DELIVERED, row), "marking an answer as delivered", err);
+    kvq_status status = change_lazily(j, on_row(j, DELIVERED, row), "marking an answer as delivered", err);
     if (!status && sqlite3_changes(j->db) > 0) {
         j->stats.n_undelivered -= j->stats.n_undelivered > 0;
         j->stats.n_kept++;
@@ -484,7 +495,7 @@ kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err) {
 kvq_status journal_drop(journal *j, int64_t row, kvq_error *err) {
     lock(j);
     uint64_t n_bytes = cost_of(j, row);
-    kvq_status status = change(j, on_row(j, DROP, row), "dropping a prompt", err);
+    kvq_status status = change_lazily(j, on_row(j, DROP, row), "dropping a prompt", err);
     if (!status && sqlite3_changes(j->db) > 0) {
         j->stats.bytes -= n_bytes < j->stats.bytes ? n_bytes : j->stats.bytes;
         j->stats.n_unanswered -= j->stats.n_unanswered > 0;
@@ -497,7 +508,7 @@ kvq_status journal_prune(journal *j, int64_t now_ms, kvq_error *err) {
     lock(j);
     kvq_status status = KVQ_OK;
     if (j->stats.n_kept > 0 && j->retain_ms < now_ms) {
-        status = change(j, on_row(j, FORGET_OLD, now_ms - j->retain_ms), "forgetting answers", err);
+        status = change_lazily(j, on_row(j, FORGET_OLD, now_ms - j->retain_ms), "forgetting answers", err);
         if (!status && sqlite3_changes(j->db) > 0) status = sum(j, err);
     }
     unlock(j);
@@ -531,4 +542,13 @@ void journal_get_stats(journal *j, journal_stats *ret) {
     lock(j);
     *ret = j->stats;
     unlock(j);
+}
+
+int64_t journal_last_row(journal *j) {
+    lock(j);
+    sqlite3_stmt *s = j->statements[LAST_ROW];
+    int64_t row = step(s) == SQLITE_ROW ? sqlite3_column_int64(s, 0) : 0;
+    (void)sqlite3_reset(s);
+    unlock(j);
+    return row;
 }

@@ -3,7 +3,9 @@
  * knows SQLite.
  *
  * Threads: journal_append comes from the MQTT library's thread, everything else from the main loop; one mutex inside.
- * Durability: WAL, synchronous=FULL: what a call reported as done survives kill -9 and power loss.
+ * Durability: WAL. Everything reported as done survives kill -9; prompts and answers (append, finish) survive power
+ * loss too: synchronous=FULL. The rest is bookkeeping whose loss costs a repetition, so it does without the disk's
+ * flush.
  *
  * A row's life:  append (NEW) -> start (STARTED; name, seed, attempts + 1) -> finish (FINISHED; the answer) ->
  * delivered. */
@@ -80,5 +82,6 @@ typedef struct journal_stats {
 } journal_stats;
 
 void journal_get_stats(journal *j, journal_stats *ret);
+int64_t journal_last_row(journal *j); /* the newest; 0: there is none */
 
 #endif

@@ -1,6 +1,6 @@
 /* mqtt.h: one connection to the broker: connect and reconnect, subscribe, publish, inbox. mqtt.c is the only file that
- * includes Paho. Called by daemon.c from the main loop, which owns every mqtt; the library's threads only put into the inbox and wake
- * the loop through an eventfd.
+ * includes Paho. Called by daemon.c from the main loop, which owns every mqtt; the library's threads only put into the
+ * inbox and wake the loop through an eventfd.
  *
  *     mqtt_open(&options, &m, &err);
  *     for (;;) {
@@ -17,15 +17,16 @@
 typedef struct mqtt mqtt;
 
 typedef struct mqtt_options {
-    const char *uri; /* mqtt://, mqtts://, ws://, wss:// */
+    const char *uri;                                                              /* mqtt://, mqtts://, ws://, wss:// */
     const char *client_id, *username, *password, *ca_file, *cert_file, *key_file; /* NULL or empty: none */
-    const char *status_topic; /* retained "online" after connecting is the caller's; "offline" is our last will there. NULL: no will */
+    const char *status_topic; /* retained "online" after connecting is the caller's; "offline" is our last will there.
+                                 NULL: no will */
     int keepalive_s;
     int64_t session_expiry_s; /* 0: a clean session */
     size_t max_message_bytes; /* larger ones the broker keeps to itself (MQTT 5) */
     int wake_fd;              /* an eventfd; written when the inbox has something */
-    /* Called on the library's thread for every message before it is acknowledged. True: it is stored, keep it out of the inbox.
-     * Must not call any function of this header. NULL: none. */
+    /* Called on the library's thread for every message before it is acknowledged. True: it is stored, keep it out of
+     * the inbox. Must not call any function of this header. NULL: none. */
     bool (*store)(void *user, const message *m);
     void *user;
 } mqtt_options;
@@ -47,13 +48,16 @@ typedef struct mqtt_event {
     char text[160];
 } mqtt_event;
 
-/* options' strings are copied. Errors: BAD_ARGUMENT (uri), NO_MEMORY. A broker that is absent is no error: it comes later. */
+/* options' strings are copied. Errors: BAD_ARGUMENT (uri), NO_MEMORY. A broker that is absent is no error: it comes
+ * later. */
 kvq_status mqtt_open(const mqtt_options *options, mqtt **ret, kvq_error *err);
 
-/* Disconnects in good order (the last will is not sent) and frees. What was not acknowledged is forgotten. NULL allowed. */
+/* Disconnects in good order (the last will is not sent) and frees. What was not acknowledged is forgotten. NULL
+ * allowed. */
 void mqtt_close(mqtt *m);
 
-/* Upkeep: connects when it is time, sends what waits. Returns the monotonic time at which to call again, INT64_MAX for none. */
+/* Upkeep: connects when it is time, sends what waits. Returns the monotonic time at which to call again, INT64_MAX for
+ * none. */
 int64_t mqtt_run(mqtt *m, int64_t now_ns);
 
 bool mqtt_take(mqtt *m, mqtt_event *ret);
@@ -78,9 +82,10 @@ typedef struct mqtt_publication {
     int64_t expiry_s;       /* 0: none */
 } mqtt_publication;
 
-/* All copied. QoS 0 goes out at once or is dropped. QoS 1 waits for its turn among MQTT_MAX_WAITING; only few are in flight at a
- * time, because Paho 1.3.12 stalls for a second at the broker's Receive Maximum. False: not connected, or full. What was not
- * acknowledged when the connection is lost is forgotten: the caller has the journal, and publishes its state at every connect. */
+/* All copied. QoS 0 goes out at once or is dropped. QoS 1 waits for its turn among MQTT_MAX_WAITING; only few are in
+ * flight at a time, because Paho 1.3.12 stalls for a second at the broker's Receive Maximum. False: not connected, or
+ * full. What was not acknowledged when the connection is lost is forgotten: the caller has the journal, and publishes
+ * its state at every connect. */
 #define MQTT_MAX_WAITING 256
 bool mqtt_publish(mqtt *m, const mqtt_publication *p);
 size_t mqtt_n_waiting(const mqtt *m); /* QoS 1 messages not acknowledged yet */

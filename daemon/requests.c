@@ -1,0 +1,739 @@
+/* requests.c: the prompts in progress. See requests.h.
+ *
+ * A prompt is checked in this order, and each check knows where to answer because the ones before it found out:
+ *   1. where to answer: the node's response topic, or the MQTT 5 Response Topic if it is under an allowed prefix
+ *   2. what it says (prompt.c), its name, and that topic and JSON agree
+ *   3. whether it is one we know: running (nothing to do), answered (the stored answer again)
+ *   4. whether it is still wanted (age, expiry), whether it brought us down three times
+ *   5. whether there is room (max_queue, max_requests_per_client), and a model
+ * A refusal is an answer like any other: stored, then published. */
+#include "requests.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "daemon.h"
+#include "log.h"
+#include "prompt.h"
+#include "reply.h"
+
+#define RETRY_AFTER_MS 1000 /* told with busy when nothing was measured yet */
+
+struct request {
+    request *next_in_bucket, *next, *previous;
+    char name[TOPIC_REQUEST_BYTES]; /* ID or CLIENT/ID */
+    const char *id;                 /* in name */
+    char client[PROMPT_NAME_BYTES + 1];
+    int64_t row;        /* in the journal; 0: not there */
+    uint64_t engine_id; /* 0: waiting */
+    message *message;   /* owned */
+    bool is_submitted, on_response_topic, wants_deltas;
+    char *topic; /* of the final, owned */
+    char *session;
+    prompt prompt;
+    reply reply;
+    int64_t accepted_ns, first_ns, deadline_ns; /* monotonic; 0: not yet, none */
+    failure_code cut;                           /* why we cancelled it */
+    double joules_before;
+};
+
+/* ---- the table
+ * --------------------------------------------------------------------------------------------------------- */
+
+static size_t bucket_of(const char *name) {
+    uint32_t h = 2166136261u; /* FNV-1a */
+    for (const char *c = name; *c; c++) h = (h ^ (unsigned char)*c) * 16777619u;
+    return h % REQUESTS_BUCKETS;
+}
+
+static request *find(const requests *t, const char *name) {
+    request *r = t->buckets[bucket_of(name)];
+    while (r && strcmp(r->name, name) != 0) r = r->next_in_bucket;
+    return r;
+}
+
+static void add(requests *t, request *r) {
+    request **bucket = &t->buckets[bucket_of(r->name)];
+    r->next_in_bucket = *bucket;
+    *bucket = r;
+    r->previous = t->last;
+    if (t->last)
+        t->last->next = r;
+    else
+        t->first = r;
+    t->last = r;
+    t->n++;
+    t->n_waiting++;
+}
+
+static void mark_submitted(requests *t, request *r) {
+    if (!r->is_submitted) t->n_waiting--;
+    r->is_submitted = true;
+}
+
+static void request_free(request *r) {
+    if (!r) return;
+    prompt_done(&r->prompt);
+    reply_done(&r->reply);
+    message_free(r->message);
+    free(r->topic);
+    free(r->session);
+    free(r);
+}
+
+static void drop(requests *t, request *r) {
+    request **at = &t->buckets[bucket_of(r->name)];
+    while (*at != r) at = &(*at)->next_in_bucket;
+    *at = r->next_in_bucket;
+    if (r->previous)
+        r->previous->next = r->next;
+    else
+        t->first = r->next;
+    if (r->next)
+        r->next->previous = r->previous;
+    else
+        t->last = r->previous;
+    mark_submitted(t, r);
+    t->n--;
+    request_free(r);
+}
+
+static size_t n_of_client(const requests *t, const char *client) {
+    size_t n = 0;
+    for (const request *r = t->first; r; r = r->next) n += strcmp(r->client, client) == 0;
+    return n;
+}
+
+size_t requests_n_queued(const kvqd *d) {
+    kvq_stats stats = {0};
+    if (d->engine) kvq_get_stats(d->engine, &stats);
+    return d->requests.n_waiting + (size_t)stats.requests_waiting;
+}
+
+/* ---- answers
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static void publish_loose(kvqd *d, const request *r, const char *answer, size_t n_bytes) {
+    mqtt_publication p = {
+        .topic = r->topic,
+        .payload = answer,
+        .n_bytes = n_bytes,
+        .correlation = r->message->correlation,
+        .n_correlation_bytes = r->message->n_correlation_bytes,
+        .qos = 1,
+    };
+    if (!mqtt_publish(d->mqtt, &p)) d->telemetry.n_answers_dropped++;
+}
+
+/* Stores the answer; what is stored is published by requests_publish_answers. An answer that cannot be stored goes out
+ * at once, without the promise. */
+static void deliver(kvqd *d, const request *r, const char *answer, size_t n_bytes, bool reusable) {
+    kvq_error err;
+    if (r->row) {
+        const message *m = r->message;
+        if (!journal_finish(d->journal, r->row, r->name, r->topic, m->correlation, m->n_correlation_bytes, answer,
+                            n_bytes, reusable, &err))
+            return;
+        log_error("request '%s': %s; its answer is sent once, and it may run again after a restart", r->name, err.text);
+    }
+    publish_loose(d, r, answer, n_bytes);
+}
+
+static void log_end(const request *r, const reply_facts *facts) {
+    if (!facts->failure) {
+        log_event(LOG_MESSAGE_REQUEST_FINISHED,
+                  LOG_FIELDS(LOG_TEXT("REQUEST_ID", r->name), LOG_NUMBER("TOKENS", facts->result.completion_tokens)),
+                  "request '%s': %d tokens in, %d out, %.0f ms to the first", r->name, facts->result.prompt_tokens,
+                  facts->result.completion_tokens, facts->result.ttft_ms);
+        return;
+    }
+    log_event(LOG_MESSAGE_REQUEST_REFUSED, LOG_FIELDS(LOG_TEXT("REQUEST_ID", r->name)), "request '%s': %s: %s", r->name,
+              failure_name(facts->failure->code), facts->failure->text);
+}
+
+static void end(kvqd *d, const request *r, const reply_facts *facts) {
+    size_t n_bytes;
+    char *answer = reply_final(facts, &n_bytes);
+    if (answer) {
+        deliver(d, r, answer, n_bytes, !facts->failure);
+    } else {
+        log_error("request '%s': no memory for its answer", r->name);
+    }
+    log_end(r, facts);
+    telemetry_count_end(&d->telemetry, facts);
+    free(answer);
+}
+
+static kvq_finish finish_of(failure_code code) {
+    return code == FAILURE_CANCELLED  ? KVQ_FINISH_CANCELLED
+           : code == FAILURE_DEADLINE ? KVQ_FINISH_DEADLINE
+                                      : KVQ_FINISH_ERROR;
+}
+
+/* An answer to what never ran. */
+static void refuse(kvqd *d, const request *r, const failure *f) {
+    reply_facts facts = {
+        .id = r->id,
+        .model = daemon_model_name(d),
+        .text = r->reply.text,
+        .reason = finish_of(f->code),
+        .pool_used_ratio = NAN,
+        .energy_j = NAN,
+        .failure = f,
+    };
+    end(d, r, &facts);
+}
+
+static double pool_used_ratio(const kvqd *d) {
+    kvq_stats stats = {0};
+    if (d->engine) kvq_get_stats(d->engine, &stats);
+    return stats.n_blocks ? (double)stats.blocks_used / (double)stats.n_blocks : NAN;
+}
+
+static void finish(kvqd *d, request *r, const kvq_event *e) {
+    failure f = {0};
+    failure_code code = e->kind == KVQ_EVENT_FAILED         ? failure_of_status(e->error.code)
+                        : e->reason == KVQ_FINISH_CANCELLED ? (r->cut ? r->cut : FAILURE_CANCELLED)
+                        : e->reason == KVQ_FINISH_DEADLINE  ? FAILURE_DEADLINE
+                                                            : FAILURE_NONE;
+    if (e->kind == KVQ_EVENT_FAILED)
+        failure_from_error(&f, &e->error);
+    else if (code)
+        (void)failure_set(&f, code, code == FAILURE_DEADLINE ? "its time was up" : "it was cancelled");
+    if (code == FAILURE_NONE && e->kind == KVQ_EVENT_FAILED) f.code = code = FAILURE_INTERNAL;
+    reply_facts facts = {
+        .id = r->id,
+        .model = daemon_model_name(d),
+        .text = r->reply.text,
+        .reason = code ? finish_of(code) : e->reason,
+        .result = e->result,
+        .policy = kvq_get_info(d->engine)->quant_policy,
+        .pool_used_ratio = pool_used_ratio(d),
+        .energy_j = telemetry_joules(&d->telemetry) - r->joules_before,
+        .failure = code ? &f : NULL,
+    };
+    facts.result.seed = r->prompt.request.seed;
+    end(d, r, &facts);
+    drop(&d->requests, r);
+}
+
+/* ---- accepting
+ * --------------------------------------------------------------------------------------------------------- */
+
+static bool has_allowed_prefix(const config *c, const char *topic) {
+    for (size_t i = 0; i < c->mqtt_response_topic_prefixes.n; i++) {
+        const char *prefix = c->mqtt_response_topic_prefixes.items[i];
+        if (strncmp(topic, prefix, strlen(prefix)) == 0) return true;
+    }
+    return false;
+}
+
+/* A topic that may be published to, and not one of those we read: an answer must not become a prompt. */
+static bool is_answerable(const kvqd *d, const char *topic) {
+    char rest[TOPIC_REQUEST_BYTES];
+    bool valid;
+    size_t n = strlen(topic);
+    return n > 0 && n < 65536 && topic[0] != '$' && !strpbrk(topic, "+#") && prompt_is_text(topic, n) &&
+           topic_match(&d->names, topic, rest, &valid) == TOPIC_COUNT;
+}
+
+static void set_name(request *r, const char *name) {
+    snprintf(r->name, sizeof r->name, "%s", name);
+    const char *slash = strchr(r->name, '/');
+    r->id = slash ? slash + 1 : r->name;
+    r->client[0] = '\0';
+    if (slash) snprintf(r->client, sizeof r->client, "%.*s", (int)(slash - r->name), r->name);
+}
+
+static uint64_t random_bits(void) {
+    uint64_t n = 0;
+    if (getrandom(&n, sizeof n, 0) != (ssize_t)sizeof n)
+        n = (uint64_t)clock_monotonic_ns(); /* only before boot has entropy */
+    return n >> 1;                          /* JSON's integers are signed */
+}
+
+static void make_name(request *r) {
+    char name[32];
+    snprintf(name, sizeof name, "p%016llx", (unsigned long long)random_bits());
+    set_name(r, name);
+}
+
+static bool set_topic(kvqd *d, request *r) {
+    char own[TOPIC_BYTES];
+    topic_make(&d->names, TOPIC_RESPONSE, r->name, own);
+    r->topic = strdup(r->on_response_topic ? r->message->response_topic : own);
+    return r->topic != NULL;
+}
+
+/* Check 1. A Response Topic that is not allowed is no place to say so: then the answer goes to the node's own topic. */
+static bool choose_address(kvqd *d, request *r, failure *f) {
+    const char *topic = r->message->response_topic;
+    if (!*topic) return true;
+    if (!has_allowed_prefix(&d->config, topic))
+        return failure_set(f, FAILURE_BAD_REQUEST,
+                           "the Response Topic '%.128s' is under none of response_topic_prefixes", topic);
+    if (!is_answerable(d, topic))
+        return failure_set(f, FAILURE_BAD_REQUEST, "the Response Topic '%.128s' cannot be used", topic);
+    r->on_response_topic = true;
+    return true;
+}
+
+/* Check 2, the first half: the payload. */
+static bool read_prompt(kvqd *d, request *r, failure *f) {
+    const message *m = r->message;
+    kvq_request defaults = kvq_default_request();
+    config_request_defaults(&d->config, &defaults);
+    prompt_input in = {
+        .payload = m->payload,
+        .n_bytes = m->n_bytes,
+        .max_bytes = d->config.limits_max_prompt_bytes,
+        .content_type = *m->content_type ? m->content_type : NULL,
+        .defaults = &defaults,
+    };
+    return prompt_parse(&in, &r->prompt, f);
+}
+
+/* Check 2, the second half. known: the name that the journal has from an earlier start. */
+static bool settle_name(request *r, const char *in_topic, bool valid, const char *known, failure *f) {
+    const char *in_json = r->prompt.id;
+    if (*known) {
+        set_name(r, known);
+    } else if (*in_topic) {
+        set_name(r, in_topic);
+        if (!valid)
+            return failure_set(
+                f, FAILURE_BAD_REQUEST,
+                "the topic must end in ID or CLIENT/ID, each 1 to %d of A-Z a-z 0-9 _ . - and not 'delta'",
+                PROMPT_NAME_BYTES);
+        if (*in_json && strcmp(in_json, r->id) != 0)
+            return failure_set(f, FAILURE_BAD_REQUEST, "'id' is '%s', but the topic says '%s'", in_json, r->id);
+    } else if (*in_json) {
+        set_name(r, in_json);
+    } else {
+        make_name(r);
+    }
+    return true;
+}
+
+static bool is_same(const request *a, const message *b) {
+    const message *m = a->message;
+    return m->n_bytes == b->n_bytes && memcmp(m->payload, b->payload, m->n_bytes) == 0 &&
+           strcmp(m->content_type, b->content_type) == 0 && strcmp(m->response_topic, b->response_topic) == 0 &&
+           m->n_correlation_bytes == b->n_correlation_bytes &&
+           (m->n_correlation_bytes == 0 || memcmp(m->correlation, b->correlation, m->n_correlation_bytes) == 0);
+}
+
+typedef enum acquaintance { STRANGER, RUNNING, ANSWERED, IMPOSTOR } acquaintance;
+
+/* Check 3. */
+static acquaintance recognize(kvqd *d, const request *r, journal_answer *ret, failure *f) {
+    kvq_error err;
+    const request *other = find(&d->requests, r->name);
+    if (other && is_same(other, r->message)) return RUNNING;
+    if (other) {
+        (void)failure_set(f, FAILURE_BAD_REQUEST, "another prompt with the id '%s' is not finished yet", r->id);
+        return IMPOSTOR;
+    }
+    bool found = journal_find_answer(d->journal, r->name, r->message, r->message->duplicate, ret, &err) == KVQ_OK;
+    return found ? ANSWERED : STRANGER;
+}
+
+/* Milliseconds since it was received; 0 where that cannot be known. */
+static int64_t age_ms(const message *m) {
+    if (!m->clock_synced || !clock_is_synced()) return 0;
+    int64_t age = clock_wall_ms() - m->received_ms;
+    return age > 0 ? age : 0;
+}
+
+/* Check 4, and the time that it has left. */
+static bool is_wanted(kvqd *d, request *r, failure *f) {
+    int64_t age = age_ms(r->message), left_ms = INT64_MAX;
+    if (age > (int64_t)d->config.limits_max_age_s * 1000)
+        return failure_set(f, FAILURE_DEADLINE, "it waited %lld s; 'max_age_s' allows %d", (long long)age / 1000,
+                           d->config.limits_max_age_s);
+    if (r->message->expiry_s >= 0) left_ms = r->message->expiry_s * 1000;
+    if (r->prompt.request.deadline_ms > 0 && r->prompt.request.deadline_ms < left_ms)
+        left_ms = r->prompt.request.deadline_ms;
+    if (left_ms == INT64_MAX) return true;
+    if (left_ms <= age) return failure_set(f, FAILURE_DEADLINE, "its time was up before it could start");
+    r->deadline_ns = r->accepted_ns + (left_ms - age) * NS_PER_MS;
+    return true;
+}
+
+static void set_busy(kvqd *d, failure *f, size_t n_queued) {
+    f->queue_depth = (long long)n_queued;
+    double s = telemetry_median_request_s(&d->telemetry);
+    f->retry_after_ms = s > 0 ? (long long)(s * 1000) + 1 : RETRY_AFTER_MS;
+}
+
+/* Check 5. What was accepted before a restart has its place. */
+static bool has_room(kvqd *d, const request *r, failure *f) {
+    const config *c = &d->config;
+    size_t n_queued = requests_n_queued(d);
+    if (r->row && r->row <= d->requests.recovered_row) return true;
+    if (*r->client && n_of_client(&d->requests, r->client) >= (size_t)c->limits_max_requests_per_client) {
+        (void)failure_set(f, FAILURE_BUSY,
+                          "client '%s' has %d unfinished prompts; 'max_requests_per_client' allows no more", r->client,
+                          c->limits_max_requests_per_client);
+        set_busy(d, f, n_queued);
+        return false;
+    }
+    if (n_queued < (size_t)c->limits_max_queue) return true;
+    (void)failure_set(f, FAILURE_BUSY, "%zu prompts wait; 'max_queue' allows no more", n_queued);
+    set_busy(d, f, n_queued);
+    return false;
+}
+
+static bool is_for_this_model(const kvqd *d, const char *wanted, failure *f) {
+    const char *name = daemon_model_name(d);
+    if (!wanted || !name || strcmp(wanted, name) == 0) return true; /* while loading: asked again at submit */
+    return failure_set(f, FAILURE_NO_MODEL, "'model' is '%.128s'; loaded is '%.128s'", wanted, name);
+}
+
+static bool is_deliverable_name(const char *name) {
+    const char *last = strrchr(name, '/');
+    return *name && strlen(name) < TOPIC_REQUEST_BYTES - 1 && strcmp(last ? last + 1 : name, "delta") != 0;
+}
+
+/* Checks 2, 4 and 5 in order; false with the failure. Check 3 is between, in accept. */
+static bool may_run(kvqd *d, request *r, int attempts, failure *f) {
+    if (!is_wanted(d, r, f)) return false;
+    if (attempts >= REQUESTS_MAX_ATTEMPTS) {
+        log_event(LOG_MESSAGE_REQUEST_GIVEN_UP, LOG_FIELDS(LOG_TEXT("REQUEST_ID", r->name)),
+                  "request '%s': the daemon died %d times while it ran; given up", r->name, attempts);
+        return failure_set(f, FAILURE_INTERNAL, "kvqd died %d times while this ran; it is given up", attempts);
+    }
+    return has_room(d, r, f) && is_for_this_model(d, r->prompt.model, f);
+}
+
+static bool keep_session_apart(request *r) {
+    kvq_request *q = &r->prompt.request;
+    if (!q->session || !*r->client) return true;
+    if (asprintf(&r->session, "%s/%s", r->client, q->session) < 0) {
+        r->session = NULL;
+        return false;
+    }
+    q->session = r->session;
+    return true;
+}
+
+/* From here on it is ours: the name, the seed and one more attempt go into the journal. */
+static void take_in(kvqd *d, request *r, const journal_row *row) {
+    kvq_request *q = &r->prompt.request;
+    kvq_error err;
+    if (row && row->has_seed)
+        q->seed = row->seed;
+    else if (!q->has_seed)
+        q->seed = random_bits();
+    q->has_seed = true;
+    q->client = *r->client ? r->client : NULL;
+    q->user = r;
+    r->wants_deltas = r->prompt.stream >= 0 ? r->prompt.stream : !r->on_response_topic;
+    r->joules_before = telemetry_joules(&d->telemetry);
+    if (r->row && journal_start(d->journal, r->row, r->name, q->seed, &err))
+        log_error("request '%s': %s; it runs all the same", r->name, err.text);
+    add(&d->requests, r);
+}
+
+static void give_back_row(kvqd *d, const request *r) {
+    kvq_error err;
+    if (r->row && journal_drop(d->journal, r->row, &err)) log_error("request '%s': %s", r->name, err.text);
+}
+
+static void answer_again(kvqd *d, request *r, journal_answer *stored) {
+    deliver(d, r, stored->payload, stored->n_bytes, true);
+    journal_answer_done(stored);
+    log_info("request '%s': answered before, the same answer is sent again", r->name);
+}
+
+/* All of it. Takes the message; row: NULL for one that is not in the journal; refusal: what is wrong already, or NULL.
+ */
+static void accept(kvqd *d, message *m, const journal_row *row, const failure *refusal) {
+    char rest[TOPIC_REQUEST_BYTES];
+    bool valid = true;
+    failure f;
+    journal_answer stored;
+    request *r = calloc(1, sizeof *r);
+    if (!r || topic_match(&d->names, m->topic, rest, &valid) == TOPIC_COUNT) {
+        log_error(r ? "a prompt of the journal has a topic that is not ours any more: '%s'"
+                    : "no memory for the prompt '%s'",
+                  m->topic);
+        message_free(m);
+        free(r);
+        return;
+    }
+    r->message = m;
+    r->row = row ? row->row : 0;
+    r->accepted_ns = clock_monotonic_ns();
+    bool ok = choose_address(d, r, &f);
+    if (refusal) {
+        f = *refusal;
+        ok = false;
+    }
+    ok = ok && read_prompt(d, r, &f);
+    /* a name is needed for refusals too */
+    failure name_failure;
+    bool named = settle_name(r, rest, valid, row ? row->name : "", &name_failure);
+    if (ok && !named) f = name_failure;
+    ok = ok && named;
+    if (!named && !is_deliverable_name(r->name)) {
+        daemon_event(d, "bad_topic", json_pack("{s:s}", "topic", m->topic));
+        make_name(r);
+    }
+    if (!set_topic(d, r) || !keep_session_apart(r)) ok = failure_set(&f, FAILURE_INTERNAL, "no memory for this prompt");
+    acquaintance known = ok ? recognize(d, r, &stored, &f) : STRANGER;
+    if (known == RUNNING) {
+        give_back_row(d, r);
+    } else if (known == ANSWERED && r->topic) {
+        answer_again(d, r, &stored);
+    } else if (ok && known == STRANGER && may_run(d, r, row ? row->attempts : 0, &f)) {
+        take_in(d, r, row);
+        return;
+    } else if (r->topic) {
+        refuse(d, r, &f);
+    }
+    request_free(r);
+}
+
+void requests_accept_stored(kvqd *d) {
+    requests *t = &d->requests;
+    journal_row row;
+    kvq_error err;
+    if (!t->look_into_journal || d->is_draining) return;
+    for (;;) {
+        bool is_old = t->last_row < t->recovered_row;
+        if (is_old && requests_n_queued(d) >= (size_t)d->config.limits_max_queue)
+            return; /* the rest when there is room */
+        kvq_status status = journal_next_prompt(d->journal, t->last_row, &row, &err);
+        if (status && status != KVQ_NOT_FOUND) log_error("%s", err.text);
+        if (status) break;
+        t->last_row = row.row;
+        accept(d, row.message, &row, NULL);
+    }
+    t->look_into_journal = false;
+}
+
+void requests_accept_loose(kvqd *d, const message *m) {
+    failure f;
+    const failure *refusal = NULL;
+    size_t max_bytes = d->config.limits_max_prompt_bytes;
+    if (m->retained) {
+        daemon_event(d, "retained_prompt_ignored", json_pack("{s:s}", "topic", m->topic));
+        log_warning("a retained prompt on '%s' was ignored", m->topic);
+        return;
+    }
+    if (m->n_bytes > max_bytes) {
+        (void)failure_set(&f, FAILURE_TOO_LARGE, "the prompt has %zu bytes; 'max_prompt_bytes' allows %zu", m->n_bytes,
+                          max_bytes);
+        refusal = &f;
+    } else if (m->qos > 0) {
+        (void)failure_set(&f, FAILURE_BUSY,
+                          "the journal takes no more prompts; answers must be delivered first, or disk space freed");
+        set_busy(d, &f, requests_n_queued(d));
+        refusal = &f;
+    } else if (d->is_draining) {
+        (void)failure_set(&f, FAILURE_BUSY, "kvqd is stopping");
+        set_busy(d, &f, requests_n_queued(d));
+        refusal = &f;
+    }
+    message *copy = message_copy(m);
+    if (copy)
+        accept(d, copy, NULL, refusal);
+    else
+        log_error("no memory for the prompt '%s'", m->topic);
+}
+
+/* ---- running
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static void end_waiting(kvqd *d, request *r, const failure *f) {
+    refuse(d, r, f);
+    drop(&d->requests, r);
+}
+
+static void cancel(kvqd *d, request *r, failure_code why) {
+    failure f;
+    if (r->is_submitted) {
+        r->cut = why;
+        (void)kvq_cancel(d->engine, r->engine_id); /* NOT_FOUND: it ended in this step, its event is on the way */
+        return;
+    }
+    (void)failure_set(&f, why, why == FAILURE_DEADLINE ? "its time was up" : "it was cancelled");
+    end_waiting(d, r, &f);
+}
+
+void requests_cancel(kvqd *d, const char *name) {
+    request *r = find(&d->requests, name);
+    if (r)
+        cancel(d, r, FAILURE_CANCELLED);
+    else
+        log_debug("cancel of '%s': no such request", name);
+}
+
+static bool submit(kvqd *d, request *r, failure *f) {
+    kvq_request *q = &r->prompt.request;
+    kvq_error err;
+    if (!is_for_this_model(d, r->prompt.model, f)) return false;
+    q->deadline_ms = 0;
+    if (r->deadline_ns) {
+        int64_t left_ms = (r->deadline_ns - clock_monotonic_ns()) / NS_PER_MS;
+        if (left_ms <= 0) return failure_set(f, FAILURE_DEADLINE, "its time was up before it could start");
+        q->deadline_ms = left_ms;
+    }
+    if (kvq_submit(d->engine, q, &r->engine_id, &err)) {
+        failure_from_error(f, &err);
+        if (f->code == FAILURE_BUSY) set_busy(d, f, requests_n_queued(d));
+        return false;
+    }
+    mark_submitted(&d->requests, r);
+    return true;
+}
+
+static bool will_there_be_a_model(const kvqd *d, failure *f) {
+    if (d->engine || d->engine_phase == PHASE_LOADING || d->engine_phase == PHASE_STARTING) return true;
+    return failure_set(f, FAILURE_NO_MODEL, "%s", *d->engine_reason ? d->engine_reason : "no model is loaded");
+}
+
+void requests_submit(kvqd *d) {
+    failure f;
+    for (request *r = d->requests.first, *next; r && d->requests.n_waiting; r = next) {
+        next = r->next;
+        if (r->is_submitted) continue;
+        bool ok = will_there_be_a_model(d, &f) && (!d->engine || submit(d, r, &f));
+        if (!ok) end_waiting(d, r, &f);
+    }
+}
+
+void requests_apply(kvqd *d, const kvq_event *events, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        request *r = events[i].user;
+        if (!r) continue; /* the command `bench` looks at its own */
+        if (!r->first_ns) r->first_ns = clock_monotonic_ns();
+        if (!reply_add(&r->reply, events[i].text ? events[i].text : "", events[i].n_bytes, events[i].n_tokens))
+            cancel(d, r, FAILURE_INTERNAL);
+        if (events[i].kind != KVQ_EVENT_TEXT) finish(d, r, &events[i]);
+    }
+}
+
+static void send_delta(kvqd *d, request *r, int64_t now_ns) {
+    char topic[TOPIC_BYTES];
+    size_t n_bytes;
+    char *delta = reply_take_delta(&r->reply, r->id, now_ns, &n_bytes);
+    if (!delta) return; /* no memory: the final carries the text */
+    topic_make(&d->names, TOPIC_DELTA, r->name, topic);
+    mqtt_publication p = {
+        .topic = r->on_response_topic ? r->topic : topic,
+        .payload = delta,
+        .n_bytes = n_bytes,
+        .correlation = r->message->correlation,
+        .n_correlation_bytes = r->message->n_correlation_bytes,
+    };
+    (void)mqtt_publish(d->mqtt, &p); /* QoS 0: counted there if dropped, repaired by the final */
+    free(delta);
+}
+
+static void flush(kvqd *d, request *r, int64_t now_ns) {
+    int64_t too_long_ns = r->first_ns ? r->first_ns + d->config.limits_max_request_s * NS_PER_S : INT64_MAX;
+    if (r->wants_deltas) {
+        int64_t due_ns = reply_delta_due_ns(&r->reply);
+        if (due_ns <= now_ns)
+            send_delta(d, r, now_ns);
+        else
+            daemon_wake_at(d, due_ns);
+    }
+    if (r->cut) return;
+    if (now_ns >= too_long_ns || (!r->is_submitted && r->deadline_ns && now_ns >= r->deadline_ns))
+        cancel(d, r, FAILURE_DEADLINE);
+    else if (!r->is_submitted && r->deadline_ns)
+        daemon_wake_at(d, r->deadline_ns);
+}
+
+void requests_flush(kvqd *d, int64_t now_ns) {
+    for (request *r = d->requests.first, *next; r; r = next) {
+        next = r->next;
+        flush(d, r, now_ns);
+    }
+}
+
+/* ---- delivering
+ * -------------------------------------------------------------------------------------------------------- */
+
+typedef enum handed { HANDED, LATER, NEVER } handed;
+
+/* All parts or none. */
+static handed hand_over(kvqd *d, const journal_answer *a) {
+    size_t n, max_bytes = mqtt_max_payload_bytes(d->mqtt, a->topic, a->n_correlation_bytes);
+    char **parts = reply_parts(a->payload, a->n_bytes, max_bytes, &n);
+    if (!parts || n > MQTT_MAX_WAITING) {
+        reply_parts_free(parts, parts ? n : 0);
+        return NEVER;
+    }
+    handed result = mqtt_n_waiting(d->mqtt) + n <= MQTT_MAX_WAITING ? HANDED : LATER;
+    for (size_t i = 0; i < n && result == HANDED; i++) {
+        mqtt_publication p = {
+            .topic = a->topic,
+            .payload = parts[i],
+            .n_bytes = strlen(parts[i]),
+            .correlation = a->correlation,
+            .n_correlation_bytes = a->n_correlation_bytes,
+            .qos = 1,
+            .cookie = a->row,
+            .n_more = (int)(n - 1 - i),
+        };
+        if (!mqtt_publish(d->mqtt, &p)) result = LATER; /* the connection broke: all parts go again with the next one */
+    }
+    reply_parts_free(parts, n);
+    return result;
+}
+
+void requests_publish_answers(kvqd *d) {
+    journal_answer a;
+    kvq_error err;
+    while (mqtt_is_connected(d->mqtt) && mqtt_n_waiting(d->mqtt) < MQTT_MAX_WAITING) {
+        kvq_status status = journal_next_answer(d->journal, d->requests.answer_sequence, &a, &err);
+        if (status && status != KVQ_NOT_FOUND) log_error("%s", err.text);
+        if (status) return;
+        handed result = hand_over(d, &a);
+        if (result == NEVER) requests_delivered(d, a.row, "it is larger than the broker's Maximum Packet Size allows");
+        if (result != LATER) d->requests.answer_sequence = a.sequence;
+        journal_answer_done(&a);
+        if (result == LATER) return;
+    }
+}
+
+void requests_delivered(kvqd *d, int64_t row, const char *refusal) {
+    kvq_error err;
+    if (*refusal) {
+        log_error("an answer (row %lld of the journal) cannot be delivered: %s", (long long)row, refusal);
+        d->telemetry.n_answers_dropped++;
+    }
+    if (journal_delivered(d->journal, row, &err)) log_error("%s", err.text);
+}
+
+/* ---- stopping
+ * ---------------------------------------------------------------------------------------------------------- */
+
+void requests_fail_all(kvqd *d, const failure *f) {
+    for (request *r = d->requests.first, *next; r; r = next) {
+        next = r->next;
+        end_waiting(d, r, f);
+    }
+}
+
+void requests_leave(kvqd *d) {
+    failure f;
+    kvq_error err;
+    (void)failure_set(&f, FAILURE_CANCELLED, "kvqd stopped");
+    for (request *r = d->requests.first, *next; r; r = next) {
+        next = r->next;
+        if (r->row) {
+            if (journal_forgive(d->journal, r->row, &err)) log_error("%s", err.text);
+            drop(&d->requests, r);
+        } else {
+            end_waiting(d, r, &f);
+        }
+    }
+}
