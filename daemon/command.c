@@ -280,8 +280,8 @@ void command_run(kvqd *d, const char *name, const message *m) {
     json_t *answer = data ? json_pack("{s:s, s:o}", "status", "ok", "data", data)
                           : json_pack("{s:s, s:{s:s, s:s}}", "status", "error", "error", "code", failure_name(f.code),
                                       "message", f.text);
-    if (reply && transaction)
-        (void)json_object_set(reply, "transaction", transaction); /* no memory: the key is missing */
+    if (answer && transaction)
+        (void)json_object_set(answer, "transaction", transaction); /* no memory: the key is missing */
     if (!daemon_publish_json(d, TOPIC_REPLY, name, answer)) log_warning("the reply to '%s' was not sent", name);
     json_decref(transaction);
     json_decref(args);

@@ -245,8 +245,10 @@ static kvq_status start_loading(kvqd *d, const char *backend, kvq_error *err) {
     options.chat_template = template;
     if (!status) status = loader_open(&options, d->wake_fd, &d->loader, err);
     free(template);
-    if (!status) set_engine_phase(d, PHASE_LOADING, d->engine_phase == PHASE_DEGRADED ? d->engine_reason : "");
-    return status;
+    if (status) return status;
+    if (d->engine_phase != PHASE_DEGRADED) d->engine_reason[0] = '\0';
+    d->engine_phase = PHASE_LOADING;
+    return KVQ_OK;
 }
 
 static void tell_ready(kvqd *d) {
@@ -281,7 +283,7 @@ static void has_model(kvqd *d, kvq_engine *engine) {
     const kvq_info *i = kvq_get_info(engine);
     bool degraded = *d->engine_reason != '\0';
     d->engine = engine;
-    set_engine_phase(d, degraded ? PHASE_DEGRADED : PHASE_READY, d->engine_reason);
+    d->engine_phase = degraded ? PHASE_DEGRADED : PHASE_READY;
     log_event(LOG_MESSAGE_READY, LOG_FIELDS(LOG_TEXT("MODEL", i->model_name), LOG_NUMBER("POOL_BYTES", i->pool_bytes)),
               "'%s' on %s (%s), KV policy %s, pool of %.1f MiB for %llu tokens in sequences of %d", i->model_name,
               i->backend, i->isa, i->quant_policy, (double)i->pool_bytes / 1048576,

@@ -160,7 +160,7 @@ static bool whole_number(const key *k, json_t *value, int64_t *ret, failure *f) 
 }
 
 static bool take_int(const key *k, json_t *value, prompt *p, failure *f) {
-    int64_t n;
+    int64_t n = 0;
     if (!whole_number(k, value, &n, f)) return false;
     *(int *)member(k, p) = (int)n;
     return true;
@@ -194,7 +194,7 @@ static bool take_seed(const key *k, json_t *value, prompt *p, failure *f) {
 }
 
 static bool take_message(const char *name, json_t *value, kvq_message *ret, failure *f) {
-    char key_name[64];
+    char key_name[96];
     if (!json_is_object(value)) return wrong_type(name, "an object with 'role' and 'content'", value, f);
     const char *k;
     json_t *v;
@@ -219,7 +219,7 @@ static bool take_messages(const key *k, json_t *value, prompt *p, failure *f) {
     p->messages = calloc(n, sizeof *p->messages);
     if (!p->messages) return failure_set(f, FAILURE_INTERNAL, "no memory for %zu messages", n);
     for (size_t i = 0; i < n; i++) {
-        char name[32];
+        char name[48];
         snprintf(name, sizeof name, "messages[%zu]", i);
         if (!take_message(name, json_array_get(value, i), &p->messages[i], f)) return false;
     }
@@ -237,9 +237,9 @@ static bool take_stop(const key *k, json_t *value, prompt *p, failure *f) {
     p->stop = calloc(n + 1, sizeof *p->stop);
     if (!p->stop) return failure_set(f, FAILURE_INTERNAL, "no memory for %zu stop strings", n);
     for (size_t i = 0; i < n; i++) {
-        char name[32];
+        char name[48] = "stop";
         const json_t *item = single ? value : json_array_get(value, i);
-        snprintf(name, sizeof name, single ? "stop" : "stop[%zu]", i);
+        if (!single) snprintf(name, sizeof name, "stop[%zu]", i);
         if (!json_is_string(item)) return wrong_type(name, "a string", item, f);
         size_t n_bytes = json_string_length(item);
         if (n_bytes < 1 || n_bytes > PROMPT_MAX_STOP_BYTES)

@@ -1,0 +1,361 @@
+/* test_journal.c: the durable queue (daemon/journal.c). A crash is a child process that is killed without closing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/journal.h"
+
+typedef struct world {
+    char folder[64];
+    journal *j;
+    kvq_error err;
+} world;
+
+static void reopen(world *w) {
+    bool damaged = true;
+    journal_close(w->j);
+    assert_int_equal(journal_open(w->folder, &w->j, &damaged, &w->err), KVQ_OK);
+    assert_false(damaged);
+}
+
+static int setup(void **state) {
+    bool damaged;
+    world *w = calloc(1, sizeof *w);
+    strcpy(w->folder, "/tmp/kvqd-test-journal-XXXXXX");
+    if (!mkdtemp(w->folder) || journal_open(w->folder, &w->j, &damaged, &w->err)) return -1;
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state) {
+    static const char *const names[] = {"journal.db", "journal.db-wal", "journal.db-shm", "journal.db.damaged"};
+    world *w = *state;
+    char path[128];
+    journal_close(w->j);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", w->folder, names[i]);
+        unlink(path);
+    }
+    rmdir(w->folder);
+    free(w);
+    return 0;
+}
+
+static message make(const char *topic, const char *payload) {
+    return (message){.topic = topic,
+                     .payload = payload,
+                     .n_bytes = strlen(payload),
+                     .qos = 1,
+                     .packet_id = 7,
+                     .received_ms = 1000,
+                     .clock_synced = true,
+                     .response_topic = "reply/here",
+                     .content_type = "text/plain",
+                     .correlation = "\0\x01\xff",
+                     .n_correlation_bytes = 3,
+                     .expiry_s = 60};
+}
+
+static void append(world *w, const char *topic, const char *payload) {
+    message m = make(topic, payload);
+    if (journal_append(w->j, &m, &w->err)) fail_msg("%s", w->err.text);
+}
+
+static journal_row next(world *w, int64_t after) {
+    journal_row r;
+    assert_int_equal(journal_next_prompt(w->j, after, &r, &w->err), KVQ_OK);
+    return r;
+}
+
+static void finish(world *w, int64_t row, const char *name, const char *answer, bool reusable) {
+    assert_int_equal(journal_finish(w->j, row, name, "out", "c", 1, answer, strlen(answer), reusable, &w->err), KVQ_OK);
+}
+
+static void a_prompt_comes_back_as_it_went_in(void **state) {
+    world *w = *state;
+    append(w, "kvqd/n/prompt/a", "hello \xe2\x82\xac");
+    reopen(w);
+    journal_row r = next(w, 0);
+    const message *m = r.message;
+    assert_string_equal(m->topic, "kvqd/n/prompt/a");
+    assert_int_equal(m->n_bytes, 9);
+    assert_memory_equal(m->payload, "hello \xe2\x82\xac", 9);
+    assert_string_equal(m->response_topic, "reply/here");
+    assert_string_equal(m->content_type, "text/plain");
+    assert_int_equal(m->n_correlation_bytes, 3);
+    assert_memory_equal(m->correlation, "\0\x01\xff", 3);
+    assert_int_equal(m->expiry_s, 60);
+    assert_int_equal(m->received_ms, 1000);
+    assert_true(m->clock_synced);
+    assert_int_equal(r.attempts, 0);
+    assert_false(r.has_seed);
+    assert_string_equal(r.name, "");
+    message_free(r.message);
+    assert_int_equal(journal_next_prompt(w->j, r.row, &r, &w->err), KVQ_NOT_FOUND);
+}
+
+static void prompts_come_in_the_order_of_arrival(void **state) {
+    world *w = *state;
+    append(w, "t", "one");
+    append(w, "t", "two");
+    append(w, "t", "");
+    journal_row a = next(w, 0), b = next(w, a.row), c = next(w, b.row);
+    assert_memory_equal(a.message->payload, "one", 3);
+    assert_memory_equal(b.message->payload, "two", 3);
+    assert_int_equal(c.message->n_bytes, 0);
+    message_free(a.message);
+    message_free(b.message);
+    message_free(c.message);
+    assert_int_equal(journal_last_row(w->j), c.row);
+}
+
+/* The child does the work and is killed; the parent then looks at what is left. */
+static void crash_after(world *w, void (*work)(world *w)) {
+    journal_close(w->j);
+    w->j = NULL;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        bool damaged;
+        if (journal_open(w->folder, &w->j, &damaged, &w->err)) _exit(1);
+        work(w);
+        kill(getpid(), SIGKILL);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    reopen(w);
+}
+
+static void append_and_start(world *w) {
+    message m = make("t", "fragile");
+    if (journal_append(w->j, &m, &w->err)) _exit(2);
+    if (journal_start(w->j, journal_last_row(w->j), "alice/q", 1234567890123456789u, &w->err)) _exit(3);
+}
+
+static void start_again(world *w) {
+    if (journal_start(w->j, journal_last_row(w->j), "alice/q", 1234567890123456789u, &w->err)) _exit(3);
+}
+
+static void a_killed_daemon_finds_its_prompt_with_seed_and_attempts(void **state) {
+    world *w = *state;
+    crash_after(w, append_and_start);
+    journal_row r = next(w, 0);
+    assert_int_equal(r.attempts, 1);
+    assert_true(r.has_seed);
+    assert_true(r.seed == 1234567890123456789u);
+    assert_string_equal(r.name, "alice/q");
+    assert_memory_equal(r.message->payload, "fragile", 7);
+    message_free(r.message);
+    crash_after(w, start_again);
+    crash_after(w, start_again);
+    r = next(w, 0);
+    assert_int_equal(r.attempts, 3);
+    message_free(r.message);
+    assert_int_equal(journal_forgive(w->j, r.row, &w->err), KVQ_OK);
+    r = next(w, 0);
+    assert_int_equal(r.attempts, 2);
+    message_free(r.message);
+}
+
+static void finish_it(world *w) {
+    if (journal_finish(w->j, journal_last_row(w->j), "q", "out/q", "\0c", 2, "{\"text\":1}", 10, true, &w->err))
+        _exit(4);
+}
+
+static void an_answer_survives_until_it_is_delivered_byte_for_byte(void **state) {
+    world *w = *state;
+    journal_answer a;
+    journal_row r;
+    append(w, "t", "p");
+    crash_after(w, finish_it);
+    assert_int_equal(journal_next_prompt(w->j, 0, &r, &w->err), KVQ_NOT_FOUND);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_OK);
+        assert_string_equal(a.topic, "out/q");
+        assert_int_equal(a.n_bytes, 10);
+        assert_memory_equal(a.payload, "{\"text\":1}", 10);
+        assert_int_equal(a.n_correlation_bytes, 2);
+        assert_memory_equal(a.correlation, "\0c", 2);
+        journal_answer_done(&a);
+        reopen(w);
+    }
+    assert_int_equal(journal_delivered(w->j, journal_last_row(w->j), &w->err), KVQ_OK);
+    assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_NOT_FOUND);
+}
+
+static void answers_come_in_the_order_they_were_finished(void **state) {
+    world *w = *state;
+    journal_answer a;
+    append(w, "t", "1");
+    append(w, "t", "2");
+    finish(w, 2, "b", "second", true);
+    reopen(w); /* the sequence goes on where it was */
+    finish(w, 1, "a", "first", true);
+    assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_OK);
+    assert_int_equal(a.row, 2);
+    int64_t sequence = a.sequence;
+    journal_answer_done(&a);
+    assert_int_equal(journal_next_answer(w->j, sequence, &a, &w->err), KVQ_OK);
+    assert_int_equal(a.row, 1);
+    journal_answer_done(&a);
+}
+
+static void the_same_prompt_finds_its_answer_and_another_payload_does_not(void **state) {
+    world *w = *state;
+    journal_answer a;
+    append(w, "t", "p");
+    finish(w, 1, "q", "answer", true);
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    message same = make("t", "p"), other = make("t", "p2"), typed = make("t", "p");
+    typed.content_type = "application/json";
+    assert_int_equal(journal_find_answer(w->j, "q", &same, false, &a, &w->err), KVQ_OK);
+    assert_memory_equal(a.payload, "answer", 6);
+    journal_answer_done(&a);
+    assert_int_equal(journal_find_answer(w->j, "q", &other, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q", &typed, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q2", &same, false, &a, &w->err), KVQ_NOT_FOUND);
+}
+
+static void a_refusal_serves_a_redelivered_message_only(void **state) {
+    world *w = *state;
+    journal_answer a;
+    append(w, "t", "p");
+    finish(w, 1, "q", "busy", false);
+    message m = make("t", "p");
+    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, true, &a, &w->err), KVQ_OK);
+    journal_answer_done(&a);
+}
+
+static void a_message_the_broker_sends_again_is_stored_once(void **state) {
+    world *w = *state;
+    journal_stats s;
+    message m = make("t", "p"), again = m, other_id = m;
+    again.duplicate = true;
+    other_id.duplicate = true;
+    other_id.packet_id = 8;
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);
+    assert_int_equal(journal_append(w->j, &again, &w->err), KVQ_OK);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.n_unanswered, 1);
+    assert_int_equal(journal_append(w->j, &other_id, &w->err), KVQ_OK); /* its first copy never reached us */
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);        /* not flagged: a new one */
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.n_unanswered, 3);
+}
+
+static void a_full_journal_refuses_prompts_but_takes_their_answers(void **state) {
+    world *w = *state;
+    journal_stats s;
+    message m = make("t", "0123456789");
+    journal_set_limits(w->j, 1200, INT64_MAX);
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_BUSY);
+    assert_non_null(strstr(w->err.text, "the journal is full"));
+    finish(w, 1, "a", "a long answer", true);
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_BUSY);
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK); /* the delivered answer made room */
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.n_kept, 0);
+    assert_int_equal(s.n_unanswered, 2);
+    uint64_t bytes = s.bytes;
+    reopen(w);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.bytes, bytes); /* what was counted is what is there */
+}
+
+static void delivered_answers_are_forgotten_after_the_retention(void **state) {
+    world *w = *state;
+    journal_answer a;
+    message m = make("t", "p");
+    append(w, "t", "p");
+    append(w, "t", "undelivered");
+    finish(w, 1, "q", "answer", true);
+    finish(w, 2, "u", "kept", true);
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    journal_set_limits(w->j, 1u << 20, 3600000);
+    assert_int_equal(journal_prune(w->j, clock_wall_ms() + 3500000, &w->err), KVQ_OK);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_OK);
+    journal_answer_done(&a);
+    assert_int_equal(journal_prune(w->j, clock_wall_ms() + 3700000, &w->err), KVQ_OK);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_OK);
+    assert_string_equal((char *)a.payload, "kept");
+    journal_answer_done(&a);
+}
+
+static void a_damaged_file_is_put_aside(void **state) {
+    world *w = *state;
+    char path[128];
+    bool damaged = false;
+    append(w, "t", "p");
+    journal_close(w->j);
+    w->j = NULL;
+    snprintf(path, sizeof path, "%s/journal.db", w->folder);
+    int fd = open(path, O_WRONLY);
+    char junk[4096];
+    memset(junk, 0x5a, sizeof junk);
+    assert_int_equal(pwrite(fd, junk, sizeof junk, 0), sizeof junk);
+    close(fd);
+    assert_int_equal(journal_open(w->folder, &w->j, &damaged, &w->err), KVQ_OK);
+    assert_true(damaged);
+    snprintf(path, sizeof path, "%s/journal.db.damaged", w->folder);
+    assert_int_equal(access(path, F_OK), 0);
+    append(w, "t", "works again");
+}
+
+static void a_folder_that_is_not_there_is_an_error_that_names_it(void **state) {
+    (void)state;
+    journal *j = NULL;
+    bool damaged;
+    kvq_error err;
+    assert_int_equal(journal_open("/nonexistent/folder", &j, &damaged, &err), KVQ_IO);
+    assert_null(j);
+    assert_non_null(strstr(err.text, "/nonexistent/folder/journal.db"));
+}
+
+static void a_remembered_name_stays(void **state) {
+    world *w = *state;
+    char *name;
+    assert_int_equal(journal_remember(w->j, "node", "first", &name, &w->err), KVQ_OK);
+    assert_string_equal(name, "first");
+    free(name);
+    reopen(w);
+    assert_int_equal(journal_remember(w->j, "node", "second", &name, &w->err), KVQ_OK);
+    assert_string_equal(name, "first");
+    free(name);
+}
+
+int main(void) {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+    const struct CMUnitTest tests[] = {
+        TEST(a_prompt_comes_back_as_it_went_in),
+        TEST(prompts_come_in_the_order_of_arrival),
+        TEST(a_killed_daemon_finds_its_prompt_with_seed_and_attempts),
+        TEST(an_answer_survives_until_it_is_delivered_byte_for_byte),
+        TEST(answers_come_in_the_order_they_were_finished),
+        TEST(the_same_prompt_finds_its_answer_and_another_payload_does_not),
+        TEST(a_refusal_serves_a_redelivered_message_only),
+        TEST(a_message_the_broker_sends_again_is_stored_once),
+        TEST(a_full_journal_refuses_prompts_but_takes_their_answers),
+        TEST(delivered_answers_are_forgotten_after_the_retention),
+        TEST(a_damaged_file_is_put_aside),
+        TEST(a_folder_that_is_not_there_is_an_error_that_names_it),
+        TEST(a_remembered_name_stays),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
