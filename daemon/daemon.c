@@ -13,6 +13,7 @@
 #include "discovery.h"
 #include "file.h"
 #include "log.h"
+#include "reload.h"
 
 #define DRAIN_S 10  /* running answers get this long at a stop; the unit's TimeoutStopSec is longer */
 #define GOODBYE_S 3 /* for the last acknowledgements */
@@ -554,6 +555,7 @@ kvq_status daemon_open(const char *config_path, const config *moved, kvqd *d, kv
     *d = (kvqd){.config = *moved, .config_path = config_path, .wake_fd = -1, .started_ns = clock_monotonic_ns()};
     log_set_level(d->config.log_level);
     notify_init(&d->notify, d->started_ns);
+    telemetry_init(&d->telemetry);
     d->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (d->wake_fd < 0) return kvq_fail(err, KVQ_IO, "eventfd: %m");
     d->state_folder = find_state_folder();
@@ -603,6 +605,7 @@ static void take_config(kvqd *d, const config *new) {
 
 bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
     config new;
+    kvq_error err;
     config_changes changes = {0};
     config_report report = {0};
     notify_reloading(&d->notify, clock_monotonic_ns());
@@ -619,6 +622,7 @@ bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
         log_event(LOG_MESSAGE_CONFIG_REFUSED, NULL, "nothing was changed: %s", ret_text);
         daemon_event(d, "config_refused", json_pack("{s:s}", "message", ret_text));
     }
+    if (reload_publish(getenv("RUNTIME_DIRECTORY"), ok, ret_text, &err)) log_error("%s", err.text);
     config_changes_free(&changes);
     config_report_free(&report);
     d->is_ready_told = false;

@@ -12,6 +12,7 @@
 
 #include "daemon.h"
 #include "log.h"
+#include "reload.h"
 
 #define EXIT_USAGE 2
 
@@ -26,6 +27,7 @@ static void print_help(void) {
          "  kvqd [--config FILE]          run in the foreground; FILE is " CONFIG_DEFAULT_PATH " unless given,\n"
          "                                and conf.d/*.ini beside it are read after it\n"
          "  kvqd --check-config [FILE]    only read the configuration; 0 if it is good, 78 if not\n"
+         "  kvqd --reload PID             SIGHUP to a running kvqd, and wait for what becomes of it\n"
          "  kvqd --help | --version\n"
          "\n"
          "State (the journal, models/) is kept in $STATE_DIRECTORY, or in the working directory.\n"
@@ -37,11 +39,10 @@ static void print_help(void) {
 
 /* Returns an exit code, or -1 to go on. */
 static int parse_arguments(int argc, char **argv, arguments *ret) {
-    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-                                            {"check-config", no_argument, NULL, 'k'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"version", no_argument, NULL, 'v'},
-                                            {0}};
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"check-config", no_argument, NULL, 'k'},
+        {"reload", required_argument, NULL, 'r'}, {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},      {0}};
     *ret = (arguments){0};
     for (int c; (c = getopt_long(argc, argv, "c:hv", options, NULL)) != -1;) {
         switch (c) {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon.h"
+#include "log.h"
 
 #define STATE_MIN_NS NS_PER_S   /* queue and active change often; the phase is told at once */
 #define IDLE_TELEMETRY_FACTOR 6 /* an idle daemon says so less often */
@@ -20,9 +21,15 @@ typedef struct snapshot {
     kvq_stats engine; /* counters over all engines since start */
     journal_stats journal;
     mqtt_stats mqtt;
-    double uptime_s, pool_used_ratio, prefix_hit_ratio, resident_bytes, available_bytes, cpu_s;
+    power_sample power;
+    double uptime_s, pool_used_ratio, prefix_hit_ratio, cpu_s;
     uint64_t n_queued, n_failed, pool_bytes;
 } snapshot;
+
+static void read_power(telemetry *t) {
+    t->sample = (power_sample){.power_w = NAN, .energy_j = NAN, .temperature_c = NAN};
+    if (t->power) power_read(t->power, clock_monotonic_ns(), &t->sample);
+}
 
 /* ---- counting
  * ---------------------------------------------------------------------------------------------------------- */
@@ -48,9 +55,14 @@ double telemetry_median_request_s(const telemetry *t) {
     return isfinite(s) ? s : 0;
 }
 
-double telemetry_joules(const telemetry *t) {
-    (void)t;
-    return NAN;
+void telemetry_init(telemetry *t) {
+    *t = (telemetry){.power = power_new("")};
+    read_power(t);
+}
+
+double telemetry_joules(telemetry *t) {
+    read_power(t);
+    return t->sample.energy_j;
 }
 
 static void add_counters(kvq_stats *to, const kvq_stats *from) {
@@ -74,19 +86,6 @@ void telemetry_keep_counters(kvqd *d) {
 
 /* ---- the machine
  * ------------------------------------------------------------------------------------------------------- */
-
-/* "MemAvailable:  123 kB" in /proc/meminfo, "VmRSS:" in /proc/self/status. NaN if it is not there. */
-static double proc_bytes(const char *path, const char *key) {
-    char line[256];
-    double kib = NAN;
-    FILE *f = fopen(path, "re");
-    if (!f) return NAN;
-    size_t n = strlen(key);
-    while (isnan(kib) && fgets(line, sizeof line, f))
-        if (strncmp(line, key, n) == 0) kib = (double)strtoull(line + n, NULL, 10);
-    (void)fclose(f); /* only read */
-    return kib * 1024;
-}
 
 static double cpu_seconds(void) {
     struct rusage u;
@@ -125,8 +124,7 @@ static void take_snapshot(kvqd *d, snapshot *s) {
         .uptime_s = (double)(clock_monotonic_ns() - d->started_ns) / 1e9,
         .pool_used_ratio = NAN,
         .prefix_hit_ratio = NAN,
-        .resident_bytes = proc_bytes("/proc/self/status", "VmRSS:"),
-        .available_bytes = proc_bytes("/proc/meminfo", "MemAvailable:"),
+        .power = d->telemetry.sample,
         .cpu_s = cpu_seconds(),
         .n_queued = requests_n_queued(d),
         .n_failed = n_failed(&d->telemetry),
@@ -238,14 +236,14 @@ static void publish_state(kvqd *d, int64_t now_ns) {
 /* ---- info
  * -------------------------------------------------------------------------------------------------------------- */
 
-static json_t *hardware(void) {
+static json_t *hardware(const power_sample *p) {
     char cpu[128];
     struct utsname u;
     cpu_name(cpu, sizeof cpu);
     if (uname(&u) != 0) u = (struct utsname){.machine = "unknown", .release = "unknown"};
     return json_pack("{s:s, s:s, s:I, s:o, s:s}", "cpu", cpu, "machine", u.machine, "cores",
-                     (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
-                     number(proc_bytes("/proc/meminfo", "MemTotal:")), "kernel", u.release);
+                     (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes", number((double)p->memory_total_bytes),
+                     "kernel", u.release);
 }
 
 static json_t *capacity(const kvq_info *i) {
@@ -288,7 +286,7 @@ json_t *telemetry_info(const kvqd *d) {
     json_t *backend = json_pack("{s:s, s:s?, s:s?, s:i}", "requested", d->config.engine_backend, "active",
                                 i ? i->backend : NULL, "isa", i ? i->isa : NULL, "threads", i ? i->threads : 0);
     return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:i, s:o}", "api", 1, "version", KVQ_VERSION,
-                     "node", d->node, "hardware", hardware(), "backend", backend, "model",
+                     "node", d->node, "hardware", hardware(&d->telemetry.sample), "backend", backend, "model",
                      i ? model_info(d, i) : json_null(), "kv", i ? kv_info(i) : json_null(), "limits",
                      limits_info(d, i), "base_topic", d->names.base, "mqtt_version", mqtt_version(d->mqtt),
                      "configuration", config_to_json(&d->config));
@@ -305,11 +303,25 @@ static bool is_idle(const kvqd *d) {
     return d->requests.n == 0 && !d->loader;
 }
 
+/* An event and a log entry when the machine begins to slow us down, and an event when it ends. */
+static void tell_throttling(kvqd *d) {
+    telemetry *t = &d->telemetry;
+    bool is = t->sample.has_throttling && t->sample.is_throttled;
+    if (is == t->was_throttled) return;
+    t->was_throttled = is;
+    daemon_event(d, "throttle",
+                 json_pack("{s:b, s:o}", "throttled", is, "temperature_c", number(t->sample.temperature_c)));
+    if (is)
+        log_event(LOG_MESSAGE_THROTTLED, NULL, "the processor is throttled at %.0f degrees", t->sample.temperature_c);
+}
+
 /* A busy daemon tells every interval_s; an idle one a few times less often, and at once when it becomes busy. */
 static void publish_metrics(kvqd *d, int64_t now_ns) {
     telemetry *t = &d->telemetry;
     int64_t interval_ns = d->config.telemetry_interval_s * NS_PER_S;
     measure_speed(d, now_ns);
+    read_power(t);
+    tell_throttling(d);
     (void)daemon_publish_json(d, TOPIC_TELEMETRY, NULL, telemetry_metrics(d)); /* QoS 0 */
     t->telemetry_at_ns = now_ns + (is_idle(d) && t->tokens_per_second <= 0 ? IDLE_TELEMETRY_FACTOR : 1) * interval_ns;
 }
@@ -349,6 +361,8 @@ void telemetry_status_line(const kvqd *d, char *ret, size_t n_bytes) {
 }
 
 void telemetry_done(telemetry *t) {
+    power_free(t->power);
+    t->power = NULL;
     free(t->last_state);
     t->last_state = NULL;
 }

@@ -6,6 +6,7 @@
 #include <jansson.h>
 
 #include "latency.h"
+#include "power.h"
 #include "reply.h"
 
 struct kvqd;
@@ -32,11 +33,15 @@ typedef struct telemetry {
     /* when what goes out next */
     int64_t telemetry_at_ns, state_at_ns, status_at_ns;
     char *last_state; /* as published */
+    power *power;     /* NULL: no memory for it; then nothing is known */
+    power_sample sample;
+    bool was_throttled;
 } telemetry;
 
+void telemetry_init(telemetry *t);
 void telemetry_count_end(telemetry *t, const reply_facts *facts);
 double telemetry_median_request_s(const telemetry *t); /* 0: none yet */
-double telemetry_joules(const telemetry *t);           /* since start; NaN: not measured on this machine */
+double telemetry_joules(telemetry *t);                 /* since start; NaN: not measured on this machine */
 
 /* What is due of state and telemetry. */
 void telemetry_publish(struct kvqd *d, int64_t now_ns);
