@@ -7,7 +7,8 @@
 
 #define KVQ_CPU_FILLERS(isa)                                                \
     void kvq_rows_fill_##isa(kvq_ops *ops); /* embed, norm, glu, softcap */ \
-    void kvq_linear_fill_##isa(kvq_ops *ops);
+    void kvq_linear_fill_##isa(kvq_ops *ops);                               \
+    void kvq_kv_fill_##isa(kvq_ops *ops); /* append, close_pages, attend */
 
 KVQ_CPU_FILLERS(generic)
 KVQ_CPU_FILLERS(avx2)

@@ -11,6 +11,7 @@
  *             v_select_lt(a, b, x, y) = a < b ? x : y
  *             v_load_half v_store_half v_load_bfloat   16 values of 2 bytes; storing rounds to nearest even
  *             v_hmax v_hmin v_hsum     over lanes; sum pairwise 8+8, 4+4, 2+2, 1+1
+ *             v_swap(x, h)   lane l = lane l ^ h of x; h is 1, 2, 4 or 8, a constant
  *   integers  v_zero_i v_set1_i v_load_i v_store_i v_add_i v_sub_i v_mul_i v_max_i v_and_i v_shl_i v_shr_i(logical)
  *             v_lanes_i = 0, 1, .. 15   v_hmax_i v_hsum_i
  *   between   v_rint(f) to the nearest even integer, in range only   v_float(i)   v_bits(f)   v_from_bits(i)

@@ -144,6 +144,13 @@ V_INLINE v16f v_from_bits(v16i x) {
     return (v16f){_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)};
 }
 
+V_INLINE __m256 v_swap8(__m256 x, const int h) {
+    return h == 1 ? _mm256_permute_ps(x, 0xB1) : h == 2 ? _mm256_permute_ps(x, 0x4E) : _mm256_permute2f128_ps(x, x, 1);
+}
+V_INLINE v16f v_swap(v16f x, const int h) {
+    return h == 8 ? (v16f){x.b, x.a} : (v16f){v_swap8(x.a, h), v_swap8(x.b, h)};
+}
+
 V_INLINE float v_hsum(v16f x) {
     __m256 b = _mm256_add_ps(x.a, x.b);
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));

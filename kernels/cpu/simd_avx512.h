@@ -119,6 +119,13 @@ V_INLINE v16f v_from_bits(v16i a) {
     return _mm512_castsi512_ps(a);
 }
 
+V_INLINE v16f v_swap(v16f x, const int h) {
+    return h == 1   ? _mm512_permute_ps(x, 0xB1)
+           : h == 2 ? _mm512_permute_ps(x, 0x4E)
+           : h == 4 ? _mm512_shuffle_f32x4(x, x, 0xB1)
+                    : _mm512_shuffle_f32x4(x, x, 0x4E);
+}
+
 V_INLINE float v_hsum(v16f a) {
     __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));

@@ -92,6 +92,8 @@ V_LANEWISE(v16f, v_float, (v16i x), (float)x.v[l])
 V_LANEWISE(v16i, v_bits, (v16f x), v_float_bits(x.v[l]))
 V_LANEWISE(v16f, v_from_bits, (v16i x), v_bits_float(x.v[l]))
 
+V_LANEWISE(v16f, v_swap, (v16f x, const int h), x.v[l ^ h])
+
 V_INLINE float v_hsum(v16f x) {
     for (int n = 8; n > 0; n /= 2)
         for (int l = 0; l < n; l++) x.v[l] += x.v[l + n];
