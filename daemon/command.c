@@ -180,8 +180,8 @@ static bool bench_once(kvqd *d, const int *ids, int n, int m, double *ret_prefil
 }
 
 static json_t *run_bench(kvqd *d, const json_t *args, failure *f) {
-    int n, m;
-    double prefill_s, decode_s;
+    int n = 0, m = 0; /* gcc at -O3 does not see that number_of sets them or fails */
+    double prefill_s = 0, decode_s = 0;
     if (!d->engine) {
         (void)failure_set(f, FAILURE_NO_MODEL, "no model is loaded");
         return NULL;
