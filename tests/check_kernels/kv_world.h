@@ -19,8 +19,8 @@ typedef struct kv_world_spec {
     int head_dim, n_heads, n_kv_heads, block_tokens;
     bool neox;
     int n_rot;
-    bool qk_norm, k_bias;
-    int window; /* of layer 2; 0: none */
+    bool qk_norm, k_bias, hostile; /* hostile: sequence 0 has NaN, infinities and values up to 1e38 */
+    int window;                    /* of layer 2; 0: none */
     float softcap;
     int len[KV_WORLD_SEQS];
     uint32_t seed;
@@ -49,14 +49,16 @@ kv_world *kv_world_new(const kv_world_spec *spec);
 void kv_world_free(kv_world *w);
 
 /* Feeds all sequences: step by step each takes the next chunk size of `chunks` (ended by 0, then from the start again;
- * sequence i begins i sizes later). With beside_ref, ref's attend runs on the same cache and `bound` is filled. */
+ * sequence i begins i sizes later). Without ops->attend only the cache is made. With beside_ref, ref's attend runs on
+ * the same cache and `bound` is filled. */
 void kv_world_run(kv_world *w, const kvq_ops *ops, kvq_stream *s, const int *chunks, bool beside_ref);
 
 /* NULL, or where guard bytes were overwritten. */
 const char *kv_world_guards(const kv_world *w);
 
-/* What two worlds of one spec differ in bit for bit: NULL if nothing, else a sentence (static storage). */
-const char *kv_world_difference(const kv_world *a, const kv_world *b);
+/* What two worlds differ in bit for bit, sequences from first_sequence on: NULL if nothing, else a sentence (static
+ * storage). */
+const char *kv_world_difference(const kv_world *a, const kv_world *b, int first_sequence);
 
 /* The same with room for other roundings of the same formulas (q_out, codes one off near a tie). */
 const char *kv_world_is_near(const kv_world *got, const kv_world *ref);

@@ -16,6 +16,7 @@ static const struct suite {
     {"selftest",  suite_selftest,  NULL},
     {"rows",      suite_rows,      NULL},
     {"linear",    suite_linear,    bench_linear},
+    {"kv",        suite_kv,        bench_kv},
 };
 
 /* Instruction sets, and the flags of /proc/cpuinfo that say whether this machine must have them. */
