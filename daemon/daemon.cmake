@@ -15,7 +15,7 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/daemon/main.c)
   add_executable(kvqd daemon/main.c)
   target_compile_definitions(kvqd PRIVATE _GNU_SOURCE)
   target_link_libraries(kvqd PRIVATE kvq_flags kvqd_core)
-  install(TARGETS kvqd RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS kvqd RUNTIME DESTINATION ${CMAKE_INSTALL_SBINDIR})
 endif()
 
 # Every tests/unit/daemon/test_*.c is one cmocka program.
