@@ -122,7 +122,7 @@ kvq_status config_secret_path(const char *value, char **ret, kvq_error *err);
 /* The pages made from the table. All but help are committed; tests/unit/daemon/test_config_pages.c compares them. */
 void config_print_help(FILE *out);     /* one line per key */
 void config_print_ini(FILE *out);      /* etc/kvqd.ini */
-void config_print_man(FILE *out);      /* docs/man/kvqd.ini.5 */
+void config_print_man(FILE *out);      /* packaging/man/kvqd.ini.5 */
 void config_print_markdown(FILE *out); /* the table in docs/configuration.md */
 
 #endif

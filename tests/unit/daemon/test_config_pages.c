@@ -76,7 +76,7 @@ static void shipped_ini_is_a_valid_configuration(void **state) {
 
 static void man_page_is_what_the_table_gives(void **state) {
     (void)state;
-    compare_page("docs/man/kvqd.ini.5", config_print_man);
+    compare_page("packaging/man/kvqd.ini.5", config_print_man);
 }
 
 static void table_in_docs_is_what_the_table_gives(void **state) {
