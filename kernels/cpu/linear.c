@@ -1,8 +1,133 @@
-/* linear.c: how a matrix product is cut into work; see linear.h. */
+/* linear.c: how a matrix product is cut into work, the same for every instruction set (linear_tmpl.h has the arithmetic).
+ *
+ * First the activations are packed into panels, then runs of tiles are handed out; each run walks all panels, so that
+ * weights come from memory once and stay in the second-level cache while the panels pass. No output is ever cut: how the work
+ * is shared cannot change a bit. */
 #include "linear.h"
 
-/* ref wants two floats per input and worker, and per row and input less than the float panels' 4 bytes. */
+#define RUN_BYTES ((size_t)192 << 10) /* of weights: leaves room for panels in a second-level cache of 512 KiB */
+#define RUNS_A_THREAD 6               /* at least, when there are tiles enough, so that threads finish together */
+#define PACK_VALUES 16384             /* of one packing item */
+
+/* ref wants two floats per input and worker, and less per row than the float panels' 4 bytes an input. */
 size_t kvq_linear_workspace_bytes(const kvq_shapes *shapes, int threads) {
     size_t n_in = (size_t)shapes->max_in + KVQ_ACT_GROUP, n_rows = (size_t)shapes->max_rows;
     return n_rows * n_in * sizeof(float) + (size_t)threads * 2 * n_in * sizeof(float) + 8 * KVQ_ALIGN;
+}
+
+typedef struct linear_work {
+    const kvq_linear *job;
+    const kvq_linear_kernels *kernels;
+    bool floats; /* the parts with float layouts, or those with codes */
+    uint8_t *panels;
+    size_t row_bytes; /* of a panel, per row */
+    int n_panels, panels_per_item;
+    int tiles_per_item;
+} linear_work;
+
+static bool wanted(const linear_work *w, const kvq_matrix_part *part) {
+    return (part->layout.bits == 0) == w->floats;
+}
+
+static int tiles_of(const kvq_matrix_part *part) {
+    return kvq_items(part->n_rows, KVQ_TILE_ROWS);
+}
+
+/* Panels are as equal as they can be: 13 rows are 7 and 6 rather than 12 and 1. */
+static int panel_begin(const linear_work *w, int panel) {
+    return (int)((int64_t)panel * w->job->n_rows / w->n_panels);
+}
+
+static void pack_item(void *arg, int item, int worker) {
+    (void)worker;
+    const linear_work *w = arg;
+    const kvq_linear *job = w->job;
+    void (*pack)(const float *, int, int, void *) = w->floats ? w->kernels->transpose : w->kernels->quantize;
+    int end = (item + 1) * w->panels_per_item;
+    for (int p = item * w->panels_per_item; p < end && p < w->n_panels; p++) {
+        int row = panel_begin(w, p), n_rows = panel_begin(w, p + 1) - row;
+        pack(job->in + (size_t)row * job->w->n_in, job->w->n_in, n_rows, w->panels + (size_t)row * w->row_bytes);
+    }
+}
+
+/* Which part and tiles an item is: items are numbered through the wanted parts. */
+static kvq_linear_run run_of(const linear_work *w, int item) {
+    const kvq_matrix_part *part = w->job->w->parts;
+    for (;; part++) {
+        int n_items = wanted(w, part) ? kvq_items(tiles_of(part), w->tiles_per_item) : 0;
+        if (item < n_items) break;
+        item -= n_items;
+    }
+    int begin = item * w->tiles_per_item, left = tiles_of(part) - begin;
+    return (kvq_linear_run){.part = part,
+                            .tile_begin = begin,
+                            .n_tiles = left < w->tiles_per_item ? left : w->tiles_per_item,
+                            .n_in = w->job->w->n_in,
+                            .n_out = w->job->w->n_out};
+}
+
+static void run_item(void *arg, int item, int worker) {
+    (void)worker;
+    const linear_work *w = arg;
+    const kvq_linear *job = w->job;
+    kvq_linear_run run = run_of(w, item);
+    int column = run.part->row_begin;
+    run.bias = job->bias ? job->bias + column : NULL;
+    for (int p = 0; p < w->n_panels; p++) {
+        int row = panel_begin(w, p);
+        size_t at = (size_t)row * run.n_out + column;
+        run.n_rows = panel_begin(w, p + 1) - row;
+        run.panel = w->panels + (size_t)row * w->row_bytes;
+        run.out = job->out + at;
+        run.residual = job->residual ? job->residual + at : NULL;
+        if (w->floats)
+            w->kernels->floats(&run);
+        else
+            w->kernels->coded(&run);
+    }
+}
+
+static int count_items(const linear_work *w) {
+    int n = 0;
+    for (int p = 0; p < w->job->w->n_parts; p++)
+        if (wanted(w, &w->job->w->parts[p])) n += kvq_items(tiles_of(&w->job->w->parts[p]), w->tiles_per_item);
+    return n;
+}
+
+/* Tiles of an item: RUN_BYTES of weights, fewer when that leaves threads without work. */
+static int choose_tiles_per_item(const linear_work *w, int threads) {
+    int n_tiles = 0;
+    size_t largest = 1;
+    for (int p = 0; p < w->job->w->n_parts; p++) {
+        const kvq_matrix_part *part = &w->job->w->parts[p];
+        if (!wanted(w, part)) continue;
+        n_tiles += tiles_of(part);
+        if (part->tile_bytes > largest) largest = part->tile_bytes;
+    }
+    int by_bytes = (int)(RUN_BYTES / largest), by_threads = n_tiles / (RUNS_A_THREAD * threads);
+    int tiles = by_bytes < by_threads ? by_bytes : by_threads;
+    return tiles > 0 ? tiles : 1;
+}
+
+static void run_parts(kvq_stream *s, linear_work *w) {
+    int n_in = w->job->w->n_in, threads = kvq_workers_count(s->workers);
+    size_t used = 0;
+    w->tiles_per_item = choose_tiles_per_item(w, threads);
+    int n_items = count_items(w);
+    if (n_items == 0) return;
+    w->row_bytes = w->floats ? (size_t)n_in * sizeof(float) : (size_t)(n_in / KVQ_ACT_GROUP) * KVQ_PANEL_GROUP_BYTES;
+    w->panels = kvq_stream_take(s, &used, (size_t)w->job->n_rows * w->row_bytes);
+    if (!w->panels) return;
+    int panel_values = n_in * w->kernels->panel_rows;
+    w->panels_per_item = panel_values < PACK_VALUES ? PACK_VALUES / panel_values : 1;
+    kvq_workers_run(s->workers, pack_item, w, kvq_items(w->n_panels, w->panels_per_item));
+    kvq_workers_run(s->workers, run_item, w, n_items);
+}
+
+void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels) {
+    if (job->n_rows == 0) return;
+    linear_work work = {.job = job, .kernels = kernels, .n_panels = kvq_items(job->n_rows, kernels->panel_rows)};
+    run_parts(s, &work);
+    work.floats = true;
+    run_parts(s, &work);
 }

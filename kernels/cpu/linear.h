@@ -1,7 +1,43 @@
-/* linear.h: what linear.c (who computes what) and linear_tmpl.h (how, per instruction set) say to each other. */
+/* linear.h: what linear.c (who computes what) and linear_tmpl.h (how, per instruction set) say to each other.
+ *
+ * A *panel* is up to panel_rows activation rows, packed so that a kernel reads them forward while it walks the groups of a
+ * tile of weights, which is loaded once for all rows of the panel. R rows, for each group of 32 inputs in order:
+ *
+ *   codes    int8  [R][32]   q
+ *   scale    float [R]       d
+ *   sums     int16 [R][2]    S of inputs 0-15 and 16-31
+ *   d S      float [3][R]    d * S of all 32, of 0-15, of 16-31: what a minimum is multiplied by
+ *
+ * Panels for float weights are transposed rows: float [n_in][R]. */
 #ifndef KVQ_CPU_LINEAR_H
 #define KVQ_CPU_LINEAR_H
 
 #include "stream.h"
+
+/* Bytes of a group of 32 inputs of one row, by field, in the order of the picture. */
+#define KVQ_PANEL_SCALE KVQ_ACT_GROUP
+#define KVQ_PANEL_SUMS (KVQ_PANEL_SCALE + 4)
+#define KVQ_PANEL_D_SUMS (KVQ_PANEL_SUMS + 4)
+#define KVQ_PANEL_GROUP_BYTES (KVQ_PANEL_D_SUMS + 12)
+
+/* Tiles [tile_begin, tile_begin + n_tiles) of a part times one panel. */
+typedef struct kvq_linear_run {
+    const kvq_matrix_part *part;
+    int tile_begin, n_tiles;
+    const void *panel;
+    int n_rows, n_in, n_out; /* rows of the panel; n_out is the row stride of out and residual */
+    float *out;              /* the panel's first row, the part's first output */
+    const float *bias, *residual;
+} kvq_linear_run;
+
+typedef struct kvq_linear_kernels {
+    int panel_rows;
+    void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
+    void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
+    void (*coded)(const kvq_linear_run *run);
+    void (*floats)(const kvq_linear_run *run);
+} kvq_linear_kernels;
+
+void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels);
 
 #endif

@@ -26,10 +26,10 @@ static const struct isa {
     fill_fn *fill[4]; /* up to the first NULL */
 } isas[] = {
     {"ref", always, {fill_ref}},
-    {"generic", always, {kvq_rows_fill_generic, kvq_kv_fill_generic}},
+    {"generic", always, {kvq_rows_fill_generic, kvq_linear_fill_generic, kvq_kv_fill_generic}},
 #if defined(__x86_64__)
-    {"avx2", kvq_cpu_has_avx2, {kvq_rows_fill_avx2, kvq_kv_fill_avx2}},
-    {"avx512", kvq_cpu_has_avx512, {kvq_rows_fill_avx512, kvq_kv_fill_avx512}},
+    {"avx2", kvq_cpu_has_avx2, {kvq_rows_fill_avx2, kvq_linear_fill_avx2, kvq_kv_fill_avx2}},
+    {"avx512", kvq_cpu_has_avx512, {kvq_rows_fill_avx512, kvq_linear_fill_avx512, kvq_kv_fill_avx512}},
 #endif
 };
 
