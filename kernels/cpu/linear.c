@@ -1,8 +1,9 @@
-/* linear.c: how a matrix product is cut into work, the same for every instruction set (linear_tmpl.h has the arithmetic).
+/* linear.c: how a matrix product is cut into work, the same for every instruction set (linear_tmpl.h has the
+ * arithmetic).
  *
  * First the activations are packed into panels, then runs of tiles are handed out; each run walks all panels, so that
- * weights come from memory once and stay in the second-level cache while the panels pass. No output is ever cut: how the work
- * is shared cannot change a bit. */
+ * weights come from memory once and stay in the second-level cache while the panels pass. No output is ever cut: how
+ * the work is shared cannot change a bit. */
 #include "linear.h"
 
 #define RUN_BYTES ((size_t)192 << 10) /* of weights: leaves room for panels in a second-level cache of 512 KiB */

@@ -1,7 +1,7 @@
 /* linear.h: what linear.c (who computes what) and linear_tmpl.h (how, per instruction set) say to each other.
  *
- * A *panel* is up to panel_rows activation rows, packed so that a kernel reads them forward while it walks the groups of a
- * tile of weights, which is loaded once for all rows of the panel. R rows, for each group of 32 inputs in order:
+ * A *panel* is up to panel_rows activation rows, packed so that a kernel reads them forward while it walks the groups
+ * of a tile of weights, which is loaded once for all rows of the panel. R rows, for each group of 32 inputs in order:
  *
  *   codes    int8  [R][32]   q
  *   scale    float [R]       d

@@ -1,12 +1,12 @@
 /* linear_tmpl.h: a tile of weights times a panel of activations (matrix.h, linear.h). Included after a simd_*.h by
- * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel, and PANEL_MAP(X, ..),
- * X(1, ..) to X(PANEL_ROWS, ..); called through linear.c.
+ * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel, and PANEL_MAP(X,
+ * ..), X(1, ..) to X(PANEL_ROWS, ..); called through linear.c.
  *
- * Lanes are the tile's 16 outputs. Per group and row: the integer dot product of 4 inputs of 16 outputs is one instruction
- * on AVX-512 VNNI, eight for a group of 32, and the group costs four more (the zero's share, to float, times both scales,
- * into the accumulator; five with a minimum). So the limit is 8 / 12 of the machine's dot products; what is reached is
- * printed by check_kernels --bench --test=linear, and for one row the share of the memory's bandwidth, which is the limit
- * there: every byte of the weights is read once. */
+ * Lanes are the tile's 16 outputs. Per group and row: the integer dot product of 4 inputs of 16 outputs is one
+ * instruction on AVX-512 VNNI, eight for a group of 32, and the group costs four more (the zero's share, to float,
+ * times both scales, into the accumulator; five with a minimum). So the limit is 8 / 12 of the machine's dot products;
+ * what is reached is printed by check_kernels --bench --test=linear, and for one row the share of the memory's
+ * bandwidth, which is the limit there: every byte of the weights is read once. */
 #include "linear.h"
 
 #define UNROLL _Pragma("GCC unroll 16")
@@ -14,10 +14,11 @@
 /* Bytes ahead that a tile is asked for: a few hundred ns at the bandwidth of one core. */
 #define PREFETCH_BYTES 2048
 
-/* ---- activations into panels --------------------------------------------------------------------------------------------- */
+/* ---- activations into panels
+ * --------------------------------------------------------------------------------------------- */
 
-/* One group of one row: codes, and d, S as matrix.h says. The maximum is taken over the bits of |x|, whose order is that of
- * the floats with NaN and infinity above all of them. */
+/* One group of one row: codes, and d, S as matrix.h says. The maximum is taken over the bits of |x|, whose order is
+ * that of the floats with NaN and infinity above all of them. */
 V_INLINE void quantize_group(const float *x, int8_t *q, float *ret_d, int32_t sums[2]) {
     v16f a = v_load(x), b = v_load(x + V_LANES);
     int32_t bits = v_hmax_i(v_max_i(v_bits(v_abs(a)), v_bits(v_abs(b))));
@@ -62,7 +63,8 @@ static void transpose(const float *in, int n_in, int n_rows, void *panel) {
         for (int i = 0; i < n_in; i++) out[(size_t)i * n_rows + r] = in[(size_t)r * n_in + i];
 }
 
-/* ---- results --------------------------------------------------------------------------------------------------------------- */
+/* ---- results
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* Lanes of tile `tile` that are outputs; the last tile may be padded. */
 V_INLINE int lanes_of(const kvq_linear_run *run, int tile) {
@@ -92,14 +94,15 @@ V_INLINE void store(const kvq_linear_run *run, int tile, int r, v16f acc) {
     v_store(run->out + at, acc);
 }
 
-/* ---- coded weights --------------------------------------------------------------------------------------------------------- */
+/* ---- coded weights
+ * --------------------------------------------------------------------------------------------------------- */
 
 V_INLINE v16f load_scales(const uint8_t *at, kvq_scale_type type) {
     return type == KVQ_SCALE_F16 ? v_load_half((const uint16_t *)at) : v_load((const float *)at);
 }
 
-/* Both halves of a pair of sums times what the codes' zero takes away (and the instruction set's bias gives back). `half` is
- * 0 or 1 for groups of 16, else both halves count. */
+/* Both halves of a pair of sums times what the codes' zero takes away (and the instruction set's bias gives back).
+ * `half` is 0 or 1 for groups of 16, else both halves count. */
 V_INLINE v16i zero_pair(int zero, int group, int half) {
     uint32_t factor = (uint16_t)-zero;
     uint32_t low = group == 32 || half == 0 ? factor : 0, high = group == 32 || half == 1 ? factor : 0;
@@ -135,8 +138,8 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
         const float *d_sums = (const float *)(panel + R * KVQ_PANEL_D_SUMS) + (group == 16 ? R : 0);
         UNROLL for (int half = 0; half < halves; half++, d_sums += R) {
             v16i dot[PANEL_ROWS];
-            UNROLL for (int r = 0; r < R; r++)
-                dot[r] = v_dot_pair(v_zero_i(), pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
+            UNROLL for (int r = 0; r < R; r++) dot[r] =
+                v_dot_pair(v_zero_i(), pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
             UNROLL for (int c = 0; c < group; c += chunk_inputs, w += 64) {
                 const uint8_t *q = panel + half * 16 + c;
                 v64b codes = v_load_b(w);
@@ -144,16 +147,15 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
                 if (bits == 4) {
                     v64b low = v_low_b(codes), high = v_high_b(codes);
                     UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], low, q + r * KVQ_ACT_GROUP, wide);
-                    UNROLL for (int r = 0; r < R; r++)
-                        dot[r] = dot_codes(dot[r], high, q + 4 + r * KVQ_ACT_GROUP, wide);
+                    UNROLL for (int r = 0; r < R; r++) dot[r] =
+                        dot_codes(dot[r], high, q + 4 + r * KVQ_ACT_GROUP, wide);
                 } else {
                     UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], codes, q + r * KVQ_ACT_GROUP, wide);
                 }
             }
             v16f scale = load_scales(w, scale_type);
             w += scale_bytes;
-            UNROLL for (int r = 0; r < R; r++)
-                acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
+            UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
             if (!has_min) continue;
             v16f min = load_scales(w, scale_type);
             w += scale_bytes;
@@ -163,11 +165,11 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
     UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
 }
 
-/* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits are wide when their zero
- * is 128: only then do they exceed 127. */
-#define CODED_KERNEL(R, name, bits, group, wide)                                                                       \
-    static void name##_##R(const kvq_linear_run *run, int tile) {                                                      \
-        coded_tile(run, tile, bits, group, wide, R);                                                                   \
+/* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits are wide when their
+ * zero is 128: only then do they exceed 127. */
+#define CODED_KERNEL(R, name, bits, group, wide)                  \
+    static void name##_##R(const kvq_linear_run *run, int tile) { \
+        coded_tile(run, tile, bits, group, wide, R);              \
     }
 PANEL_MAP(CODED_KERNEL, coded4_32, 4, 32, false)
 PANEL_MAP(CODED_KERNEL, coded4_16, 4, 16, false)
@@ -201,7 +203,8 @@ static void coded(const kvq_linear_run *run) {
     for (int t = 0; t < run->n_tiles; t++) kernel(run, run->tile_begin + t);
 }
 
-/* ---- float weights ---------------------------------------------------------------------------------------------------------- */
+/* ---- float weights
+ * ---------------------------------------------------------------------------------------------------------- */
 
 V_INLINE v16f load_weights(const uint8_t *w, const kvq_format kind) {
     if (kind == KVQ_FORMAT_F32) return v_load((const float *)w);
@@ -226,14 +229,18 @@ V_INLINE void float_tiles(const kvq_linear_run *run, int tile, const kvq_format 
     }
 }
 
-#define FLOAT_KERNEL(R, name, kind)                                                                                    \
-    static void name##_##R(const kvq_linear_run *run, int tile) { float_tiles(run, tile, kind, 1, R); }
+#define FLOAT_KERNEL(R, name, kind)                               \
+    static void name##_##R(const kvq_linear_run *run, int tile) { \
+        float_tiles(run, tile, kind, 1, R);                       \
+    }
 PANEL_MAP(FLOAT_KERNEL, f32, KVQ_FORMAT_F32)
 PANEL_MAP(FLOAT_KERNEL, f16, KVQ_FORMAT_F16)
 PANEL_MAP(FLOAT_KERNEL, bf16, KVQ_FORMAT_BF16)
 
-#define FOUR_TILES(name, kind)                                                                                         \
-    static void name(const kvq_linear_run *run, int tile) { float_tiles(run, tile, kind, 4, 1); }
+#define FOUR_TILES(name, kind)                              \
+    static void name(const kvq_linear_run *run, int tile) { \
+        float_tiles(run, tile, kind, 4, 1);                 \
+    }
 FOUR_TILES(f32_four, KVQ_FORMAT_F32)
 FOUR_TILES(f16_four, KVQ_FORMAT_F16)
 FOUR_TILES(bf16_four, KVQ_FORMAT_BF16)
