@@ -619,10 +619,12 @@ bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
         telemetry_publish_info(d);
     } else {
         snprintf(ret_text, n_text, "%s", report.text ? report.text : "no memory");
-        log_event(LOG_MESSAGE_CONFIG_REFUSED, NULL, "nothing was changed: %s", ret_text);
+        log_event(LOG_MESSAGE_CONFIG_REFUSED, NULL, "the configuration was not reloaded, nothing is changed");
+        log_event_lines(LOG_MESSAGE_CONFIG_REFUSED, report.text ? report.text : "no memory");
         daemon_event(d, "config_refused", json_pack("{s:s}", "message", ret_text));
     }
-    if (reload_publish(getenv("RUNTIME_DIRECTORY"), ok, ret_text, &err)) log_error("%s", err.text);
+    const char *result = ok || !report.text ? ret_text : report.text;
+    if (reload_publish(getenv("RUNTIME_DIRECTORY"), ok, result, &err)) log_error("%s", err.text);
     config_changes_free(&changes);
     config_report_free(&report);
     d->is_ready_told = false;

@@ -127,6 +127,13 @@ void log_event(log_message message, const log_field *fields, const char *format,
     va_end(args);
 }
 
+void log_event_lines(log_message message, const char *text) {
+    for (size_t n; *text; text += n + (text[n] == '\n')) {
+        n = strcspn(text, "\n");
+        log_event(message, NULL, "%.*s", (int)n, text);
+    }
+}
+
 void log_print_catalog(FILE *out) {
     fputs("# Made from daemon/messages.def. Explains kvqd's messages: journalctl -x -u kvqd\n", out);
     for (size_t i = 0; i < sizeof messages / sizeof *messages; i++)

@@ -48,6 +48,10 @@ void log_write(log_level level, const log_field *fields, const char *format, ...
 void log_event(log_message message, const log_field *fields, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* One entry for each line of text: for a report of many errors. Not for text from outside, whose lines would look like
+ * ours. */
+void log_event_lines(log_message message, const char *text);
+
 #define log_error(...) log_write(LOG_LEVEL_ERROR, NULL, __VA_ARGS__)
 #define log_warning(...) log_write(LOG_LEVEL_WARNING, NULL, __VA_ARGS__)
 #define log_info(...) log_write(LOG_LEVEL_INFO, NULL, __VA_ARGS__)

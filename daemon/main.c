@@ -73,8 +73,7 @@ static bool load_config(const arguments *a, config *ret) {
     config_report report = {0};
     bool ok = config_load(a->config_path, ret, &report);
     if (!ok && a->check_only) fputs(report.text ? report.text : "no memory\n", stderr);
-    if (!ok && !a->check_only)
-        log_event(LOG_MESSAGE_CONFIG_REFUSED, NULL, "%s", report.text ? report.text : "no memory");
+    if (!ok && !a->check_only) log_event_lines(LOG_MESSAGE_CONFIG_REFUSED, report.text ? report.text : "no memory");
     config_report_free(&report);
     return ok;
 }

@@ -241,7 +241,7 @@ static bool is_answerable(const kvqd *d, const char *topic) {
 }
 
 static void set_name(request *r, const char *name) {
-    snprintf(r->name, sizeof r->name, "%s", name);
+    snprintf(r->name, sizeof r->name, "%.*s", (int)sizeof r->name - 1, name); /* checked before: it fits */
     const char *slash = strchr(r->name, '/');
     r->id = slash ? slash + 1 : r->name;
     r->client[0] = '\0';

@@ -164,12 +164,15 @@ static void lines_go_to_standard_error_with_their_fields(void **state) {
     log_set_level("error");
     log_warning("not at this level");
     log_error("at every level");
+    log_event_lines(LOG_MESSAGE_CONFIG_REFUSED, "one\ntwo\n");
     log_set_level("info");
     end(&c, text, sizeof text);
     assert_string_equal(text, "kvqd: plain 1\n"
                               "kvqd: warning: from outside: a?kvqd: forged?[2J\n"
                               "kvqd: answered REQUEST_ID=a?b TOKENS=17\n"
-                              "kvqd: error: at every level\n");
+                              "kvqd: error: at every level\n"
+                              "kvqd: error: one\n"
+                              "kvqd: error: two\n");
 }
 
 static void a_long_line_is_cut_and_ends(void **state) {
