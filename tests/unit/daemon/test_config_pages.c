@@ -39,8 +39,7 @@ static void compare(const char *name, const char *want) {
     (void)snprintf(path, sizeof path, "%s/%s", KVQ_SOURCE_DIR, name);
     if (getenv("KVQD_MEND")) write_page_file(path, want);
     if (file_read(path, 1 << 20, &have, &err)) fail_msg("%s", err.text);
-    if (strcmp(have, want))
-        fail_msg("%s is not what its table gives; mend it with: KVQD_MEND=1 %s", name, KVQ_PROGRAM);
+    if (strcmp(have, want)) fail_msg("%s is not what its table gives; mend it with: KVQD_MEND=1 %s", name, KVQ_PROGRAM);
     free(have);
 }
 
