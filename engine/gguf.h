@@ -15,8 +15,19 @@ typedef struct kvq_gguf kvq_gguf;
 
 /* GGUF's value types, by its own numbers. */
 typedef enum kvq_gguf_type {
-    KVQ_GGUF_U8, KVQ_GGUF_I8, KVQ_GGUF_U16, KVQ_GGUF_I16, KVQ_GGUF_U32, KVQ_GGUF_I32, KVQ_GGUF_F32,
-    KVQ_GGUF_BOOL, KVQ_GGUF_STRING, KVQ_GGUF_ARRAY, KVQ_GGUF_U64, KVQ_GGUF_I64, KVQ_GGUF_F64,
+    KVQ_GGUF_U8,
+    KVQ_GGUF_I8,
+    KVQ_GGUF_U16,
+    KVQ_GGUF_I16,
+    KVQ_GGUF_U32,
+    KVQ_GGUF_I32,
+    KVQ_GGUF_F32,
+    KVQ_GGUF_BOOL,
+    KVQ_GGUF_STRING,
+    KVQ_GGUF_ARRAY,
+    KVQ_GGUF_U64,
+    KVQ_GGUF_I64,
+    KVQ_GGUF_F64,
     KVQ_GGUF_TYPE_COUNT
 } kvq_gguf_type;
 
@@ -42,15 +53,15 @@ typedef struct kvq_gguf_key {
     uint64_t n_items;              /* 1 for scalars */
 } kvq_gguf_key;
 
-/* Errors: KVQ_IO (cannot open or map), KVQ_BAD_FILE (not GGUF, truncated, inconsistent), KVQ_UNSUPPORTED (version, big-endian,
- * unknown tensor type), KVQ_NO_MEMORY. Each text names the file and the key or tensor. */
+/* Errors: KVQ_IO (cannot open or map), KVQ_BAD_FILE (not GGUF, truncated, inconsistent), KVQ_UNSUPPORTED (version,
+ * big-endian, unknown tensor type), KVQ_NO_MEMORY. Each text names the file and the key or tensor. */
 kvq_status kvq_gguf_open(const char *path, kvq_gguf **ret, kvq_error *err);
 void kvq_gguf_close(kvq_gguf *g);
 const char *kvq_gguf_path(const kvq_gguf *g);
 uint64_t kvq_gguf_file_bytes(const kvq_gguf *g);
 
-/* Scalars. False when the key is absent or of another kind; any integer type that holds the value will do, and an integer
- * where a float is asked. */
+/* Scalars. False when the key is absent or of another kind; any integer type that holds the value will do, and an
+ * integer where a float is asked. */
 bool kvq_gguf_u64(const kvq_gguf *g, const char *key, uint64_t *ret);
 bool kvq_gguf_f64(const kvq_gguf *g, const char *key, double *ret);
 bool kvq_gguf_bool(const kvq_gguf *g, const char *key, bool *ret);
@@ -63,7 +74,8 @@ bool kvq_gguf_array_text(const kvq_gguf *g, const char *key, uint64_t i, kvq_tex
 bool kvq_gguf_array_f64(const kvq_gguf *g, const char *key, uint64_t i, double *ret);
 bool kvq_gguf_array_u64(const kvq_gguf *g, const char *key, uint64_t i, uint64_t *ret);
 
-/* Opaque handle for loops over long arrays (vocabularies), so that the key is not looked up each time. NULL if absent. */
+/* Opaque handle for loops over long arrays (vocabularies), so that the key is not looked up each time. NULL if absent.
+ */
 typedef struct kvq_gguf_items kvq_gguf_items;
 const kvq_gguf_items *kvq_gguf_items_find(const kvq_gguf *g, const char *key, kvq_gguf_type *ret_type, uint64_t *ret_n);
 bool kvq_gguf_items_text(const kvq_gguf_items *a, uint64_t i, kvq_text *ret);

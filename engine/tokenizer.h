@@ -11,17 +11,19 @@
 
 typedef struct kvq_tokenizer kvq_tokenizer;
 
-/* Reads tokenizer.ggml.* of the file (borrowed until kvq_tokenizer_free). Errors: KVQ_BAD_FILE, KVQ_UNSUPPORTED (a model or
- * pre-tokenizer that no table row knows, named), KVQ_NO_MEMORY. */
+/* Reads tokenizer.ggml.* of the file (borrowed until kvq_tokenizer_free). Errors: KVQ_BAD_FILE, KVQ_UNSUPPORTED (a
+ * model or pre-tokenizer that no table row knows, named), KVQ_NO_MEMORY. */
 kvq_status kvq_tokenizer_open(const kvq_gguf *g, kvq_tokenizer **ret, kvq_error *err);
 void kvq_tokenizer_free(kvq_tokenizer *t);
 
 typedef struct kvq_encode_options {
     bool add_special;   /* BOS / EOS where the model's file asks for them (tokenizer.ggml.add_bos_token, ...) */
-    bool parse_special; /* control tokens written in the text ("<|im_start|>") become their ids; else they are plain text */
+    bool parse_special; /* control tokens written in the text ("<|im_start|>") become their ids; else they are plain
+                           text */
 } kvq_encode_options;
 
-/* ids: owned by the caller after return (free). Text may be any bytes. Errors: KVQ_NO_MEMORY, KVQ_INTERNAL (regex limits). */
+/* ids: owned by the caller after return (free). Text may be any bytes. Errors: KVQ_NO_MEMORY, KVQ_NO_SPACE (above 700
+ * MB), KVQ_INTERNAL (the regular expressions give up). */
 kvq_status kvq_tokenizer_encode(const kvq_tokenizer *t, const char *text, size_t n_bytes, kvq_encode_options options,
                                 int **ret_ids, size_t *ret_n, kvq_error *err);
 
@@ -34,8 +36,9 @@ bool kvq_tokenizer_adds_bos(const kvq_tokenizer *t);
 bool kvq_tokenizer_is_end(const kvq_tokenizer *t, int id);
 bool kvq_tokenizer_is_control(const kvq_tokenizer *t, int id);
 
-/* The bytes a token stands for in running text: byte fallback undone, SentencePiece's U+2581 a space. Control tokens give
- * their text when special is true, else nothing. Borrowed until kvq_tokenizer_free; an id outside the vocabulary is empty. */
+/* The bytes a token stands for in running text: byte fallback undone, SentencePiece's U+2581 a space. Control tokens
+ * give their text when special is true, else nothing. Borrowed until kvq_tokenizer_free; an id outside the vocabulary
+ * is empty. */
 kvq_text kvq_tokenizer_piece(const kvq_tokenizer *t, int id, bool special);
 
 /* The token's text as the vocabulary has it, e.g. "<|im_end|>", for templates (bos_token, eos_token). */
@@ -50,8 +53,11 @@ typedef struct kvq_detokenizer {
     bool started;
 } kvq_detokenizer;
 
-/* Appends the text that became complete to out (capacity bytes; 16 more than the piece suffices) and returns its
- * length. end: flush, nothing follows. */
+/* Room that the text of one piece of n bytes may take: every byte, and those kept before, may become U+FFFD. */
+#define KVQ_DETOKENIZED_BYTES(n) (3 * ((n) + 4))
+
+/* Writes the text that became complete to out (capacity: at least KVQ_DETOKENIZED_BYTES(bytes of the piece)) and
+ * returns its length. At the end what is left is flushed; nothing follows. */
 size_t kvq_detokenize(const kvq_tokenizer *t, kvq_detokenizer *d, int id, bool special, char *out, size_t capacity);
 size_t kvq_detokenize_end(kvq_detokenizer *d, char *out, size_t capacity);
 

@@ -16,3 +16,7 @@ if(KVQ_CHECK_KERNELS)
   target_link_libraries(check_kernels PRIVATE kvq_flags kvq_kernels)
   add_test(NAME check_kernels COMMAND check_kernels)
 endif()
+# The token driver of the live comparison with llama.cpp and of the golden ids.
+add_executable(tokenize ${CMAKE_SOURCE_DIR}/tests/live/tokenize.c)
+target_include_directories(tokenize PRIVATE ${CMAKE_SOURCE_DIR})
+target_link_libraries(tokenize PRIVATE kvq_flags kvq)

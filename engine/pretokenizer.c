@@ -1,0 +1,289 @@
+/* pretokenizer.c: walks the table in pretokenizers.def: a text is one piece at first, each step cuts every piece
+ * further. Called by bpe.c. The only file that includes PCRE2. An expression sees one piece at a time and nothing
+ * around it, so that (?!\S) holds at the end of a piece, whatever comes after. */
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <utf8proc.h>
+
+#include "pretokenizer.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_STEPS 6
+#define JIT_STACK_START_BYTES (32 * 1024)
+#define JIT_STACK_MOST_BYTES (1024 * 1024)
+
+/* Cuts one piece, from its start, by a rule; the end of the piece itself is added by the caller. False: no memory. */
+typedef bool rule_fn(const char *text, int start, int end, kvq_pieces *out);
+static bool group_numbers(const char *text, int start, int end, kvq_pieces *out);
+static bool group_digits(const char *text, int start, int end, kvq_pieces *out);
+
+typedef struct step {
+    const char *expression; /* or */
+    rule_fn *rule;
+} step;
+
+/* ---- the table
+ * -------------------------------------------------------------------------------------------------------- */
+
+#include "pretokenizers.def" /* its macros */
+
+enum way {
+#define WAY(name, ...) WAY_##name,
+#include "pretokenizers.def"
+#undef WAY
+};
+
+static const step ways[][MAX_STEPS] = {
+/* clang-format off */
+#define R(text) {text, NULL}
+#define GROUP_NUMBERS {NULL, group_numbers}
+#define GROUP_DIGITS {NULL, group_digits}
+#define WAY(name, ...) [WAY_##name] = {__VA_ARGS__},
+#include "pretokenizers.def"
+#undef WAY
+#undef R
+    /* clang-format on */
+};
+
+enum {
+    IGNORE_MERGES = KVQ_PRE_IGNORE_MERGES,
+    ADD_BOS = KVQ_PRE_ADD_BOS,
+    NO_BOS = KVQ_PRE_NO_BOS,
+    PLAIN = KVQ_PRE_PLAIN,
+    ALWAYS_BOS = KVQ_PRE_ALWAYS_BOS,
+    LINE_TOKENS = KVQ_PRE_LINE_TOKENS
+};
+
+static const struct {
+    const char *name;
+    enum way way;
+    unsigned flags;
+} names[] = {
+#define NAME(name, way, flags) {name, WAY_##way, flags},
+#include "pretokenizers.def"
+#undef NAME
+};
+#define N_NAMES (sizeof names / sizeof *names)
+
+/* ---- open
+ * ------------------------------------------------------------------------------------------------------------- */
+
+struct kvq_pretokenizer {
+    const step *steps;
+    unsigned flags;
+    pcre2_code *codes[MAX_STEPS];
+};
+
+const char *kvq_pretokenizer_name(size_t i) {
+    return i < N_NAMES ? names[i].name : NULL;
+}
+
+static kvq_status compile(const char *expression, bool use_jit, pcre2_code **ret, kvq_error *err) {
+    int code = 0;
+    PCRE2_SIZE at = 0;
+    *ret = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+    if (!*ret) {
+        PCRE2_UCHAR text[128] = "";
+        (void)pcre2_get_error_message(code, text, sizeof text); /* a cut message is still a message */
+        return kvq_fail(err, code == PCRE2_ERROR_HEAP_FAILED ? KVQ_NO_MEMORY : KVQ_INTERNAL,
+                        "pre-tokenizer: PCRE2 refuses the expression '%.60s...' at %zu: %s", expression, at, text);
+    }
+    if (use_jit) (void)pcre2_jit_compile(*ret, PCRE2_JIT_COMPLETE); /* without it the expression is interpreted */
+    return KVQ_OK;
+}
+
+kvq_status kvq_pretokenizer_open(const char *name, size_t n_bytes, bool use_jit, kvq_pretokenizer **ret,
+                                 kvq_error *err) {
+    size_t row = 0;
+    while (row < N_NAMES && (strlen(names[row].name) != n_bytes || memcmp(names[row].name, name, n_bytes) != 0)) row++;
+    if (row == N_NAMES)
+        return kvq_fail(err, KVQ_UNSUPPORTED, "kvqd does not know the pre-tokenizer '%.*s'",
+                        (int)(n_bytes < 64 ? n_bytes : 64), name);
+    kvq_pretokenizer *p = calloc(1, sizeof *p);
+    if (!p) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the pre-tokenizer '%s'", names[row].name);
+    p->steps = ways[names[row].way];
+    p->flags = names[row].flags;
+    for (int i = 0; i < MAX_STEPS; i++) {
+        kvq_status status =
+            p->steps[i].expression ? compile(p->steps[i].expression, use_jit, &p->codes[i], err) : KVQ_OK;
+        if (status) {
+            kvq_pretokenizer_free(p);
+            return status;
+        }
+    }
+    *ret = p;
+    return KVQ_OK;
+}
+
+void kvq_pretokenizer_free(kvq_pretokenizer *p) {
+    if (!p) return;
+    for (int i = 0; i < MAX_STEPS; i++) pcre2_code_free(p->codes[i]);
+    free(p);
+}
+
+unsigned kvq_pretokenizer_flags(const kvq_pretokenizer *p) {
+    return p->flags;
+}
+
+/* ---- pieces
+ * ----------------------------------------------------------------------------------------------------------- */
+
+/* Adds a piece that ends at `end`; an empty one is none. */
+static bool add_end(kvq_pieces *p, int end) {
+    if (end == (p->n ? p->ends[p->n - 1] : 0)) return true;
+    if (p->n == p->capacity) {
+        size_t wanted = p->capacity ? p->capacity * 2 : 256;
+        int *bigger = realloc(p->ends, wanted * sizeof *bigger);
+        if (!bigger) return false;
+        p->ends = bigger;
+        p->capacity = wanted;
+    }
+    p->ends[p->n++] = end;
+    return true;
+}
+
+/* The code point at text[at]; the text is decodable. */
+static utf8proc_int32_t code_point_at(const char *text, int at, int end, int *ret_n_bytes) {
+    utf8proc_int32_t c = 0xFFFD;
+    utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at, end - at, &c);
+    *ret_n_bytes = n > 0 ? (int)n : 1;
+    return n > 0 ? c : 0xFFFD;
+}
+
+static bool is_number(const char *text, int at, int end, int *ret_n_bytes) {
+    utf8proc_category_t category = utf8proc_category(code_point_at(text, at, end, ret_n_bytes));
+    return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
+}
+
+static bool is_digit(const char *text, int at, int end, int *ret_n_bytes) {
+    (void)end;
+    *ret_n_bytes = 1;
+    return text[at] >= '0' && text[at] <= '9';
+}
+
+typedef bool number_test(const char *text, int at, int end, int *ret_n_bytes);
+
+/* Cuts runs of numbers into threes, counted from the right: 1|234|567. With whole, a cut also stands before a run whose
+ * length is a multiple of three; else what precedes a run stays with its first group. */
+static bool group_from_right(const char *text, int start, int end, number_test *test, bool whole, kvq_pieces *out) {
+    for (int at = start, n_bytes = 0; at < end; at += n_bytes) {
+        if (!test(text, at, end, &n_bytes)) continue;
+        int run_end = at, n = 0;
+        for (int k = 0; run_end < end && test(text, run_end, end, &k); run_end += k) n++;
+        if (whole && n % 3 == 0 && !add_end(out, at)) return false;
+        for (int k = 0, left = n; at < run_end; at += k) {
+            if (left < n && left % 3 == 0 && !add_end(out, at)) return false;
+            (void)test(text, at, end, &k);
+            left--;
+        }
+        if (!whole && !add_end(out, run_end)) return false;
+        n_bytes = 0;
+    }
+    return true;
+}
+
+static bool group_numbers(const char *text, int start, int end, kvq_pieces *out) {
+    return group_from_right(text, start, end, is_number, false, out);
+}
+
+static bool group_digits(const char *text, int start, int end, kvq_pieces *out) {
+    return group_from_right(text, start, end, is_digit, true, out);
+}
+
+/* ---- matching
+ * --------------------------------------------------------------------------------------------------------- */
+
+typedef struct matcher {
+    pcre2_match_data *data;
+    pcre2_match_context *context;
+    pcre2_jit_stack *stack;
+} matcher;
+
+static void matcher_done(matcher *m) {
+    pcre2_match_data_free(m->data);
+    pcre2_match_context_free(m->context);
+    pcre2_jit_stack_free(m->stack);
+}
+
+static bool matcher_init(matcher *m) {
+    *m = (matcher){.data = pcre2_match_data_create(1, NULL), .context = pcre2_match_context_create(NULL)};
+    if (!m->data || !m->context) {
+        matcher_done(m);
+        return false;
+    }
+    /* Every expression of the table takes steps in proportion to the text, but a long run of spaces is many steps. */
+    (void)pcre2_set_match_limit(m->context, UINT32_MAX);
+    (void)pcre2_set_depth_limit(m->context, UINT32_MAX);
+    m->stack = pcre2_jit_stack_create(JIT_STACK_START_BYTES, JIT_STACK_MOST_BYTES, NULL);
+    if (m->stack) pcre2_jit_stack_assign(m->context, NULL, m->stack);
+    return true;
+}
+
+static int match(const matcher *m, const pcre2_code *code, const char *piece, int n_bytes, int at) {
+    /* One capture only: a code with groups returns 0, which is a match too. */
+    int n = pcre2_match(code, (PCRE2_SPTR)piece, (PCRE2_SIZE)n_bytes, (PCRE2_SIZE)at, PCRE2_NO_UTF_CHECK, m->data,
+                        m->context);
+    if (n == PCRE2_ERROR_JIT_STACKLIMIT)
+        n = pcre2_match(code, (PCRE2_SPTR)piece, (PCRE2_SIZE)n_bytes, (PCRE2_SIZE)at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                        m->data, m->context);
+    return n;
+}
+
+static kvq_status no_memory(kvq_error *err) {
+    return kvq_fail(err, KVQ_NO_MEMORY, "no memory to cut a text into words");
+}
+
+static kvq_status cut_by_expression(const matcher *m, const pcre2_code *code, const char *text, int start, int end,
+                                    kvq_pieces *out, kvq_error *err) {
+    const PCRE2_SIZE *found = pcre2_get_ovector_pointer(m->data);
+    for (int at = 0; at < end - start;) {
+        int n = match(m, code, text + start, end - start, at);
+        if (n == PCRE2_ERROR_NOMATCH) break;
+        if (n == PCRE2_ERROR_NOMEMORY || n == PCRE2_ERROR_HEAPLIMIT) return no_memory(err);
+        if (n < 0 || found[1] <= found[0])
+            return kvq_fail(err, KVQ_INTERNAL, "pre-tokenizer: PCRE2 gives up on a text of %d bytes with code %d",
+                            end - start, n);
+        if (!add_end(out, start + (int)found[0]) || !add_end(out, start + (int)found[1])) return no_memory(err);
+        at = (int)found[1];
+    }
+    return KVQ_OK;
+}
+
+static kvq_status apply_step(const kvq_pretokenizer *p, int i, const matcher *m, const char *text, const kvq_pieces *in,
+                             kvq_pieces *out, kvq_error *err) {
+    out->n = 0;
+    for (size_t k = 0; k < in->n; k++) {
+        int start = k ? in->ends[k - 1] : 0;
+        kvq_status status = KVQ_OK;
+        if (p->codes[i])
+            status = cut_by_expression(m, p->codes[i], text, start, in->ends[k], out, err);
+        else if (!p->steps[i].rule(text, start, in->ends[k], out))
+            status = no_memory(err);
+        if (status) return status;
+        if (!add_end(out, in->ends[k])) return no_memory(err);
+    }
+    return KVQ_OK;
+}
+
+static void swap(kvq_pieces *a, kvq_pieces *b) {
+    kvq_pieces t = *a;
+    *a = *b;
+    *b = t;
+}
+
+kvq_status kvq_pretokenizer_split(const kvq_pretokenizer *p, const char *text, int n_bytes, kvq_pieces *pieces,
+                                  kvq_pieces *spare, kvq_error *err) {
+    pieces->n = 0;
+    matcher m;
+    if (!matcher_init(&m)) return no_memory(err);
+    kvq_status status = add_end(pieces, n_bytes) ? KVQ_OK : no_memory(err);
+    for (int i = 0; !status && i < MAX_STEPS && (p->steps[i].expression || p->steps[i].rule); i++) {
+        status = apply_step(p, i, &m, text, pieces, spare, err);
+        swap(pieces, spare);
+    }
+    matcher_done(&m);
+    return status;
+}
