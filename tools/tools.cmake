@@ -30,4 +30,7 @@ if(KVQ_BUILD_TESTS)
     get_filename_component(name ${script} NAME_WE)
     add_test(NAME kvqctl_${name} COMMAND bash ${script} $<TARGET_FILE:kvqctl> ${CMAKE_SOURCE_DIR})
   endforeach()
+  # The commands at work, on tiny models.
+  add_test(NAME kvqctl_commands COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/tools/test_commands.py $<TARGET_FILE:kvqctl>
+           $<TARGET_FILE:make_tiny_models>)
 endif()
