@@ -193,8 +193,26 @@ static double pool_used_ratio(const kvqd *d) {
     return stats.n_blocks ? (double)stats.blocks_used / (double)stats.n_blocks : NAN;
 }
 
+static void send_delta(kvqd *d, request *r, int64_t now_ns) {
+    char topic[TOPIC_BYTES];
+    size_t n_bytes;
+    char *delta = reply_take_delta(&r->reply, r->id, now_ns, &n_bytes);
+    if (!delta) return; /* no memory: the final carries the text */
+    topic_make(&d->names, TOPIC_DELTA, r->name, topic);
+    mqtt_publication p = {
+        .topic = r->on_response_topic ? r->topic : topic,
+        .payload = delta,
+        .n_bytes = n_bytes,
+        .correlation = r->message->correlation,
+        .n_correlation_bytes = r->message->n_correlation_bytes,
+    };
+    (void)mqtt_publish(d->mqtt, &p); /* QoS 0: counted there if dropped, repaired by the final */
+    free(delta);
+}
+
 static void finish(kvqd *d, request *r, const kvq_event *e) {
     failure f = {0};
+    if (r->wants_deltas && reply_delta_due_ns(&r->reply) != INT64_MAX) send_delta(d, r, clock_monotonic_ns());
     failure_code code = e->kind == KVQ_EVENT_FAILED         ? failure_of_status(e->error.code)
                         : e->reason == KVQ_FINISH_CANCELLED ? (r->cut ? r->cut : FAILURE_CANCELLED)
                         : e->reason == KVQ_FINISH_DEADLINE  ? FAILURE_DEADLINE
@@ -616,23 +634,6 @@ void requests_apply(kvqd *d, const kvq_event *events, size_t n) {
             cancel(d, r, FAILURE_INTERNAL);
         if (events[i].kind != KVQ_EVENT_TEXT) finish(d, r, &events[i]);
     }
-}
-
-static void send_delta(kvqd *d, request *r, int64_t now_ns) {
-    char topic[TOPIC_BYTES];
-    size_t n_bytes;
-    char *delta = reply_take_delta(&r->reply, r->id, now_ns, &n_bytes);
-    if (!delta) return; /* no memory: the final carries the text */
-    topic_make(&d->names, TOPIC_DELTA, r->name, topic);
-    mqtt_publication p = {
-        .topic = r->on_response_topic ? r->topic : topic,
-        .payload = delta,
-        .n_bytes = n_bytes,
-        .correlation = r->message->correlation,
-        .n_correlation_bytes = r->message->n_correlation_bytes,
-    };
-    (void)mqtt_publish(d->mqtt, &p); /* QoS 0: counted there if dropped, repaired by the final */
-    free(delta);
 }
 
 static void flush(kvqd *d, request *r, int64_t now_ns) {
