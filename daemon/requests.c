@@ -19,6 +19,7 @@
 #include "log.h"
 #include "prompt.h"
 #include "reply.h"
+#include "text.h"
 
 #define RETRY_AFTER_MS 1000 /* told with busy when nothing was measured yet */
 
@@ -254,7 +255,7 @@ static bool is_answerable(const kvqd *d, const char *topic) {
     char rest[TOPIC_REQUEST_BYTES];
     bool valid;
     size_t n = strlen(topic);
-    return n > 0 && n < 65536 && topic[0] != '$' && !strpbrk(topic, "+#") && prompt_is_text(topic, n) &&
+    return n > 0 && n < 65536 && topic[0] != '$' && !strpbrk(topic, "+#") && text_is_valid(topic, n) &&
            topic_match(&d->names, topic, rest, &valid) == TOPIC_COUNT;
 }
 
