@@ -80,6 +80,8 @@ bool daemon_publish_json(kvqd *d, topic_id id, const char *rest, json_t *object)
         .retained = topic_table[id].retained,
     };
     bool sent = mqtt_publish(d->mqtt, &p);
+    if (!sent && mqtt_is_connected(d->mqtt))
+        log_warning("'%s' was not published: %zu bytes, or too many wait", topic, p.n_bytes);
     free(text);
     return sent;
 }
@@ -175,7 +177,7 @@ static void on_conflict(kvqd *d, mqtt *m, const char *text) {
     if (m == d->pool) return; /* the main connection sees the same */
     d->in_conflict = true;
     log_event(LOG_MESSAGE_NODE_CONFLICT, NULL,
-              "another client took over our session ('%s' on '%s'): %s; keeping away while it is there", d->client_id,
+              "another client uses our name ('%s' on '%s'): %s; keeping away while it is there", d->client_id,
               d->config.mqtt_broker, text);
 }
 

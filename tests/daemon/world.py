@@ -70,7 +70,7 @@ class Message:
     def __init__(self, line):
         o = json.loads(line)
         self.topic, self.qos, self.retain = o["topic"], o["qos"], bool(o["retain"])
-        self.payload = o["payload"]
+        self.payload = o["payload"] or ""
         self.properties = o.get("properties", {})
 
     def json(self):
