@@ -107,7 +107,7 @@ class Run(unittest.TestCase):
             (1, ["run", "-m", MODEL, "-p", "x" * 3000, "--session-len", "256", *POOL], "256"),
             (1, ["run", "-m", MODEL, "-p", "x", "--isa", "mmx", *POOL], "mmx"),
             (2, ["run", "-m", MODEL, "-f", write("nul", b"a\0b"), *POOL], "NUL byte at offset 1"),
-            (1, ["run", "-m", MODEL, "-p", "x", "--cache", "2"], "cache_max_entry_count"),
+            (1, ["run", "-m", MODEL, "-p", "x", "--cache", "2", "--session-len", "1024"], "cache_max_entry_count"),
         ]
         for code, arguments, text in cases:
             done = run(*arguments, stdin=subprocess.DEVNULL)
