@@ -27,8 +27,7 @@ struct kvq_tokenizer {
     char *piece_bytes;
 };
 
-/* ---- open
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- open -------------------------------------------------------------------------------------------------------- */
 
 /* What tokenizer.ggml.model may say; defaults as llama.cpp has them. */
 static const struct {
@@ -89,8 +88,7 @@ static void read_flags(const kvq_gguf *g, kvq_tokenizer *t) {
     if (t->pre && (kvq_pretokenizer_flags(t->pre) & KVQ_PRE_ALWAYS_BOS)) t->add_bos = true;
 }
 
-/* ---- pieces
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
 
 /* U+2581 to spaces; returns the bytes written, at most text's. */
 static size_t unescape_spaces(kvq_text text, char *out) {
@@ -188,8 +186,7 @@ void kvq_tokenizer_free(kvq_tokenizer *t) {
     free(t);
 }
 
-/* ---- text to ids
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- text to ids ------------------------------------------------------------------------------------------------- */
 
 static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, const kvq_fragment *fragments, size_t n,
                                    kvq_ids *ids, kvq_error *err) {
@@ -245,8 +242,7 @@ kvq_status kvq_tokenizer_encode(const kvq_tokenizer *t, const char *text, size_t
     return KVQ_OK;
 }
 
-/* ---- what is known of a token
- * ----------------------------------------------------------------------------------------- */
+/* ---- what is known of a token ------------------------------------------------------------------------------------ */
 
 static bool is_token(const kvq_tokenizer *t, int id) {
     return id >= 0 && id < t->vocab.n_tokens;
@@ -283,8 +279,7 @@ kvq_text kvq_tokenizer_text(const kvq_tokenizer *t, int id) {
     return is_token(t, id) ? t->vocab.texts[id] : (kvq_text){"", 0};
 }
 
-/* ---- ids to text, piece by piece
- * -------------------------------------------------------------------------------------- */
+/* ---- ids to text, piece by piece --------------------------------------------------------------------------------- */
 
 typedef struct output {
     char *bytes;
