@@ -188,10 +188,14 @@ static void refuse(kvqd *d, const request *r, const failure *f) {
     end(d, r, &facts);
 }
 
-static double pool_used_ratio(const kvqd *d) {
-    kvq_stats stats = {0};
-    if (d->engine) kvq_get_stats(d->engine, &stats);
-    return stats.n_blocks ? (double)stats.blocks_used / (double)stats.n_blocks : NAN;
+/* Of the pool while this sequence was in it: its own blocks are free by the time its end is told. */
+static double pool_used_ratio(const kvqd *d, const kvq_result *r) {
+    kvq_stats stats;
+    kvq_get_stats(d->engine, &stats);
+    uint64_t pool_bytes = kvq_get_info(d->engine)->pool_bytes;
+    if (stats.n_blocks == 0 || pool_bytes == 0) return NAN;
+    double ratio = (double)stats.blocks_used / (double)stats.n_blocks + (double)r->kv_bytes / (double)pool_bytes;
+    return ratio < 1 ? ratio : 1;
 }
 
 static void send_delta(kvqd *d, request *r, int64_t now_ns) {
@@ -230,7 +234,7 @@ static void finish(kvqd *d, request *r, const kvq_event *e) {
         .reason = code ? finish_of(code) : e->reason,
         .result = e->result,
         .policy = kvq_get_info(d->engine)->quant_policy,
-        .pool_used_ratio = pool_used_ratio(d),
+        .pool_used_ratio = pool_used_ratio(d, &e->result),
         .energy_j = telemetry_joules(&d->telemetry) - r->joules_before,
         .failure = code ? &f : NULL,
     };
