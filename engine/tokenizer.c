@@ -18,8 +18,9 @@
 
 struct kvq_tokenizer {
     kvq_vocab vocab;
-    kvq_pretokenizer *pre; /* NULL: SentencePiece */
-    kvq_bpe *bpe;          /* NULL: SentencePiece */
+    kvq_spm *spm; /* or */
+    kvq_bpe *bpe; /* with */
+    kvq_pretokenizer *pre;
     bool add_bos, add_eos, add_space_prefix;
     kvq_special all;   /* special tokens where they are parsed */
     kvq_special plain; /* those that also count in plain text */
@@ -65,7 +66,8 @@ static kvq_status find_model(const kvq_gguf *g, size_t *ret, kvq_error *err) {
 static kvq_status open_family(const kvq_gguf *g, size_t model, kvq_tokenizer *t, kvq_error *err) {
     if (!models[model].is_bpe) {
         t->add_bos = t->add_space_prefix = true;
-        return KVQ_OK;
+        t->spm = kvq_spm_new(&t->vocab);
+        return t->spm ? KVQ_OK : no_memory(g, err);
     }
     kvq_text pre = {"default", strlen("default")};
     kvq_text named = {"", 0};
@@ -178,6 +180,7 @@ void kvq_tokenizer_free(kvq_tokenizer *t) {
     if (!t) return;
     kvq_special_done(&t->all);
     kvq_special_done(&t->plain);
+    kvq_spm_free(t->spm);
     kvq_bpe_free(t->bpe);
     kvq_pretokenizer_free(t->pre);
     free(t->pieces);
@@ -200,7 +203,7 @@ static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, con
             status = kvq_bpe_encode(t->bpe, text + f->offset, f->n_bytes, ids, err);
         else
             status =
-                kvq_spm_encode(&t->vocab, text + f->offset, f->n_bytes, t->add_space_prefix && after_special, ids, err);
+                kvq_spm_encode(t->spm, text + f->offset, f->n_bytes, t->add_space_prefix && after_special, ids, err);
         if (status) return status;
         after_special = f->id >= 0;
     }
