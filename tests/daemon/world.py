@@ -36,7 +36,7 @@ class Failure(Exception):
 
 def check(condition, text):
     if not condition:
-        raise Failure(text)
+        raise Failure(text[:2000])
 
 
 def equal(got, want, what):
@@ -206,7 +206,7 @@ class World:
 
     def write_config(self, more=""):
         text = (f"[mqtt]\nbroker = mqtt://127.0.0.1:{self.broker.port}\nnode = {self.node}\nkeepalive_s = 5\n"
-                "[engine]\nthreads = 1\ncache_max_entry_count = 16M\nsession_len = 16384\nmax_batch_size = 8\n"
+                "[engine]\nthreads = 1\ncache_max_entry_count = 16M\nsession_len = 65536\nmax_batch_size = 8\n"
                 "[generation]\nmax_new_tokens = 20\ntemperature = 0\n")
         (self.folder / "kvqd.ini").write_text(text)
         folder = self.folder / "conf.d"
