@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "text.h"
-
 static const char *const failure_names[] = {
 #define FAILURE_X(name, text) text,
     FAILURE_MAP(FAILURE_X)
@@ -50,7 +48,6 @@ bool failure_set(failure *f, failure_code code, const char *format, ...) {
     (void)kvq_fail(&cut, KVQ_OK, "%s", text); /* only formats; the code is ours */
     *f = (failure){.code = code};
     memcpy(f->text, cut.text, sizeof f->text);
-    text_mend(f->text);
     return false;
 }
 
