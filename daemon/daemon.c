@@ -14,6 +14,7 @@
 #include "file.h"
 #include "log.h"
 #include "reload.h"
+#include "text.h"
 
 #define DRAIN_S 10  /* running answers get this long at a stop; the unit's TimeoutStopSec is longer */
 #define GOODBYE_S 3 /* for the last acknowledgements */
@@ -49,13 +50,13 @@ const char *daemon_reason(const kvqd *d) {
 }
 
 const char *daemon_model_name(const kvqd *d) {
-    if (!d->engine) return NULL;
-    return *d->config.model_name ? d->config.model_name : kvq_get_info(d->engine)->model_name;
+    return d->engine ? d->model_name : NULL;
 }
 
 static void set_engine_phase(kvqd *d, daemon_phase phase, const char *reason) {
     d->engine_phase = phase;
     snprintf(d->engine_reason, sizeof d->engine_reason, "%s", reason);
+    text_mend(d->engine_reason); /* may quote a file */
 }
 
 void daemon_wake_at(kvqd *d, int64_t ns) {
@@ -79,6 +80,8 @@ bool daemon_publish_json(kvqd *d, topic_id id, const char *rest, json_t *object)
         .retained = topic_table[id].retained,
     };
     bool sent = mqtt_publish(d->mqtt, &p);
+    if (!sent && mqtt_is_connected(d->mqtt))
+        log_warning("'%s' was not published: %zu bytes, or too many wait", topic, p.n_bytes);
     free(text);
     return sent;
 }
@@ -174,7 +177,7 @@ static void on_conflict(kvqd *d, mqtt *m, const char *text) {
     if (m == d->pool) return; /* the main connection sees the same */
     d->in_conflict = true;
     log_event(LOG_MESSAGE_NODE_CONFLICT, NULL,
-              "another client took over our session ('%s' on '%s'): %s; keeping away while it is there", d->client_id,
+              "another client uses our name ('%s' on '%s'): %s; keeping away while it is there", d->client_id,
               d->config.mqtt_broker, text);
 }
 
@@ -284,6 +287,8 @@ static void has_model(kvqd *d, kvq_engine *engine) {
     const kvq_info *i = kvq_get_info(engine);
     bool degraded = *d->engine_reason != '\0';
     d->engine = engine;
+    snprintf(d->model_name, sizeof d->model_name, "%s", *d->config.model_name ? d->config.model_name : i->model_name);
+    text_mend(d->model_name); /* a file's own name may be anything */
     d->engine_phase = degraded ? PHASE_DEGRADED : PHASE_READY;
     log_event(LOG_MESSAGE_READY, LOG_FIELDS(LOG_TEXT("MODEL", i->model_name), LOG_NUMBER("POOL_BYTES", i->pool_bytes)),
               "'%s' on %s (%s), KV policy %s, pool of %.1f MiB for %llu tokens in sequences of %d", i->model_name,

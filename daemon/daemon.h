@@ -52,8 +52,9 @@ typedef struct kvqd {
 
     /* the model */
     char *model_path;
-    loader *loader;     /* while loading */
-    kvq_engine *engine; /* NULL: none */
+    char model_name[256]; /* of the loaded one; "" without */
+    loader *loader;       /* while loading */
+    kvq_engine *engine;   /* NULL: none */
     daemon_phase
         engine_phase; /* STARTING, LOADING, READY, NO_MODEL, FAILED, DEGRADED (the GPU asked for is not usable) */
     char engine_reason[KVQ_ERROR_BYTES];

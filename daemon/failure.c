@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "text.h"
+
 static const char *const failure_names[] = {
 #define FAILURE_X(name, text) text,
     FAILURE_MAP(FAILURE_X)
@@ -48,6 +50,7 @@ bool failure_set(failure *f, failure_code code, const char *format, ...) {
     (void)kvq_fail(&cut, KVQ_OK, "%s", text); /* only formats; the code is ours */
     *f = (failure){.code = code};
     memcpy(f->text, cut.text, sizeof f->text);
+    text_mend(f->text);
     return false;
 }
 

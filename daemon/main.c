@@ -52,6 +52,8 @@ static int parse_arguments(int argc, char **argv, arguments *ret) {
         case 'k':
             ret->check_only = true;
             break;
+        case 'r':
+            return reload_main(optarg);
         case 'h':
             print_help();
             return EXIT_SUCCESS;

@@ -10,9 +10,9 @@
  * while Paho is called, so that the two locks cannot cross. A prompt is stored (journal) inside messageArrived:
  * Paho 1.3.12 sends the PUBACK when that returns.
  *
- * Another client with our id would be thrown out by us and we by it, for ever. So after losing a session that way (or
- * three connections in a row within seconds, all that 3.1.1 shows of it) a probe under a name of its own looks whether
- * somebody is `online` on our status topic, and only if not do we come back. */
+ * Another client with our id would be thrown out by us and we by it, for ever. MQTT 5 has a reason code for that, but
+ * mosquitto 2.0.11 just closes; so two connections in a row lost within seconds count as well. Then a probe under a
+ * name of its own looks whether somebody is `online` on our status topic, and only if not do we come back. */
 #include "mqtt.h"
 
 #include <MQTTAsync.h>
@@ -33,11 +33,11 @@
 #define MAX_INBOX_BYTES (32u << 20)
 #define FIRST_RETRY_MS 250 /* doubles up to the last */
 #define LAST_RETRY_MS 15000
-#define PROBE_MS 2000              /* a retained status comes with the SUBACK or not at all */
-#define FIRST_PROBE_PAUSE_MS 10000 /* doubles up to the last */
+#define PROBE_MS 2000             /* a retained status comes with the SUBACK or not at all */
+#define FIRST_PROBE_PAUSE_MS 5000 /* doubles up to the last */
 #define LAST_PROBE_PAUSE_MS 600000
 #define SHORT_LIFE_MS 5000 /* a connection lost this soon counts towards a conflict */
-#define MAX_SHORT_LIVES 3
+#define MAX_SHORT_LIVES 2
 #define CONNECT_TIMEOUT_S 30
 
 typedef enum phase { WAITING, CONNECTING, CONNECTED, PROBE_CONNECTING, PROBING } phase;
@@ -94,7 +94,7 @@ struct mqtt {
     bool ever_connected;
     int64_t retry_at_ns, retry_ms, probe_pause_ms, connected_at_ns;
     int n_short_lives;
-    bool conflict, taken_over, somebody_online;
+    bool conflict, somebody_online;
     int max_in_flight, n_in_flight;
     uint32_t max_packet_bytes; /* of the broker; 0: no limit known */
     publication *first, *last;
@@ -597,7 +597,7 @@ static bool now_connected(mqtt *m, const entry *e, mqtt_event *ret) {
     set_no_delay();
     m->phase = CONNECTED;
     m->ever_connected = true;
-    m->conflict = m->taken_over = false;
+    m->conflict = false;
     m->connected_at_ns = now_ns;
     m->max_packet_bytes = e->max_packet_bytes;
     int half = e->receive_maximum / 2;
@@ -641,13 +641,13 @@ static bool now_lost(mqtt *m, const entry *e, mqtt_event *ret) {
     bool short_life = now_ns - m->connected_at_ns < SHORT_LIFE_MS * NS_PER_MS;
     m->n_short_lives = short_life ? m->n_short_lives + 1 : 0;
     if (!short_life) m->retry_ms = FIRST_RETRY_MS;
-    m->taken_over = e->code == MQTTREASONCODE_SESSION_TAKEN_OVER;
-    m->conflict = m->options.status_topic && (m->taken_over || m->n_short_lives >= MAX_SHORT_LIVES);
+    bool taken_over = e->code == MQTTREASONCODE_SESSION_TAKEN_OVER;
+    m->conflict = m->options.status_topic && (taken_over || m->n_short_lives >= MAX_SHORT_LIVES);
     if (m->conflict)
         wait_for(m, now_ns, FIRST_RETRY_MS); /* with a probe */
     else
         retry_later(m, now_ns);
-    ret->kind = m->taken_over ? MQTT_CONFLICT : MQTT_LOST;
+    ret->kind = m->conflict ? MQTT_CONFLICT : MQTT_LOST;
     snprintf(ret->text, sizeof ret->text, "%s", e->text);
     return true;
 }
@@ -800,7 +800,7 @@ static void end_probe(mqtt *m, int64_t now_ns) {
         m->probe_pause_ms = 2 * m->probe_pause_ms < LAST_PROBE_PAUSE_MS ? 2 * m->probe_pause_ms : LAST_PROBE_PAUSE_MS;
         return;
     }
-    m->conflict = m->taken_over = false;
+    m->conflict = false;
     m->n_short_lives = 0;
     m->probe_pause_ms = FIRST_PROBE_PAUSE_MS;
     wait_for(m, now_ns, 0);
@@ -871,6 +871,8 @@ static bool append(mqtt *m, const mqtt_publication *p) {
 bool mqtt_publish(mqtt *m, const mqtt_publication *p) {
     int token;
     if (m->phase != CONNECTED) return false;
+    if (p->n_bytes > mqtt_max_payload_bytes(m, p->topic, p->n_correlation_bytes))
+        return false; /* the broker would hang up */
     if (p->qos == 0) return send_now(m, p, &token);
     if (m->n_waiting >= MQTT_MAX_WAITING || !append(m, p)) return false;
     pump(m);

@@ -35,7 +35,7 @@ typedef enum mqtt_event_kind {
     MQTT_CONNECTED, /* subscribe and publish the birth messages now */
     MQTT_LOST,      /* was connected and is no more; reason in text */
     MQTT_REFUSED,   /* could not connect; reason in text; it goes on trying */
-    MQTT_CONFLICT,  /* another client with our id took the session over; we keep away while it is there */
+    MQTT_CONFLICT,  /* another client with our id throws us out; we keep away while it is there */
     MQTT_MESSAGE,
     MQTT_DELIVERED, /* every message of this cookie is acknowledged, or (text not empty) the broker refused one */
     MQTT_SUBSCRIPTION_REFUSED,

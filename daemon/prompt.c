@@ -4,6 +4,8 @@
  * the nearest one, because a misspelt "max_token" would otherwise be ignored in silence. */
 #include "prompt.h"
 
+#include "text.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdint.h>
@@ -63,38 +65,6 @@ bool prompt_is_name(const char *text, size_t n_bytes) {
         if (!allowed) return false;
     }
     return !(n_bytes == 5 && memcmp(text, "delta", 5) == 0);
-}
-
-/* Table 3-7 of the Unicode standard: the lead byte gives the length and the range of the second byte. */
-static size_t character_bytes(const unsigned char *s, size_t n) {
-    unsigned char low = 0x80, high = 0xBF;
-    size_t want;
-    if (s[0] < 0x80) return s[0] != 0;
-    if (s[0] >= 0xC2 && s[0] <= 0xDF)
-        want = 2;
-    else if (s[0] >= 0xE0 && s[0] <= 0xEF)
-        want = 3;
-    else if (s[0] >= 0xF0 && s[0] <= 0xF4)
-        want = 4;
-    else
-        return 0;
-    if (s[0] == 0xE0) low = 0xA0;
-    if (s[0] == 0xED) high = 0x9F;
-    if (s[0] == 0xF0) low = 0x90;
-    if (s[0] == 0xF4) high = 0x8F;
-    if (n < want || s[1] < low || s[1] > high) return 0;
-    for (size_t i = 2; i < want; i++)
-        if ((s[i] & 0xC0) != 0x80) return 0;
-    return want;
-}
-
-bool prompt_is_text(const void *bytes, size_t n_bytes) {
-    const unsigned char *s = bytes;
-    for (size_t i = 0, n; i < n_bytes; i += n) {
-        n = character_bytes(s + i, n_bytes - i);
-        if (n == 0) return false;
-    }
-    return true;
 }
 
 static const char *type_name(const json_t *value) {
@@ -387,7 +357,7 @@ bool prompt_parse(const prompt_input *in, prompt *ret, failure *f) {
     if (in->n_bytes > in->max_bytes)
         return failure_set(f, FAILURE_TOO_LARGE, "the prompt has %zu bytes; 'max_prompt_bytes' allows %zu", in->n_bytes,
                            in->max_bytes);
-    if (!prompt_is_text(in->payload, in->n_bytes))
+    if (!text_is_valid(in->payload, in->n_bytes))
         return failure_set(f, FAILURE_BAD_REQUEST, "the prompt is not UTF-8 text without zero bytes");
     json_t *root = NULL;
     if (!find_json(in, &root, f)) return false;

@@ -43,7 +43,4 @@ void prompt_done(prompt *p); /* {0} allowed */
 /* 1 to 64 of [A-Za-z0-9_.-], and not "delta", which is a topic level of its own. */
 bool prompt_is_name(const char *text, size_t n_bytes);
 
-/* Well-formed UTF-8 (no surrogates, no overlong forms) without zero bytes. */
-bool prompt_is_text(const void *bytes, size_t n_bytes);
-
 #endif

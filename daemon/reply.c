@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text.h"
+
 #define NS_PER_MS INT64_C(1000000)
 
 void reply_done(reply *r) {
@@ -24,6 +26,7 @@ bool reply_add(reply *r, const char *text, size_t n_bytes, int n_tokens) {
     if (n_bytes) memcpy(r->text + r->n_bytes, text, n_bytes);
     r->n_bytes += n_bytes;
     r->text[r->n_bytes] = '\0';
+    text_mend(r->text + r->n_bytes - n_bytes); /* the engine's promise is whole characters; JSON depends on it */
     r->n_tokens = n_tokens;
     return true;
 }

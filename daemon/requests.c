@@ -19,6 +19,7 @@
 #include "log.h"
 #include "prompt.h"
 #include "reply.h"
+#include "text.h"
 
 #define RETRY_AFTER_MS 1000 /* told with busy when nothing was measured yet */
 
@@ -187,14 +188,36 @@ static void refuse(kvqd *d, const request *r, const failure *f) {
     end(d, r, &facts);
 }
 
-static double pool_used_ratio(const kvqd *d) {
-    kvq_stats stats = {0};
-    if (d->engine) kvq_get_stats(d->engine, &stats);
-    return stats.n_blocks ? (double)stats.blocks_used / (double)stats.n_blocks : NAN;
+/* Of the pool while this sequence was in it: its own blocks are free by the time its end is told. */
+static double pool_used_ratio(const kvqd *d, const kvq_result *r) {
+    kvq_stats stats;
+    kvq_get_stats(d->engine, &stats);
+    uint64_t pool_bytes = kvq_get_info(d->engine)->pool_bytes;
+    if (stats.n_blocks == 0 || pool_bytes == 0) return NAN;
+    double ratio = (double)stats.blocks_used / (double)stats.n_blocks + (double)r->kv_bytes / (double)pool_bytes;
+    return ratio < 1 ? ratio : 1;
+}
+
+static void send_delta(kvqd *d, request *r, int64_t now_ns) {
+    char topic[TOPIC_BYTES];
+    size_t n_bytes;
+    char *delta = reply_take_delta(&r->reply, r->id, now_ns, &n_bytes);
+    if (!delta) return; /* no memory: the final carries the text */
+    topic_make(&d->names, TOPIC_DELTA, r->name, topic);
+    mqtt_publication p = {
+        .topic = r->on_response_topic ? r->topic : topic,
+        .payload = delta,
+        .n_bytes = n_bytes,
+        .correlation = r->message->correlation,
+        .n_correlation_bytes = r->message->n_correlation_bytes,
+    };
+    (void)mqtt_publish(d->mqtt, &p); /* QoS 0: counted there if dropped, repaired by the final */
+    free(delta);
 }
 
 static void finish(kvqd *d, request *r, const kvq_event *e) {
     failure f = {0};
+    if (r->wants_deltas && reply_delta_due_ns(&r->reply) != INT64_MAX) send_delta(d, r, clock_monotonic_ns());
     failure_code code = e->kind == KVQ_EVENT_FAILED         ? failure_of_status(e->error.code)
                         : e->reason == KVQ_FINISH_CANCELLED ? (r->cut ? r->cut : FAILURE_CANCELLED)
                         : e->reason == KVQ_FINISH_DEADLINE  ? FAILURE_DEADLINE
@@ -211,7 +234,7 @@ static void finish(kvqd *d, request *r, const kvq_event *e) {
         .reason = code ? finish_of(code) : e->reason,
         .result = e->result,
         .policy = kvq_get_info(d->engine)->quant_policy,
-        .pool_used_ratio = pool_used_ratio(d),
+        .pool_used_ratio = pool_used_ratio(d, &e->result),
         .energy_j = telemetry_joules(&d->telemetry) - r->joules_before,
         .failure = code ? &f : NULL,
     };
@@ -236,7 +259,7 @@ static bool is_answerable(const kvqd *d, const char *topic) {
     char rest[TOPIC_REQUEST_BYTES];
     bool valid;
     size_t n = strlen(topic);
-    return n > 0 && n < 65536 && topic[0] != '$' && !strpbrk(topic, "+#") && prompt_is_text(topic, n) &&
+    return n > 0 && n < 65536 && topic[0] != '$' && !strpbrk(topic, "+#") && text_is_valid(topic, n) &&
            topic_match(&d->names, topic, rest, &valid) == TOPIC_COUNT;
 }
 
@@ -616,23 +639,6 @@ void requests_apply(kvqd *d, const kvq_event *events, size_t n) {
             cancel(d, r, FAILURE_INTERNAL);
         if (events[i].kind != KVQ_EVENT_TEXT) finish(d, r, &events[i]);
     }
-}
-
-static void send_delta(kvqd *d, request *r, int64_t now_ns) {
-    char topic[TOPIC_BYTES];
-    size_t n_bytes;
-    char *delta = reply_take_delta(&r->reply, r->id, now_ns, &n_bytes);
-    if (!delta) return; /* no memory: the final carries the text */
-    topic_make(&d->names, TOPIC_DELTA, r->name, topic);
-    mqtt_publication p = {
-        .topic = r->on_response_topic ? r->topic : topic,
-        .payload = delta,
-        .n_bytes = n_bytes,
-        .correlation = r->message->correlation,
-        .n_correlation_bytes = r->message->n_correlation_bytes,
-    };
-    (void)mqtt_publish(d->mqtt, &p); /* QoS 0: counted there if dropped, repaired by the final */
-    free(delta);
 }
 
 static void flush(kvqd *d, request *r, int64_t now_ns) {

@@ -11,6 +11,7 @@
 
 #include "daemon.h"
 #include "log.h"
+#include "text.h"
 
 #define STATE_MIN_NS NS_PER_S   /* queue and active change often; the phase is told at once */
 #define IDLE_TELEMETRY_FACTOR 6 /* an idle daemon says so less often */
@@ -259,11 +260,16 @@ static json_t *capacity(const kvq_info *i) {
 }
 
 static json_t *model_info(const kvqd *d, const kvq_info *i) {
+    char path[1024], template_error[KVQ_ERROR_BYTES];
+    snprintf(path, sizeof path, "%s", d->model_path ? d->model_path : "");
+    snprintf(template_error, sizeof template_error, "%s", i->template_error ? i->template_error : "");
+    text_mend(path);
+    text_mend(template_error);
     return json_pack("{s:s, s:s?, s:s?, s:s, s:I, s:I, s:i, s:b, s:s?}", "name", daemon_model_name(d), "architecture",
-                     i->architecture, "file_type", i->file_type, "path", d->model_path ? d->model_path : "",
-                     "parameters", (json_int_t)i->n_parameters, "file_bytes", (json_int_t)i->model_file_bytes,
-                     "session_len_model", i->session_len_model, "has_chat_template", i->has_chat_template,
-                     "template_error", i->template_error);
+                     i->architecture, "file_type", i->file_type, "path", path, "parameters",
+                     (json_int_t)i->n_parameters, "file_bytes", (json_int_t)i->model_file_bytes, "session_len_model",
+                     i->session_len_model, "has_chat_template", i->has_chat_template, "template_error",
+                     *template_error ? template_error : NULL);
 }
 
 static json_t *kv_info(const kvq_info *i) {

@@ -44,8 +44,7 @@ struct kvq_bpe {
     int16_t alphabet[ALPHABET_SIZE]; /* code point of the alphabet -> byte, -1 elsewhere */
 };
 
-/* ---- GPT-2's alphabet
- * ------------------------------------------------------------------------------------------------- */
+/* ---- GPT-2's alphabet -------------------------------------------------------------------------------------------- */
 
 /* Printable Latin-1 characters stand for themselves, the other 68 bytes are, in order, U+0100 to U+0143. */
 static bool stands_for_itself(int byte) {
@@ -58,8 +57,7 @@ static void fill_alphabet(int16_t *alphabet) {
     for (int byte = 0; byte < 256; byte++) alphabet[stands_for_itself(byte) ? byte : next++] = (int16_t)byte;
 }
 
-/* ---- numbers of texts
- * ------------------------------------------------------------------------------------------------- */
+/* ---- numbers of texts -------------------------------------------------------------------------------------------- */
 
 static kvq_text text_of(const kvq_bpe *b, int number) {
     return number < b->vocab->n_tokens ? b->vocab->texts[number] : b->extra[number - b->vocab->n_tokens];
@@ -117,8 +115,7 @@ static int number_of(kvq_bpe *b, const char *bytes, size_t n_bytes) {
     return b->vocab->n_tokens + b->n_extra++;
 }
 
-/* ---- merge rules
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- merge rules ------------------------------------------------------------------------------------------------- */
 
 static size_t rule_hash(int left, int right) {
     uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
@@ -186,8 +183,7 @@ static bool merge_rule(const void *family, const kvq_symbol *left, const kvq_sym
     return true;
 }
 
-/* ---- open
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- open -------------------------------------------------------------------------------------------------------- */
 
 /* Every byte gets a number, so that a letter that is no token still has its rules. */
 static bool find_letters(kvq_bpe *b) {
@@ -234,65 +230,25 @@ void kvq_bpe_free(kvq_bpe *b) {
     free(b);
 }
 
-/* ---- repair
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- repair -------------------------------------------------------------------------------------------------------
+ */
 
 /* A text as llama.cpp reads it: what is no character is U+FFFD, byte by byte; overlong forms become short ones. In the
- * plain spelling spaces are U+2581. */
-typedef struct repaired {
-    char *bytes;
-    int n_bytes;
-    char *shown; /* what the pre-tokenizer sees: bytes, but other private characters for surrogates, which PCRE2 must
-                    not meet */
-} repaired;
-
-static void repaired_done(repaired *r) {
-    if (r->shown != r->bytes) free(r->shown);
-    free(r->bytes);
-}
-
-static int repair_character(const char *bytes, size_t n_bytes, char *out, int *ret_n_in, bool *is_surrogate) {
-    uint32_t c = 0xFFFD;
-    int n = kvq_utf8_get_loose(bytes, n_bytes, &c);
-    *ret_n_in = n > 0 ? n : 1;
-    *is_surrogate = c >= 0xD800 && c <= 0xDFFF;
-    return kvq_utf8_put(c, out);
-}
-
-static bool show_surrogates(repaired *r) {
-    r->shown = malloc((size_t)r->n_bytes + 1);
-    if (!r->shown) return false;
-    memcpy(r->shown, r->bytes, (size_t)r->n_bytes);
-    for (int i = 0; i + 2 < r->n_bytes; i++)
-        if ((uint8_t)r->shown[i] == 0xED && (uint8_t)r->shown[i + 1] >= 0xA0) memcpy(r->shown + i, "\xEE\x80\x80", 3);
-    return true;
-}
-
-static bool repair(const char *text, size_t n_bytes, bool plain, repaired *r) {
-    *r = (repaired){.bytes = malloc(n_bytes * 3 + 4)}; /* a wrong byte becomes three, and put may write four */
-    if (!r->bytes) return false;
-    bool surrogates = false;
-    for (size_t at = 0; at < n_bytes;) {
-        int n_in = 1;
-        bool is_surrogate = false;
-        if (plain && text[at] == ' ')
-            r->n_bytes += kvq_utf8_put(0x2581, r->bytes + r->n_bytes);
-        else
-            r->n_bytes += repair_character(text + at, n_bytes - at, r->bytes + r->n_bytes, &n_in, &is_surrogate);
-        surrogates |= is_surrogate;
-        at += (size_t)n_in;
+ * plain spelling spaces are U+2581. NULL: no memory. */
+static char *repair(const char *text, size_t n_bytes, bool plain, int *ret_n_bytes) {
+    char *out = malloc(n_bytes * 3 + 4); /* a wrong byte becomes three, and put may write four */
+    int n = 0;
+    for (size_t at = 0; out && at < n_bytes;) {
+        uint32_t c = 0xFFFD;
+        int n_in = kvq_utf8_get_loose(text + at, n_bytes - at, &c);
+        n += kvq_utf8_put(plain && c == ' ' ? 0x2581 : c, out + n);
+        at += n_in > 0 ? (size_t)n_in : 1;
     }
-    r->shown = r->bytes;
-    if (surrogates && !show_surrogates(r)) {
-        r->shown = NULL;
-        repaired_done(r);
-        return false;
-    }
-    return true;
+    *ret_n_bytes = n;
+    return out;
 }
 
-/* ---- encoding
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- encoding ---------------------------------------------------------------------------------------------------- */
 
 typedef struct session {
     const kvq_bpe *b;
@@ -365,26 +321,27 @@ static bool encode_word(session *s, const char *word, int n_bytes) {
     return id >= 0 ? kvq_ids_push(s->ids, id) : merge_word(s, word, n_bytes);
 }
 
-static kvq_status encode_repaired(session *s, const repaired *r, kvq_error *err) {
-    kvq_status status = kvq_pretokenizer_split(s->b->pre, r->shown, r->n_bytes, &s->pieces, &s->spare, err);
+static kvq_status encode_words(session *s, const char *text, int n_bytes, kvq_error *err) {
+    kvq_status status = kvq_pretokenizer_split(s->b->pre, text, n_bytes, &s->pieces, &s->spare, err);
     if (status) return status;
     for (size_t i = 0; i < s->pieces.n; i++) {
         int start = i ? s->pieces.ends[i - 1] : 0;
-        if (!encode_word(s, r->bytes + start, s->pieces.ends[i] - start))
-            return kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %d bytes", r->n_bytes);
+        if (!encode_word(s, text + start, s->pieces.ends[i] - start))
+            return kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %d bytes", n_bytes);
     }
     return KVQ_OK;
 }
 
 kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, kvq_ids *ids, kvq_error *err) {
     session s = {.b = b, .ids = ids, .spelled = malloc(b->vocab->longest_bytes + 2 * sizeof((letter *)0)->text)};
-    repaired r = {0};
+    int n_repaired = 0;
+    char *repaired = repair(text, n_bytes, b->flags & KVQ_PRE_PLAIN, &n_repaired);
     kvq_status status;
-    if (!s.spelled || !repair(text, n_bytes, b->flags & KVQ_PRE_PLAIN, &r))
+    if (!s.spelled || !repaired)
         status = kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
     else
-        status = encode_repaired(&s, &r, err);
-    repaired_done(&r);
+        status = encode_words(&s, repaired, n_repaired, err);
+    free(repaired);
     kvq_merger_done(&s.merger);
     free(s.pieces.ends);
     free(s.spare.ends);
@@ -392,8 +349,7 @@ kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, kv
     return status;
 }
 
-/* ---- the way back
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- the way back ------------------------------------------------------------------------------------------------ */
 
 size_t kvq_bpe_piece(const kvq_bpe *b, kvq_text text, char *out) {
     size_t n = 0;

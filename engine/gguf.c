@@ -67,8 +67,7 @@ static const struct { const char *name; size_t n_bytes; } value_types[KVQ_GGUF_T
 };
 /* clang-format on */
 
-/* ---- the reader
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the reader -------------------------------------------------------------------------------------------------- */
 
 typedef struct reader {
     kvq_gguf *g;
@@ -129,8 +128,7 @@ static kvq_status take_text(reader *r, kvq_text *ret) {
     return KVQ_OK;
 }
 
-/* ---- keys
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- keys -------------------------------------------------------------------------------------------------------- */
 
 static kvq_status take_value_type(reader *r, kvq_gguf_type *ret) {
     uint32_t type = 0;
@@ -211,8 +209,7 @@ static kvq_status take_keys(reader *r, uint64_t n) {
     return KVQ_OK;
 }
 
-/* ---- tensors
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 static kvq_status take_dims(reader *r, kvq_gguf_tensor *t, uint64_t *ret_n_values) {
     uint32_t n_dims = 0;
@@ -332,8 +329,7 @@ static kvq_status place_tensors(reader *r) {
     return KVQ_OK;
 }
 
-/* ---- indexes
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- indexes ----------------------------------------------------------------------------------------------------- */
 
 static int compare_texts(kvq_text a, kvq_text b) {
     size_t n = a.n_bytes < b.n_bytes ? a.n_bytes : b.n_bytes;
@@ -392,8 +388,7 @@ static kvq_status index_tensors(reader *r) {
     return KVQ_OK;
 }
 
-/* ---- open and close
- * --------------------------------------------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------------------------------------------------- */
 
 static kvq_status map_file(kvq_gguf *g, kvq_error *err) {
     /* O_NONBLOCK: a FIFO in place of the file must not hang the open; it means nothing to a regular file. */
@@ -502,8 +497,7 @@ void kvq_gguf_drop(const kvq_gguf *g, const kvq_gguf_tensor *t) {
     (void)madvise((void *)start, end - start, MADV_DONTNEED); /* advice; a refusal costs memory, nothing else */
 }
 
-/* ---- values
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 typedef struct number {
     enum { NOT_A_NUMBER, SIGNED, UNSIGNED, REAL } kind;
@@ -642,8 +636,7 @@ bool kvq_gguf_array_u64(const kvq_gguf *g, const char *key, uint64_t i, uint64_t
     return a && number_to_u64(load_number(a, i), ret);
 }
 
-/* ---- enumeration
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- enumeration ------------------------------------------------------------------------------------------------- */
 
 size_t kvq_gguf_n_tensors(const kvq_gguf *g) {
     return g->n_tensors;

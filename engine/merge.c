@@ -32,8 +32,7 @@ bool kvq_merger_add(kvq_merger *m, int start, int n_bytes, int id) {
     return true;
 }
 
-/* ---- the heap
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the heap ---------------------------------------------------------------------------------------------------- */
 
 static bool goes_before(kvq_merge_candidate a, kvq_merge_candidate b) {
     return a.order < b.order || (a.order == b.order && a.left < b.left);
@@ -71,8 +70,7 @@ static kvq_merge_candidate pop(kvq_merger *m) {
     return best;
 }
 
-/* ---- the loop
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the loop ---------------------------------------------------------------------------------------------------- */
 
 static bool consider(kvq_merger *m, kvq_merge_rule *rule, const void *family, int left) {
     if (left < 0) return true;

@@ -196,7 +196,7 @@ kvq_status kvq_plan_session_len(const kvq_kv_plan *plan, uint64_t n_blocks, int 
                     : model_context_len < DEFAULT_SESSION ? (uint64_t)model_context_len
                                                           : DEFAULT_SESSION;
     if (!asked && want > fits) want = fits;
-    uint64_t least = 2 * (uint64_t)plan->kv.block_tokens; /* below that a pool is of no use */
+    uint64_t least = asked ? 1 : 2 * (uint64_t)plan->kv.block_tokens; /* unasked, a pool below that is of no use */
     if (least > (uint64_t)model_context_len) least = (uint64_t)model_context_len;
     if (want > fits || want < least)
         return kvq_fail(err, KVQ_NO_SPACE,

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "utf8.h"
+
 #define MAX_STEPS 6
 #define JIT_STACK_START_BYTES (32 * 1024)
 #define JIT_STACK_MOST_BYTES (1024 * 1024)
@@ -25,8 +27,7 @@ typedef struct step {
     rule_fn *rule;
 } step;
 
-/* ---- the table
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 #include "pretokenizers.def" /* its macros */
 
@@ -68,8 +69,7 @@ static const struct {
 };
 #define N_NAMES (sizeof names / sizeof *names)
 
-/* ---- open
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- open -------------------------------------------------------------------------------------------------------- */
 
 struct kvq_pretokenizer {
     const step *steps;
@@ -128,8 +128,7 @@ unsigned kvq_pretokenizer_flags(const kvq_pretokenizer *p) {
     return p->flags;
 }
 
-/* ---- pieces
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
 
 /* Adds a piece that ends at `end`; an empty one is none. */
 static bool add_end(kvq_pieces *p, int end) {
@@ -193,8 +192,71 @@ static bool group_digits(const char *text, int start, int end, kvq_pieces *out) 
     return group_from_right(text, start, end, is_digit, true, out);
 }
 
-/* ---- matching
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- what an expression sees --------------------------------------------------------------------------------------
+ */
+
+/* Characters that PCRE2 must not meet or may not know, and what it sees instead: a character of the same category, of
+ * as many bytes, in the same ranges of the table. Surrogates are no characters (PCRE2 takes its text for valid). The
+ * rest are those of Unicode 15.0 and 15.1, which PCRE2 knows from 10.43 and 10.44 on (Debian 12 has 10.42) and
+ * llama.cpp's tables know: so ids do not depend on the PCRE2 that is installed. */
+#define LETTER 0x10330
+#define MARK 0x1D167
+#define NUMBER 0x1D360
+#define PUNCTUATION 0x10100
+#define SIGN 0x1F600
+/* clang-format off */
+static const struct { uint32_t first, last, seen; } stand_ins[] = {
+    {0x0CF3, 0x0CF3, 0x0CBC}, {0x0ECE, 0x0ECE, 0x0ECD}, {0x2FFC, 0x2FFF, 0x2FFB}, {0x31EF, 0x31EF, 0x31E3},
+    {0xD800, 0xDFFF, 0xE000}, {0x10EFD, 0x10EFF, MARK}, {0x1123F, 0x11240, LETTER}, {0x11241, 0x11241, MARK},
+    {0x11B00, 0x11B09, PUNCTUATION}, {0x11F00, 0x11F01, MARK}, {0x11F02, 0x11F02, LETTER}, {0x11F03, 0x11F03, MARK},
+    {0x11F04, 0x11F10, LETTER}, {0x11F12, 0x11F33, LETTER}, {0x11F34, 0x11F3A, MARK}, {0x11F3E, 0x11F42, MARK},
+    {0x11F43, 0x11F4F, PUNCTUATION}, {0x11F50, 0x11F59, NUMBER}, {0x1342F, 0x1342F, LETTER}, {0x13440, 0x13440, MARK},
+    {0x13441, 0x13446, LETTER}, {0x13447, 0x13455, MARK}, {0x1B132, 0x1B132, LETTER}, {0x1B155, 0x1B155, LETTER},
+    {0x1D2C0, 0x1D2D3, NUMBER}, {0x1DF25, 0x1DF2A, LETTER}, {0x1E030, 0x1E06D, LETTER}, {0x1E08F, 0x1E08F, MARK},
+    {0x1E4D0, 0x1E4EB, LETTER}, {0x1E4EC, 0x1E4EF, MARK}, {0x1E4F0, 0x1E4F9, NUMBER}, {0x1F6DC, 0x1F6DC, SIGN},
+    {0x1F774, 0x1F776, SIGN}, {0x1F77B, 0x1F77F, SIGN}, {0x1F7D9, 0x1F7D9, SIGN}, {0x1FA75, 0x1FA77, SIGN},
+    {0x1FA87, 0x1FA88, SIGN}, {0x1FAAD, 0x1FAAF, SIGN}, {0x1FABB, 0x1FABD, SIGN}, {0x1FABF, 0x1FABF, SIGN},
+    {0x1FACE, 0x1FACF, SIGN}, {0x1FADA, 0x1FADB, SIGN}, {0x1FAE8, 0x1FAE8, SIGN}, {0x1FAF7, 0x1FAF8, SIGN},
+    {0x2B739, 0x2B739, 0x2B738}, {0x2EBF0, 0x2EE5D, LETTER}, {0x31350, 0x323AF, LETTER},
+};
+/* clang-format on */
+#define N_STAND_INS (sizeof stand_ins / sizeof *stand_ins)
+
+static uint32_t stand_in_for(uint32_t c) {
+    size_t lo = 0, hi = N_STAND_INS;
+    while (lo < hi) {
+        size_t middle = lo + (hi - lo) / 2;
+        if (c > stand_ins[middle].last)
+            lo = middle + 1;
+        else
+            hi = middle;
+    }
+    return lo < N_STAND_INS && c >= stand_ins[lo].first ? stand_ins[lo].seen : c;
+}
+
+/* The text as the expressions see it: itself, or a copy with stand-ins in *ret_copy (owned by the caller). NULL: no
+ * memory. */
+static const char *see(const char *text, int n_bytes, char **ret_copy) {
+    *ret_copy = NULL;
+    for (int at = 0, n = 1; at < n_bytes; at += n) {
+        n = 1;
+        if ((uint8_t)text[at] < 0xE0) continue; /* the least stand-in is for U+0CF3, three bytes */
+        uint32_t c = 0;
+        n = kvq_utf8_get_loose(text + at, (size_t)(n_bytes - at), &c);
+        if (n == 0) n = 1;
+        uint32_t seen = stand_in_for(c);
+        if (seen == c) continue;
+        if (!*ret_copy) {
+            *ret_copy = malloc((size_t)n_bytes + 4);
+            if (!*ret_copy) return NULL;
+            memcpy(*ret_copy, text, (size_t)n_bytes);
+        }
+        (void)kvq_utf8_put(seen, *ret_copy + at); /* as many bytes as c has */
+    }
+    return *ret_copy ? *ret_copy : text;
+}
+
+/* ---- matching ---------------------------------------------------------------------------------------------------- */
 
 typedef struct matcher {
     pcre2_match_data *data;
@@ -279,11 +341,14 @@ kvq_status kvq_pretokenizer_split(const kvq_pretokenizer *p, const char *text, i
     pieces->n = 0;
     matcher m;
     if (!matcher_init(&m)) return no_memory(err);
-    kvq_status status = add_end(pieces, n_bytes) ? KVQ_OK : no_memory(err);
+    char *copy = NULL;
+    const char *seen = see(text, n_bytes, &copy);
+    kvq_status status = seen && add_end(pieces, n_bytes) ? KVQ_OK : no_memory(err);
     for (int i = 0; !status && i < MAX_STEPS && (p->steps[i].expression || p->steps[i].rule); i++) {
-        status = apply_step(p, i, &m, text, pieces, spare, err);
+        status = apply_step(p, i, &m, seen, pieces, spare, err);
         swap(pieces, spare);
     }
+    free(copy);
     matcher_done(&m);
     return status;
 }

@@ -282,10 +282,15 @@ static void find_prefix(kvq_scheduler *s, kvq_sequence *seq) {
         s->first_page[seq->slot][g] = first;
     }
     seq->n_computed = n * s->block_tokens;
-    if (seq->n_preemptions > 0) return; /* its own pages: no hit that anyone is interested in */
+}
+
+/* Once a request, when it is admitted first; its own pages after a preemption are no hit that anyone is interested in.
+ */
+static void count_hit(kvq_scheduler *s, kvq_sequence *seq) {
+    if (!s->o.prefix || seq->is_private || seq->n_preemptions > 0) return;
     seq->n_cached = seq->n_computed;
     s->stats.prefix_queries++;
-    s->stats.prefix_hits += n > 0;
+    s->stats.prefix_hits += seq->n_computed > 0;
     s->stats.prefix_query_tokens += (uint64_t)seq->n_tokens;
     s->stats.prefix_hit_tokens += (uint64_t)seq->n_computed;
 }
@@ -305,6 +310,7 @@ static bool admit(kvq_scheduler *s, kvq_sequence *seq) {
         return false;
     }
     unlink_waiting(s, seq);
+    count_hit(s, seq);
     s->slot_used[slot] = true;
     seq->state = KVQ_SEQUENCE_RUNNING;
     seq->admission = s->next_admission++;

@@ -1,6 +1,11 @@
 /* spm.c: SentencePiece's BPE: no words and no merge rules; two neighbours may merge when their text together is a
  * token, and the token with the highest score goes first. Called by tokenizer.c. Characters that end up in no token
- * become the tokens of their bytes ("<0xE2>"), so invalid UTF-8 passes through unharmed. */
+ * become the tokens of their bytes ("<0xE2>"), so invalid UTF-8 passes through unharmed.
+ *
+ * A whole text in one chain would make a heap that no cache holds. But no merge reaches over two characters that stand
+ * side by side in no token, such as "e" and U+2581 in most vocabularies; cut there, the ids are the same and a chain is
+ * a word (gemma-3, 421 kB of English prose: 7 times as fast). Which pairs occur is one bit each in a hashed set; a
+ * false "yes" only leaves a chain longer. */
 #include "spm.h"
 
 #include <math.h>
@@ -10,7 +15,61 @@
 #include "merge.h"
 #include "utf8.h"
 
+#define PAIR_BITS 20 /* 128 KiB; gemma-3 has 34,012 pairs in 262,144 tokens */
+
+struct kvq_spm {
+    const kvq_vocab *v;
+    uint64_t pairs[(1u << PAIR_BITS) / 64];
+};
+
+/* ---- pairs of characters ----------------------------------------------------------------------------------------- */
+
+static int character_bytes(const char *text, size_t n_left) {
+    size_t n = (size_t)kvq_utf8_announced((uint8_t)*text);
+    return (int)(n < n_left ? n : n_left);
+}
+
+/* The bit of the characters of n_first and n_second bytes at text. */
+static uint32_t pair_bit(const char *text, int n_first, int n_second) {
+    uint32_t first = 0, second = 0;
+    memcpy(&first, text, (size_t)n_first);
+    memcpy(&second, text + n_first, (size_t)n_second);
+    return (uint32_t)(((uint64_t)first << 32 | second) * 0x9E3779B97F4A7C15u >> (64 - PAIR_BITS));
+}
+
+static void note_pairs(kvq_spm *s, kvq_text token) {
+    int n_first = character_bytes(token.bytes, token.n_bytes);
+    for (size_t at = 0; at + (size_t)n_first < token.n_bytes;) {
+        const char *second = token.bytes + at + n_first;
+        int n_second = character_bytes(second, token.n_bytes - at - (size_t)n_first);
+        uint32_t bit = pair_bit(token.bytes + at, n_first, n_second);
+        s->pairs[bit / 64] |= (uint64_t)1 << (bit % 64);
+        at += (size_t)n_first;
+        n_first = n_second;
+    }
+}
+
+static bool may_merge(const kvq_spm *s, const char *text, int n_first, int n_second) {
+    uint32_t bit = pair_bit(text, n_first, n_second);
+    return s->pairs[bit / 64] >> (bit % 64) & 1;
+}
+
+kvq_spm *kvq_spm_new(const kvq_vocab *v) {
+    kvq_spm *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->v = v;
+    for (int id = 0; id < v->n_tokens; id++) note_pairs(s, v->texts[id]);
+    return s;
+}
+
+void kvq_spm_free(kvq_spm *s) {
+    free(s);
+}
+
+/* ---- encoding ---------------------------------------------------------------------------------------------------- */
+
 typedef struct session {
+    const kvq_spm *spm;
     const kvq_vocab *v;
     char *text; /* with U+2581 for spaces */
     int n_bytes;
@@ -53,14 +112,19 @@ static bool escape_spaces(session *s, const char *text, size_t n_bytes, bool add
     return true;
 }
 
-static bool add_symbols(session *s) {
-    for (int at = 0; at < s->n_bytes;) {
-        int n = kvq_utf8_announced((uint8_t)s->text[at]);
-        if (n > s->n_bytes - at) n = s->n_bytes - at;
-        if (!kvq_merger_add(&s->merger, at, n, -1)) return false;
-        at += n;
+/* Makes a chain of the characters from `at` on, up to the first two that no token has side by side. Returns where it
+ * ends, or -1: no memory. */
+static int add_chain(session *s, int at) {
+    kvq_merger_clear(&s->merger);
+    for (;;) {
+        int n = character_bytes(s->text + at, (size_t)(s->n_bytes - at));
+        if (!kvq_merger_add(&s->merger, at, n, -1)) return -1;
+        int next = at + n;
+        if (next == s->n_bytes) return next;
+        if (!may_merge(s->spm, s->text + at, n, character_bytes(s->text + next, (size_t)(s->n_bytes - next))))
+            return next;
+        at = next;
     }
-    return true;
 }
 
 /* A character that no merge touched: a token, or its bytes. A byte without a token becomes the unknown token. */
@@ -77,19 +141,27 @@ static bool add_character(const session *s, const kvq_symbol *symbol, kvq_ids *i
     return true;
 }
 
-static bool encode(session *s, const char *text, size_t n_bytes, bool add_space, kvq_ids *ids) {
-    if (!escape_spaces(s, text, n_bytes, add_space) || !add_symbols(s) || !kvq_merger_run(&s->merger, merge_rule, s))
-        return false;
-    for (int i = s->merger.n_symbols > 0 ? 0 : -1; i >= 0; i = s->merger.symbols[i].next) {
+static bool encode_chain(session *s, kvq_ids *ids) {
+    if (!kvq_merger_run(&s->merger, merge_rule, s)) return false;
+    for (int i = 0; i >= 0; i = s->merger.symbols[i].next) {
         const kvq_symbol *symbol = &s->merger.symbols[i];
         if (!(symbol->id >= 0 ? kvq_ids_push(ids, symbol->id) : add_character(s, symbol, ids))) return false;
     }
     return true;
 }
 
-kvq_status kvq_spm_encode(const kvq_vocab *v, const char *text, size_t n_bytes, bool add_space, kvq_ids *ids,
+static bool encode(session *s, const char *text, size_t n_bytes, bool add_space, kvq_ids *ids) {
+    if (!escape_spaces(s, text, n_bytes, add_space)) return false;
+    for (int at = 0; at < s->n_bytes;) {
+        at = add_chain(s, at);
+        if (at < 0 || !encode_chain(s, ids)) return false;
+    }
+    return true;
+}
+
+kvq_status kvq_spm_encode(const kvq_spm *spm, const char *text, size_t n_bytes, bool add_space, kvq_ids *ids,
                           kvq_error *err) {
-    session s = {.v = v};
+    session s = {.spm = spm, .v = spm->v};
     bool done = encode(&s, text, n_bytes, add_space, ids);
     kvq_merger_done(&s.merger);
     free(s.text);

@@ -18,8 +18,9 @@
 
 struct kvq_tokenizer {
     kvq_vocab vocab;
-    kvq_pretokenizer *pre; /* NULL: SentencePiece */
-    kvq_bpe *bpe;          /* NULL: SentencePiece */
+    kvq_spm *spm; /* or */
+    kvq_bpe *bpe; /* with */
+    kvq_pretokenizer *pre;
     bool add_bos, add_eos, add_space_prefix;
     kvq_special all;   /* special tokens where they are parsed */
     kvq_special plain; /* those that also count in plain text */
@@ -27,8 +28,7 @@ struct kvq_tokenizer {
     char *piece_bytes;
 };
 
-/* ---- open
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- open -------------------------------------------------------------------------------------------------------- */
 
 /* What tokenizer.ggml.model may say; defaults as llama.cpp has them. */
 static const struct {
@@ -66,7 +66,8 @@ static kvq_status find_model(const kvq_gguf *g, size_t *ret, kvq_error *err) {
 static kvq_status open_family(const kvq_gguf *g, size_t model, kvq_tokenizer *t, kvq_error *err) {
     if (!models[model].is_bpe) {
         t->add_bos = t->add_space_prefix = true;
-        return KVQ_OK;
+        t->spm = kvq_spm_new(&t->vocab);
+        return t->spm ? KVQ_OK : no_memory(g, err);
     }
     kvq_text pre = {"default", strlen("default")};
     kvq_text named = {"", 0};
@@ -89,8 +90,7 @@ static void read_flags(const kvq_gguf *g, kvq_tokenizer *t) {
     if (t->pre && (kvq_pretokenizer_flags(t->pre) & KVQ_PRE_ALWAYS_BOS)) t->add_bos = true;
 }
 
-/* ---- pieces
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
 
 /* U+2581 to spaces; returns the bytes written, at most text's. */
 static size_t unescape_spaces(kvq_text text, char *out) {
@@ -180,6 +180,7 @@ void kvq_tokenizer_free(kvq_tokenizer *t) {
     if (!t) return;
     kvq_special_done(&t->all);
     kvq_special_done(&t->plain);
+    kvq_spm_free(t->spm);
     kvq_bpe_free(t->bpe);
     kvq_pretokenizer_free(t->pre);
     free(t->pieces);
@@ -188,8 +189,7 @@ void kvq_tokenizer_free(kvq_tokenizer *t) {
     free(t);
 }
 
-/* ---- text to ids
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- text to ids ------------------------------------------------------------------------------------------------- */
 
 static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, const kvq_fragment *fragments, size_t n,
                                    kvq_ids *ids, kvq_error *err) {
@@ -203,7 +203,7 @@ static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, con
             status = kvq_bpe_encode(t->bpe, text + f->offset, f->n_bytes, ids, err);
         else
             status =
-                kvq_spm_encode(&t->vocab, text + f->offset, f->n_bytes, t->add_space_prefix && after_special, ids, err);
+                kvq_spm_encode(t->spm, text + f->offset, f->n_bytes, t->add_space_prefix && after_special, ids, err);
         if (status) return status;
         after_special = f->id >= 0;
     }
@@ -245,8 +245,7 @@ kvq_status kvq_tokenizer_encode(const kvq_tokenizer *t, const char *text, size_t
     return KVQ_OK;
 }
 
-/* ---- what is known of a token
- * ----------------------------------------------------------------------------------------- */
+/* ---- what is known of a token ------------------------------------------------------------------------------------ */
 
 static bool is_token(const kvq_tokenizer *t, int id) {
     return id >= 0 && id < t->vocab.n_tokens;
@@ -283,8 +282,7 @@ kvq_text kvq_tokenizer_text(const kvq_tokenizer *t, int id) {
     return is_token(t, id) ? t->vocab.texts[id] : (kvq_text){"", 0};
 }
 
-/* ---- ids to text, piece by piece
- * -------------------------------------------------------------------------------------- */
+/* ---- ids to text, piece by piece --------------------------------------------------------------------------------- */
 
 typedef struct output {
     char *bytes;

@@ -12,8 +12,7 @@
 
 #define EMPTY_NAME_BYTES 24 /* "[EMPTY_2147483647]" */
 
-/* ---- ids
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- ids --------------------------------------------------------------------------------------------------------- */
 
 bool kvq_ids_push(kvq_ids *ids, int id) {
     if (ids->n == ids->capacity) {
@@ -27,8 +26,7 @@ bool kvq_ids_push(kvq_ids *ids, int id) {
     return true;
 }
 
-/* ---- text to id
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- text to id -------------------------------------------------------------------------------------------------- */
 
 /* Eight bytes a round, each mixed by a 64 x 64 -> 128 bit product (its halves xored), the idea of wyhash. */
 uint32_t kvq_vocab_hash(const char *bytes, size_t n_bytes) {
@@ -68,8 +66,7 @@ static int find_name(const kvq_vocab *v, const char *name) {
     return kvq_vocab_find(v, name, strlen(name));
 }
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static kvq_status no_memory(const kvq_gguf *g, kvq_error *err) {
     return kvq_fail(err, KVQ_NO_MEMORY, "'%s': no memory for the vocabulary", kvq_gguf_path(g));
@@ -191,8 +188,7 @@ void kvq_vocab_done(kvq_vocab *v) {
     *v = (kvq_vocab){0};
 }
 
-/* ---- special tokens
- * --------------------------------------------------------------------------------------------------- */
+/* ---- special tokens ---------------------------------------------------------------------------------------------- */
 
 /* Names that end a generation, whatever the file says. They are control tokens, also where the file calls them normal.
  */

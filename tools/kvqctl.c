@@ -9,10 +9,12 @@
 #include "command.h"
 #include "help.h"
 
-extern const command command_run, command_bench, command_eval, command_tokenize, command_logits, command_show;
+extern const command command_run, command_bench, command_eval, command_tokenize, command_logits, command_show,
+    command_ask, command_chat, command_top, command_status, command_cancel;
 
 static const command *const commands[] = {
     &command_run, &command_bench, &command_eval, &command_tokenize, &command_logits, &command_show,
+    &command_ask, &command_chat,  &command_top,  &command_status,   &command_cancel,
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

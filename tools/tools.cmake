@@ -4,7 +4,8 @@ file(GLOB KVQ_TOOL_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tools/*.c)
 list(REMOVE_ITEM KVQ_TOOL_SOURCES ${CMAKE_SOURCE_DIR}/tools/kvqctl.c)
 add_library(kvqctl_core STATIC ${KVQ_TOOL_SOURCES})
 target_compile_definitions(kvqctl_core PRIVATE _GNU_SOURCE)
-target_link_libraries(kvqctl_core PRIVATE kvq_flags PUBLIC kvq PkgConfig::JANSSON)
+find_library(PAHO_MQTT3CS paho-mqtt3cs REQUIRED)
+target_link_libraries(kvqctl_core PRIVATE kvq_flags PUBLIC kvq PkgConfig::JANSSON ${PAHO_MQTT3CS})
 
 add_executable(kvqctl ${CMAKE_SOURCE_DIR}/tools/kvqctl.c)
 target_compile_definitions(kvqctl PRIVATE _GNU_SOURCE)
@@ -30,4 +31,7 @@ if(KVQ_BUILD_TESTS)
     get_filename_component(name ${script} NAME_WE)
     add_test(NAME kvqctl_${name} COMMAND bash ${script} $<TARGET_FILE:kvqctl> ${CMAKE_SOURCE_DIR})
   endforeach()
+  # The commands at work, on tiny models.
+  add_test(NAME kvqctl_commands COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/tools/test_commands.py $<TARGET_FILE:kvqctl>
+           $<TARGET_FILE:make_tiny_models>)
 endif()

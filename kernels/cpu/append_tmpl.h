@@ -8,8 +8,7 @@
 #include "../hadamard.h"
 #include "append.h"
 
-/* ---- quantize
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- quantize ---- */
 
 /* Codes -127 .. 127 of x, stored + 128; returns the refitted scale. */
 static uint16_t quantize_sym8(const float *x, int d, uint8_t *bytes) {
@@ -46,8 +45,7 @@ static void quantize_asym(const float *x, int d, int bits, uint8_t *bytes, uint1
     }
 }
 
-/* ---- write
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- write ---- */
 
 /* Token t of K: 4 (or, in nibbles, 8) channels a piece. */
 static void write_k_bytes(const kvq_kv *kv, const kvq_kv_half *k, int t, const uint8_t *bytes) {
@@ -98,8 +96,7 @@ static void write_head(const kvq_kv *kv, const kvq_kv_half *half, bool is_v, int
         write_k_bytes(kv, half, t, bytes);
 }
 
-/* ---- rows
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---- */
 
 static void prepare_head(const kvq_append *job, const float *in, const float *norm, const head_rope *rope, float *x) {
     int d = job->kv->head_dim;

@@ -2,7 +2,7 @@
  *
  * A *tile* is rows of one sequence that lie in one page, times heads of one KV group: its queries all see the same
  * image of every page, so each load of codes serves all of them. A *state* is their soft-max over part of the cache:
- * maximum, sum and accumulator, floats, scaled by e^-maximum: [QUERIES] maxima, [QUERIES] sums, [n_queries, head_dim].
+ * maximum, sum and accumulator, floats, scaled by 2^-maximum: [QUERIES] maxima, [QUERIES] sums, [n_queries, head_dim].
  */
 #ifndef KVQ_CPU_ATTEND_H
 #define KVQ_CPU_ATTEND_H

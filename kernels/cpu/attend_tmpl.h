@@ -3,7 +3,7 @@
  *
  * A page at a time, for BLOCK_QUERIES queries at a time:
  *   scores   lanes are tokens: one load of K codes [d/4][T][4] is 16 tokens x 4 channels, 4 query bytes in every lane
- *   soft-max 16 lanes of tokens, one maximum a page; probabilities times V's scales to bytes
+ *   weigh    soft-max over 16 lanes of tokens, one maximum a page; probabilities times V's scales to bytes
  *   values   lanes are channels: one load of V codes [T/4][d][4] is 16 channels x 4 tokens, 4 probability bytes in
  * every lane Integer sums run over a whole page, then go to the float accumulator with one fused multiply-add: so the
  * bits of a result do not depend on the instruction set, nor on which queries share a tile.
@@ -22,14 +22,16 @@
 #define BLOCK_QUERIES_MOST 4
 #define BLOCK_VECTORS_MOST 4
 #define MAX_QUERIES KVQ_ATTEND_QUERIES
-#define MAX_TOKENS 128 /* of a page */
+#define MAX_TOKENS 128     /* of a page */
+#define LOG2_E 1.44269504f /* scores are kept in units of ln 2, so that soft-max takes powers of 2 */
 
 /* The tile's queries: floats as append wrote them, bytes with one scale, the sum of the bytes (for the codes' zero). */
 typedef struct queries {
     int n;
     const float *q[MAX_QUERIES];
     int pos[MAX_QUERIES];
-    float scale[MAX_QUERIES]; /* of the bytes, times the job's scale */
+    float unit;               /* the job's scale, in units of ln 2 unless a softcap comes between */
+    float scale[MAX_QUERIES]; /* of the bytes, times unit */
     int32_t sum[MAX_QUERIES];
     int8_t bytes[MAX_QUERIES][KVQ_MAX_HEAD_DIM];
 } queries;
@@ -51,15 +53,15 @@ typedef struct page {
 typedef struct block {
     int first, n; /* queries [first, first + n) of the tile */
     bool seen[BLOCK_QUERIES_MOST];
-    float max[V_LANES], correction[V_LANES];
+    float correction[BLOCK_QUERIES_MOST];                        /* of what the state has so far */
     float w_scale[BLOCK_QUERIES_MOST], plus[BLOCK_QUERIES_MOST]; /* value = w_scale * (integer sum - zero) + plus */
     int32_t zero[BLOCK_QUERIES_MOST];
-    float w[BLOCK_QUERIES_MOST][MAX_TOKENS]; /* scores, then probabilities (times V's scales when quantized) */
+    int32_t sums[BLOCK_QUERIES_MOST][MAX_TOKENS]; /* products of codes with K */
+    float w[BLOCK_QUERIES_MOST][MAX_TOKENS];      /* halves: products with K, then probabilities */
     uint8_t w_bytes[BLOCK_QUERIES_MOST][MAX_TOKENS];
 } block;
 
-/* ---- queries
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- queries ---- */
 
 static void quantize_query(queries *qs, int n, int d, float scale) {
     const float *q = qs->q[n];
@@ -82,19 +84,16 @@ static void load_queries(queries *qs, const kvq_attend_tile *tile) {
     const kvq_attend *job = tile->job;
     int d = job->kv->head_dim;
     qs->n = tile->n_rows * tile->n_heads;
+    qs->unit = job->softcap > 0 ? job->scale : job->scale * LOG2_E;
     for (int n = 0; n < qs->n; n++) {
         int r = tile->row_begin + n / tile->n_heads, h = tile->head_begin + n % tile->n_heads;
         qs->q[n] = job->q + ((size_t)r * (size_t)job->n_heads + (size_t)h) * (size_t)d;
         qs->pos[n] = job->batch->pos[r];
-        if (job->kv->policy->k_bits != 16)
-            quantize_query(qs, n, d, job->scale);
-        else
-            qs->scale[n] = job->scale;
+        if (job->kv->policy->k_bits != 16) quantize_query(qs, n, d, qs->unit);
     }
 }
 
-/* ---- the page's constants
- * --------------------------------------------------------------------------------------------- */
+/* ---- the page's constants ---- */
 
 static void load_k_const(page *p, const kvq_attend *job, int index, int g) {
     const kvq_kv *kv = job->kv;
@@ -145,8 +144,7 @@ static void load_page(page *p, const kvq_attend_tile *tile, int index) {
     if (p->k.bits != 16) load_scales(p, n_tokens);
 }
 
-/* ---- integer products
- * -------------------------------------------------------------------------------------------------- */
+/* ---- integer products ---- */
 
 /* A sum of products over `inner` for n queries and some lanes: out[n][lane], row_bytes from one row of lanes to the
  * next. */
@@ -274,129 +272,160 @@ static void dot_lanes(dot *job, int n, int n_lanes, int bits, bool is_v) {
     }
 }
 
-/* ---- scores
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- scores ---- */
 
-/* scale q . k_const, in 16 lanes. */
-static float query_const(const page *p, const queries *qs, int n, int d, float scale) {
+/* 2^x for x <= 0 (NaN for NaN): n = rint(x) by adding 1.5 2^23, 2^r on |r| <= 1/2 by a polynomial with constant term 1
+ * (minimax, relative error 1.7e-7 in float), so 2^0 = 1 exactly; n goes into the exponent. Below -126: less than
+ * 2^-125. */
+V_INLINE v16f exp2_low(v16f x) {
+    v16f magic = v_set1(12582912.0f), y = v_max(v_set1(-126.0f), x);
+    v16f t = v_add(y, magic), r = v_sub(y, v_sub(t, magic));
+    v16f p = v_fma(v_set1(0x1.5bba14p-10f), r, v_set1(0x1.3cea88p-7f));
+    p = v_fma(p, r, v_set1(0x1.c6b752p-5f));
+    p = v_fma(p, r, v_set1(0x1.ebf9bcp-3f));
+    p = v_fma(p, r, v_set1(0x1.62e42ap-1f));
+    p = v_fma(p, r, v_set1(1.0f));
+    return v_from_bits(v_add_i(v_bits(p), v_shl_i(v_bits(t), 23)));
+}
+
+/* unit (q . k_const), in 16 lanes. */
+V_INLINE float query_const(const page *p, const queries *qs, int n, int d) {
     if (!p->has_k_const) return 0;
     v16f sum = v_zero();
     for (int i = 0; i < d; i += V_LANES) sum = v_fma(v_load(qs->q[n] + i), v_load(p->k_const + i), sum);
-    return v_hsum(sum) * scale;
+    return v_hsum(sum) * qs->unit;
 }
 
-static void score_codes(block *b, const page *p, const queries *qs, const kvq_attend *job) {
-    int n_tokens = job->kv->block_tokens, d = job->kv->head_dim;
-    int32_t sums[BLOCK_QUERIES_MOST][MAX_TOKENS];
-    dot products = {.codes = p->k.codes, .out_step = MAX_TOKENS, .inner = d, .out = sums};
-    for (int n = 0; n < b->n; n++) products.with[n] = qs->bytes[b->first + n];
-    dot_lanes(&products, b->n, n_tokens, p->k.bits, false);
-
+V_INLINE void scores_of_codes(v16f *x, const int32_t *sums, const page *p, const queries *qs, int q, int d,
+                              const int n_vectors) {
     /* What the dot product took as the codes' zero: nothing at 4 bits, V_WIDE_BIAS at 8. */
     int zero = p->k.bits == 4 ? (p->k.sym ? 8 : 0) : (p->k.sym ? 128 : 0) - V_WIDE_BIAS;
-    for (int n = 0; n < b->n; n++) {
-        int q = b->first + n;
-        v16f plus = v_set1(query_const(p, qs, q, d, job->scale));
-        v16f scale = v_set1(qs->scale[q]), min_scale = v_set1(qs->scale[q] * (float)qs->sum[q]);
-        v16i zeros = v_set1_i(zero * qs->sum[q]);
-        for (int t = 0; t < n_tokens; t += V_LANES) {
-            v16f x = v_float(v_sub_i(v_load_i(&sums[n][t]), zeros));
-            v16f rest = p->k.sym ? plus : v_fma(min_scale, v_load(p->k_min + t), plus);
-            v_store(&b->w[n][t], v_fma(v_mul(scale, v_load(p->k_scale + t)), x, rest));
-        }
+    v16f plus = v_set1(query_const(p, qs, q, d)), scale = v_set1(qs->scale[q]);
+    v16f min_scale = v_set1(qs->scale[q] * (float)qs->sum[q]);
+    v16i zeros = v_set1_i(zero * qs->sum[q]);
+    for (int v = 0; v < n_vectors; v++) {
+        v16f dots = v_float(v_sub_i(v_load_i(sums + V_LANES * v), zeros));
+        v16f rest = p->k.sym ? plus : v_fma(min_scale, v_load(p->k_min + V_LANES * v), plus);
+        x[v] = v_fma(v_mul(scale, v_load(p->k_scale + V_LANES * v)), dots, rest);
     }
 }
 
-static void score_halves(block *b, const page *p, const queries *qs, const kvq_attend *job) {
-    int n_tokens = job->kv->block_tokens, d = job->kv->head_dim;
-    dot products = {.codes = p->k.codes, .out_step = MAX_TOKENS, .inner = d, .out = b->w};
-    for (int n = 0; n < b->n; n++) products.with[n] = qs->q[b->first + n];
-    dot_lanes(&products, b->n, n_tokens, 16, false);
-    for (int n = 0; n < b->n; n++) {
-        v16f plus = v_set1(query_const(p, qs, b->first + n, d, job->scale)), scale = v_set1(job->scale);
-        for (int t = 0; t < n_tokens; t += V_LANES) v_store(&b->w[n][t], v_fma(scale, v_load(&b->w[n][t]), plus));
-    }
+V_INLINE void scores_of_halves(v16f *x, const float *sums, const page *p, const queries *qs, int q, int d,
+                               const int n_vectors) {
+    v16f plus = v_set1(query_const(p, qs, q, d)), scale = v_set1(qs->unit);
+    for (int v = 0; v < n_vectors; v++) x[v] = v_fma(scale, v_load(sums + V_LANES * v), plus);
 }
 
-static void softcap_scores(float *x, int n_tokens, float cap) {
-    for (int t = 0; t < n_tokens; t += V_LANES) {
-        v16f y = v_tanh(v_mul(v_load(x + t), v_set1(1.0f / cap)));
-        v_store(x + t, v_mul(y, v_set1(cap)));
-    }
+V_INLINE void softcap_scores(v16f *x, float cap, const int n_vectors) {
+    for (int v = 0; v < n_vectors; v++) x[v] = v_mul(v_tanh(v_mul(x[v], v_set1(1.0f / cap))), v_set1(cap * LOG2_E));
 }
 
 /* Minus infinity for tokens that a query at pos does not see. */
-static void mask_scores(float *x, const page *p, int n_tokens, int pos, int window) {
-    float last = (float)(pos - p->begin), before = window ? last - (float)window : -1.0f;
-    v16f none = v_set1(-INFINITY);
-    for (int t = 0; t < n_tokens; t += V_LANES) {
-        v16f index = v_float(v_add_i(v_lanes_i(), v_set1_i(t)));
-        v16f y = v_select_lt(v_set1(last), index, none, v_load(x + t));
-        v_store(x + t, v_select_lt(v_set1(before), index, y, none));
+V_INLINE void mask_scores(v16f *x, const page *p, int pos, int window, const int n_vectors) {
+    v16f last = v_set1((float)(pos - p->begin)), none = v_set1(-INFINITY);
+    v16f before = v_set1(window ? (float)(pos - p->begin - window) : -1.0f);
+    for (int v = 0; v < n_vectors; v++) {
+        v16f index = v_float(v_add_i(v_lanes_i(), v_set1_i(V_LANES * v)));
+        x[v] = v_select_lt(last, index, none, x[v]);
+        x[v] = v_select_lt(before, index, x[v], none);
     }
 }
 
-/* ---- soft-max
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- soft-max ---- */
 
-/* The block's new maxima, and what the states so far are to be multiplied with. */
-static void raise_maxima(block *b, int n_tokens, float *state_max) {
-    float old[V_LANES] = {0};
-    for (int n = 0; n < V_LANES; n++) b->max[n] = 0;
-    for (int n = 0; n < b->n; n++) {
-        v16f largest = v_load(b->w[n]);
-        for (int t = V_LANES; t < n_tokens; t += V_LANES) largest = v_max(v_load(&b->w[n][t]), largest);
-        float max = v_hmax(largest);
-        b->seen[n] = max != -INFINITY;
-        if (!b->seen[n]) continue;
-        old[n] = state_max[b->first + n];
-        b->max[n] = state_max[b->first + n] = max > old[n] ? max : old[n];
+/* Scores become probabilities relative to the new maximum; false, with nothing changed, if all are masked. */
+V_INLINE bool softmax(v16f *x, float *max, float *sum, float *correction, bool masked, const int n_vectors) {
+    v16f largest = x[0], total = v_zero();
+    for (int v = 1; v < n_vectors; v++) largest = v_max(x[v], largest);
+    float here = v_hmax(largest), before[V_LANES];
+    if (here == -INFINITY) return false;
+    float new_max = here > *max ? here : *max;
+    for (int v = 0; v < n_vectors; v++) {
+        v16f y = v_sub(x[v], v_set1(new_max));
+        x[v] = exp2_low(y);
+        if (masked) x[v] = v_select_lt(y, v_set1(-3e38f), v_zero(), x[v]);
+        total = v_add(total, x[v]);
     }
-    v_store(b->correction, v_exp(v_sub(v_load(old), v_load(b->max))));
-}
-
-/* Scores become probabilities; returns their sum. */
-static float exponentiate(float *x, int n_tokens, float max) {
-    v16f sum = v_zero();
-    for (int t = 0; t < n_tokens; t += V_LANES) {
-        v16f y = v_exp(v_sub(v_load(x + t), v_set1(max)));
-        v_store(x + t, y);
-        sum = v_add(sum, y);
-    }
-    return v_hsum(sum);
+    v_store(before, exp2_low(v_set1(*max - new_max)));
+    *correction = before[0];
+    *sum = fmaf(*sum, before[0], v_hsum(total));
+    *max = new_max;
+    return true;
 }
 
 /* Probabilities times V's scales to bytes, with what the codes' zero and minimum add up to. */
-static void quantize_weights(block *b, int n, const page *p, int n_tokens) {
+V_INLINE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int n_vectors) {
     v16f largest = v_zero(), plus = v_zero();
-    float *w = b->w[n];
-    for (int t = 0; t < n_tokens; t += V_LANES) {
-        v16f x = v_load(w + t);
-        if (!p->v.sym) plus = v_fma(x, v_load(p->v_min + t), plus);
-        x = v_mul(x, v_load(p->v_scale + t));
-        v_store(w + t, x);
-        largest = v_max(x, largest);
+    for (int v = 0; v < n_vectors; v++) {
+        if (!p->v.sym) plus = v_fma(x[v], v_load(p->v_min + V_LANES * v), plus);
+        x[v] = v_mul(x[v], v_load(p->v_scale + V_LANES * v));
+        largest = v_max(x[v], largest);
     }
     float max = v_hmax(largest);
     v16f per_byte = v_set1(max > 1e-30f ? 255.0f / max : 0.0f);
-    v16i sum = v_zero_i(), mirrored = v_zero_i();
-    for (int t = 0; t < n_tokens; t += V_LANES) {
-        v16i byte = v_rint(v_min(v_mul(v_load(w + t), per_byte), v_set1(255.0f)));
-        v_store_low_b(&b->w_bytes[n][t], byte);
-        sum = v_add_i(sum, byte);
-        mirrored = v_add_i(mirrored, v_and_i(byte, v_load_i(p->v_mirrored + t)));
+    v16i zero = v_zero_i();
+    for (int v = 0; v < n_vectors; v++) {
+        v16i byte = v_rint(v_mul(x[v], per_byte));
+        v_store_low_b(&b->w_bytes[n][V_LANES * v], byte);
+        /* Zeros of the codes as the dot product sees them: 8 or, mirrored, 7; and -128 of asym 8-bit codes, which it
+         * flips. */
+        if (p->v.bits == 4 && p->v.sym)
+            zero = v_add_i(zero, v_sub_i(v_shl_i(byte, 3), v_and_i(byte, v_load_i(p->v_mirrored + V_LANES * v))));
+        if (p->v.bits == 8 && !p->v.sym) zero = v_sub_i(zero, v_shl_i(byte, 7));
     }
-    int32_t all = v_hsum_i(sum);
+    b->zero[n] = (p->v.bits == 4) == p->v.sym ? v_hsum_i(zero) : 0;
     b->w_scale[n] = max * (1.0f / 255.0f);
     b->plus[n] = p->v.sym ? 0 : v_hsum(plus);
-    if (p->v.bits == 4)
-        b->zero[n] = p->v.sym ? 8 * all - v_hsum_i(mirrored) : 0;
-    else
-        b->zero[n] = p->v.sym ? 0 : -128 * all; /* the dot product takes 128 from 8-bit codes */
 }
 
-/* ---- values
- * ------------------------------------------------------------------------------------------------------------ */
+/* One query of the block, from its products with K to what V is multiplied with. */
+V_INLINE void weigh_query(block *b, int n, const page *p, const queries *qs, const kvq_attend *job, float *state,
+                          const bool halves, const int n_vectors) {
+    v16f x[MAX_TOKENS / V_LANES];
+    int q = b->first + n, d = job->kv->head_dim;
+    if (halves)
+        scores_of_halves(x, b->w[n], p, qs, q, d, n_vectors);
+    else
+        scores_of_codes(x, b->sums[n], p, qs, q, d, n_vectors);
+    if (job->softcap > 0) softcap_scores(x, job->softcap, n_vectors);
+    if (p->masked) mask_scores(x, p, qs->pos[q], job->window, n_vectors);
+    b->seen[n] = softmax(x, &state[q], &state[MAX_QUERIES + q], &b->correction[n], p->masked, n_vectors);
+    if (!b->seen[n])
+        for (int v = 0; v < n_vectors; v++) x[v] = v_zero();
+    if (!halves)
+        weights_to_bytes(x, b, n, p, n_vectors);
+    else
+        for (int v = 0; v < n_vectors; v++) v_store(&b->w[n][V_LANES * v], x[v]);
+}
+
+/* All queries of the block; compiled for each page length and kind. */
+#define WEIGH_FUNCTION(name, halves, n_vectors)                                                         \
+    static void name(block *b, const page *p, const queries *qs, const kvq_attend *job, float *state) { \
+        for (int n = 0; n < b->n; n++) weigh_query(b, n, p, qs, job, state, halves, n_vectors);         \
+    }
+WEIGH_FUNCTION(weigh_codes_32, false, 2)
+WEIGH_FUNCTION(weigh_codes_64, false, 4)
+WEIGH_FUNCTION(weigh_codes_128, false, 8)
+WEIGH_FUNCTION(weigh_halves_32, true, 2)
+WEIGH_FUNCTION(weigh_halves_64, true, 4)
+WEIGH_FUNCTION(weigh_halves_128, true, 8)
+
+static void weigh(block *b, const page *p, const queries *qs, const kvq_attend *job, float *state) {
+    static void (*const functions[2][3])(block *, const page *, const queries *, const kvq_attend *, float *) = {
+        {weigh_codes_32, weigh_codes_64, weigh_codes_128}, {weigh_halves_32, weigh_halves_64, weigh_halves_128}};
+    functions[p->k.bits == 16][job->kv->block_tokens / 64](b, p, qs, job, state); /* 32, 64, 128: 0, 1, 2 */
+}
+
+static void dot_k(block *b, const page *p, const queries *qs, const kvq_attend *job) {
+    bool halves = p->k.bits == 16;
+    dot products = {.codes = p->k.codes, .out_step = MAX_TOKENS, .inner = job->kv->head_dim};
+    products.out = halves ? (void *)b->w : (void *)b->sums;
+    for (int n = 0; n < b->n; n++)
+        products.with[n] = halves ? (const void *)qs->q[b->first + n] : (const void *)qs->bytes[b->first + n];
+    dot_lanes(&products, b->n, job->kv->block_tokens, p->k.bits, false);
+}
+
+/* ---- values ---- */
 
 static void add_value_codes(block *b, const page *p, float *acc, const kvq_attend *job) {
     int n_tokens = job->kv->block_tokens, d = job->kv->head_dim;
@@ -431,31 +460,15 @@ static void add_value_halves(block *b, const page *p, float *acc, const kvq_atte
     }
 }
 
-/* ---- a page, a split
- * --------------------------------------------------------------------------------------------------- */
+/* ---- a page, a split ---- */
 
 static void attend_block(block *b, const page *p, const queries *qs, const kvq_attend *job, float *state) {
-    int n_tokens = job->kv->block_tokens;
-    bool halves = p->k.bits == 16;
-    float *state_max = state, *state_sum = state + MAX_QUERIES, *acc = state + 2 * MAX_QUERIES;
-    if (halves)
-        score_halves(b, p, qs, job);
+    dot_k(b, p, qs, job);
+    weigh(b, p, qs, job, state);
+    if (p->k.bits == 16)
+        add_value_halves(b, p, state + 2 * MAX_QUERIES, job);
     else
-        score_codes(b, p, qs, job);
-    for (int n = 0; n < b->n; n++) {
-        if (job->softcap > 0) softcap_scores(b->w[n], n_tokens, job->softcap);
-        if (p->masked) mask_scores(b->w[n], p, n_tokens, qs->pos[b->first + n], job->window);
-    }
-    raise_maxima(b, n_tokens, state_max);
-    for (int n = 0; n < b->n; n++) {
-        float sum = exponentiate(b->w[n], n_tokens, b->max[n]);
-        if (!halves) quantize_weights(b, n, p, n_tokens);
-        if (b->seen[n]) state_sum[b->first + n] = fmaf(state_sum[b->first + n], b->correction[n], sum);
-    }
-    if (halves)
-        add_value_halves(b, p, acc, job);
-    else
-        add_value_codes(b, p, acc, job);
+        add_value_codes(b, p, state + 2 * MAX_QUERIES, job);
 }
 
 static void attend_page(const page *p, const queries *qs, const kvq_attend *job, float *state) {
@@ -464,6 +477,28 @@ static void attend_page(const page *p, const queries *qs, const kvq_attend *job,
         b.n = qs->n - b.first < BLOCK_QUERIES ? qs->n - b.first : BLOCK_QUERIES;
         attend_block(&b, p, qs, job, state);
     }
+}
+
+static void prefetch_bytes(const uint8_t *from, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) v_prefetch(from + i);
+}
+
+/* Asks for a page while the one before it is computed: blocks lie apart, so the hardware cannot guess where it goes on.
+ */
+static void prefetch_page(const kvq_attend_tile *tile, int index) {
+    const kvq_attend *job = tile->job;
+    const kvq_kv *kv = job->kv;
+    const kvq_kv_layer *layer = &kv->layers[job->layer];
+    const kvq_batch *b = job->batch;
+    const kvq_kv_page *place = &b->seqs[tile->seq].pages[layer->group][index];
+    if (!kvq_kv_sees_wide(kv, b->pos[tile->row_begin], index)) {
+        prefetch_bytes(place->block + layer->offset + (size_t)tile->g * layer->closed.bytes, layer->closed.bytes);
+        return;
+    }
+    kvq_kv_half k, v;
+    kvq_kv_wide_halves(kv, job->layer, place, b->scratch, b->scratch_slot_bytes, tile->g, &k, &v);
+    prefetch_bytes(k.codes, kvq_kv_wide_half_bytes(kv->head_dim, kv->block_tokens));
+    prefetch_bytes(v.codes, kvq_kv_wide_half_bytes(kv->head_dim, kv->block_tokens));
 }
 
 static void attend_split(const kvq_attend_tile *tile, int split, float *state) {
@@ -479,6 +514,7 @@ static void attend_split(const kvq_attend_tile *tile, int split, float *state) {
     kvq_attend_state_clear(state, qs.n, job->kv->head_dim);
     for (int i = begin; i < end; i++) {
         load_page(&p, tile, i);
+        if (i + 1 < end) prefetch_page(tile, i + 1);
         attend_page(&p, &qs, job, state);
     }
 }
@@ -488,7 +524,7 @@ static void attend_merge(float *into, const float *from, int n_queries, int d) {
     for (int n = 0; n < n_queries; n++) {
         if (from[n] == -INFINITY) continue;
         float max = into[n] > from[n] ? into[n] : from[n], factor[V_LANES] = {into[n] - max, from[n] - max};
-        v_store(factor, v_exp(v_load(factor)));
+        v_store(factor, exp2_low(v_load(factor)));
         v16f keep = v_set1(factor[0]), add = v_set1(factor[1]);
         into[n] = max;
         into[MAX_QUERIES + n] = fmaf(into[MAX_QUERIES + n], factor[0], from[MAX_QUERIES + n] * factor[1]);

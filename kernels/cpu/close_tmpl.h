@@ -24,8 +24,7 @@ V_INLINE v16f clamp4(v16f x) {
     return v_min(v_max(x, v_set1(-8.0f)), v_set1(7.0f));
 }
 
-/* ---- K
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- K ---- */
 
 /* mean[i] of s_t code_ti over the page, rounded to half. */
 static void mean_of_k(const kvq_kv *kv, const kvq_kv_half *wide, float *mean) {
@@ -92,8 +91,7 @@ static void close_k(const kvq_kv *kv, const kvq_kv_half *wide, const kvq_kv_half
     for (int t = 0; t < kv->block_tokens; t += V_LANES) close_k_tokens(kv, wide, closed, mean, t);
 }
 
-/* ---- V
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- V ---- */
 
 /* How the 8-bit codes of 4 tokens become 4-bit ones. */
 typedef struct v_tokens {

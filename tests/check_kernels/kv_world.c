@@ -32,8 +32,7 @@ static const char *sentence(const char *format, ...) {
     return text;
 }
 
-/* ---- random inputs
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- random inputs ---- */
 
 static double uniform(uint32_t *state) {
     *state = *state * 1664525u + 1013904223u;
@@ -94,8 +93,7 @@ static void fill_inputs(kv_world *w) {
     free(bias);
 }
 
-/* ---- the world
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the world ---- */
 
 static size_t guarded(const kv_world *w) {
     return w->kv.block_bytes + 2 * GUARD_BYTES;
@@ -186,8 +184,7 @@ void kv_world_free(kv_world *w) {
     free(w);
 }
 
-/* ---- a step
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- a step ---- */
 
 typedef struct step {
     kvq_batch batch;
@@ -252,8 +249,7 @@ static void scatter(const kv_world *w, const step *st, const float *rows, float 
         memcpy(to[st->which[st->row_seq[r]]] + (size_t)st->pos[r] * n, rows + (size_t)r * n, n * sizeof(float));
 }
 
-/* ---- how far attend may be from ref
- * ------------------------------------------------------------------------------------ */
+/* ---- how far attend may be from ref ---- */
 
 /* One query over its visible cache, in two passes: output as ref, and per channel how far 8-bit queries and
  * probabilities may move it. Query rounding: every q code is off by at most half, so by independent errors of variance
@@ -360,8 +356,7 @@ static void look_beside(kv_world *w, const step *st, int l, const kvq_attend *jo
     free(out);
 }
 
-/* ---- the run
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the run ---- */
 
 static void run_layer(kv_world *w, step *st, const kvq_ops *ops, kvq_stream *s, int l, bool beside_ref) {
     const kv_world_spec *spec = &w->spec;
@@ -455,8 +450,7 @@ void kv_world_run(kv_world *w, const kvq_ops *ops, kvq_stream *s, const int *chu
     done_step(&st);
 }
 
-/* ---- what came out
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- what came out ---- */
 
 static const char *guards_of(const kv_world *w, uint8_t *blocks, int i, int g, const char *kind) {
     for (int p = 0; p < w->n_pages; p++)

@@ -130,8 +130,7 @@ void suite_kv(check *c) {
     }
 }
 
-/* ---- bench: a cache larger than the last level, layer after layer as a step reads it
- * ------------------------------------ */
+/* ---- bench: a cache larger than the last level, layer after layer as a step reads it ---- */
 
 #define BENCH_LAYERS 30
 #define BENCH_DEPTH 4096

@@ -126,7 +126,8 @@ def learn_merges(text, n_merges):
     merges, seen = [], set(pieces)
     while len(merges) < n_merges:
         codes, counts = np.unique(ids[:-1] << 32 | ids[1:], return_counts=True)
-        for code in codes[np.argsort(-counts, kind="stable")[:20]]:
+        before = len(merges)
+        for code in codes[np.argsort(-counts, kind="stable")]:
             left, right = int(code >> 32), int(code & 0xFFFFFFFF)
             whole = pieces[left] + pieces[right]
             if whole in seen or len(whole) > 24:
@@ -134,20 +135,21 @@ def learn_merges(text, n_merges):
             seen.add(whole)
             merges.append((pieces[left], pieces[right]))
             pieces.append(whole)
-            hit = np.nonzero((ids[:-1] == left) & (ids[1:] == right))[0]
-            hit = hit[np.concatenate(([True], np.diff(hit) > 1))] if left == right and len(hit) else hit
-            if left == right:
-                keep, last = [], -2
-                for h in hit:
-                    if h > last + 1:
-                        keep.append(h)
-                        last = h
-                hit = np.array(keep, dtype=np.int64)
-            ids[hit] = len(pieces) - 1
-            ids = np.delete(ids, hit + 1)
-        if counts.max() < 2:
-            break
-    return merges
+            ids = merge_pair(ids, left, right, len(pieces) - 1)
+            if len(merges) == before + 20:
+                break
+        assert len(merges) > before
+    return merges[:n_merges]
+
+
+def merge_pair(ids, left, right, whole):
+    hits, last = [], -2
+    for at in np.nonzero((ids[:-1] == left) & (ids[1:] == right))[0]:
+        if at > last + 1:  # "aaa" holds one pair, not two
+            hits.append(at)
+            last = at
+    ids[hits] = whole
+    return np.delete(ids, [at + 1 for at in hits])
 
 
 def write_made_up(path, pre, merges, letters):

@@ -31,9 +31,10 @@ CODE = [
     "    1.  item\n        - sub\n\t\t* x\n", "\"'`'\"''\"\"''' \"\"\" ```` ~~~~ ---- ==== ____ **** ####\n", "'s 't 're 've 'm 'll 'd 'S 'T 'RE 'Ve 'M 'lL 'D '' 'x\n",
 ]
 SPECIAL = ["<s>", "</s>", "<bos>", "<eos>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<start_of_turn>", "<end_of_turn>", "<unused7>",
-           "<0x0A>", "<0xE2>", "<|fim_prefix|>", "<|fim_middle|>", "<|file_sep|>", "<|repo_name|>", "<repo_name>", "<reponame>", "<mask>", "[multimodal]", "<|im_start", "im_end|>",
-           "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "<fim_prefix>", "<jupyter_start>", "<|object_ref_start|>",
+           "<0x0A>", "<0xE2>", "<|fim_prefix|>", "<|fim_middle|>", "<|file_sep|>", "<|repo_name|>", "<mask>", "[multimodal]", "<|im_start", "im_end|>",
+           "<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "<jupyter_start>", "<|object_ref_start|>",
            "<tool_call>", "</tool_call>", "<h1>", "</h1>", "<td>", "<table>", "<blockquote>", "<|user|>", "<|assistant|>", "<|end|>", "[EMPTY_3]", "<sentinel:12>", "IMGIMGABAZ", "<code>", "\n\n\n", "\t\t\t\t"]
+NEW = "🫨🫩🛜🩵🪇🫎\U00011f04\U00011f34\U00011f50\u0cf3\u2ffc\U0002ebf0\U00031350\u31ef\U0001e030\U0001d2c0\u0ece\U0002b739"  # Unicode 15.0, 15.1
 SPACES = [" ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", "\r", "\v", "\f", "\x85", "\xa0", "\u1680", "\u2003", "\u2009", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000", "\u200b", "\u180e", "\ufeff",
           "\x1c", "\x1d", "\x1e", "\x1f", " \n", "\n ", " \r\n \t", "\t ", "\n\t"]
 MARKS = ["\u0301", "\u0308", "\u0323", "\u20dd", "\u0e31", "\u064e", "\u05b0", "\u3099", "\u093f", "\ufe0f", "\u200d", "\U0001f3fd", "\U000e0061", "\u0489"]
@@ -115,7 +116,11 @@ def invalid(r):
     return bytes(text)
 
 
-KINDS = [prose, prose, scripts, scripts, emoji, code, code, numbers, spaces, controls, special, marks, points, runs, invalid]
+def new(r):
+    return "".join(r.choice(NEW) + r.choice(["", "", " ", "a", "1", "中", "!"]) for _ in range(r.randrange(1, 20)))
+
+
+KINDS = [new, prose, prose, scripts, scripts, emoji, code, code, numbers, spaces, controls, special, marks, points, runs, invalid]
 
 
 def make_text(n_bytes, seed):

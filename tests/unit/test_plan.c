@@ -129,6 +129,8 @@ static void session_len_is_the_least_of_model_default_and_pool(void **state) {
                         "the KV pool of 66 blocks holds one sequence of 4096 tokens, session_len asks for 4097; raise "
                         "cache_max_entry_count, lower session_len or choose a quant_policy of fewer bits");
     assert_int_equal(kvq_plan_session_len(&plan, 1, 0, 131072, 512, &n, &err), KVQ_NO_SPACE);
+    assert_int_equal(kvq_plan_session_len(&plan, 66, 10, 131072, 512, &n, &err), KVQ_OK);
+    assert_int_equal(n, 10); /* who asks for a short one gets it */
     assert_int_equal(kvq_plan_session_len(&plan, 66, 4096, 2048, 512, &n, &err), KVQ_BAD_ARGUMENT);
     assert_string_equal(err.text, "session_len 4096 is beyond the model's context of 2048 tokens");
 }

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "daemon/prompt.h"
+#include "daemon/text.h"
 
 static kvq_request defaults;
 
@@ -211,7 +212,7 @@ static void bytes_that_are_not_text_are_refused(void **state) {
         if (parse_typed(cases[i].bytes, cases[i].n, NULL, &p, &f)) fail_msg("case %zu was accepted", i);
         assert_int_equal(f.code, FAILURE_BAD_REQUEST);
     }
-    assert_true(prompt_is_text("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 10));
+    assert_true(text_is_valid("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 10));
 }
 
 static void a_prompt_over_the_limit_is_too_large(void **state) {

@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "daemon/prompt.h"
+#include "daemon/text.h"
 #include "daemon/reply.h"
 
 #define MS INT64_C(1000000)
@@ -148,7 +149,7 @@ static void parts_fit_and_join_to_the_whole_text(void **state) {
             assert_string_equal(json_string_value(json_object_get(part, "id")), "q");
             assert_int_equal(json_object_get(part, "finish_reason") != NULL, i + 1 == n);
             const char *piece = json_string_value(json_object_get(part, "text"));
-            assert_true(prompt_is_text(piece, strlen(piece)));
+            assert_true(text_is_valid(piece, strlen(piece)));
             strcat(joined, piece);
             json_decref(part);
         }
