@@ -9,8 +9,6 @@
  * bandwidth, which is the limit there: every byte of the weights is read once. */
 #include "linear.h"
 
-#define UNROLL _Pragma("GCC unroll 16")
-
 /* Bytes ahead that a tile is asked for: a few hundred ns at the bandwidth of one core. */
 #define PREFETCH_BYTES 2048
 
@@ -131,38 +129,38 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
     const v16i zeros[2] = {zero_pair(zero, group, 0), zero_pair(zero, group, 1)};
     const uint8_t *w = run->part->data + (size_t)tile * run->part->tile_bytes, *panel = run->panel;
     v16f acc[PANEL_ROWS];
-    UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
+    V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
 
     for (int i = 0; i < run->n_in; i += KVQ_ACT_GROUP, panel += R * KVQ_PANEL_GROUP_BYTES) {
         const float *d = (const float *)(panel + R * KVQ_PANEL_SCALE);
         const float *d_sums = (const float *)(panel + R * KVQ_PANEL_D_SUMS) + (group == 16 ? R : 0);
-        UNROLL for (int half = 0; half < halves; half++, d_sums += R) {
+        V_UNROLL for (int half = 0; half < halves; half++, d_sums += R) {
             v16i dot[PANEL_ROWS];
-            UNROLL for (int r = 0; r < R; r++) dot[r] =
+            V_UNROLL for (int r = 0; r < R; r++) dot[r] =
                 v_dot_pair(v_zero_i(), pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
-            UNROLL for (int c = 0; c < group; c += chunk_inputs, w += 64) {
+            V_UNROLL for (int c = 0; c < group; c += chunk_inputs, w += 64) {
                 const uint8_t *q = panel + half * 16 + c;
                 v64b codes = v_load_b(w);
                 v_prefetch(w + PREFETCH_BYTES);
                 if (bits == 4) {
                     v64b low = v_low_b(codes), high = v_high_b(codes);
-                    UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], low, q + r * KVQ_ACT_GROUP, wide);
-                    UNROLL for (int r = 0; r < R; r++) dot[r] =
+                    V_UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], low, q + r * KVQ_ACT_GROUP, wide);
+                    V_UNROLL for (int r = 0; r < R; r++) dot[r] =
                         dot_codes(dot[r], high, q + 4 + r * KVQ_ACT_GROUP, wide);
                 } else {
-                    UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], codes, q + r * KVQ_ACT_GROUP, wide);
+                    V_UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], codes, q + r * KVQ_ACT_GROUP, wide);
                 }
             }
             v16f scale = load_scales(w, scale_type);
             w += scale_bytes;
-            UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
+            V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
             if (!has_min) continue;
             v16f min = load_scales(w, scale_type);
             w += scale_bytes;
-            UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(min, v_set1(d_sums[r]), acc[r]);
+            V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(min, v_set1(d_sums[r]), acc[r]);
         }
     }
-    UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
+    V_UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
 }
 
 /* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits are wide when their
@@ -217,15 +215,15 @@ V_INLINE void float_tiles(const kvq_linear_run *run, int tile, const kvq_format 
     const uint8_t *w = run->part->data + (size_t)tile * tile_bytes;
     const float *x = run->panel;
     v16f acc[PANEL_ROWS > 4 ? PANEL_ROWS : 4];
-    UNROLL for (int a = 0; a < T * R; a++) acc[a] = v_zero();
+    V_UNROLL for (int a = 0; a < T * R; a++) acc[a] = v_zero();
     for (int i = 0; i < run->n_in; i++, w += step, x += R) {
-        UNROLL for (int t = 0; t < T; t++) {
+        V_UNROLL for (int t = 0; t < T; t++) {
             v16f weights = load_weights(w + (size_t)t * tile_bytes, kind);
-            UNROLL for (int r = 0; r < R; r++) acc[t * R + r] = v_fma(weights, v_set1(x[r]), acc[t * R + r]);
+            V_UNROLL for (int r = 0; r < R; r++) acc[t * R + r] = v_fma(weights, v_set1(x[r]), acc[t * R + r]);
         }
     }
-    UNROLL for (int t = 0; t < T; t++) {
-        UNROLL for (int r = 0; r < R; r++) store(run, tile + t, r, acc[t * R + r]);
+    V_UNROLL for (int t = 0; t < T; t++) {
+        V_UNROLL for (int r = 0; r < R; r++) store(run, tile + t, r, acc[t * R + r]);
     }
 }
 

@@ -22,6 +22,7 @@
  *                                      the set's own (0 or 128): AVX2 has no u8 x s8 sum that cannot saturate
  *             v_dot_exact(acc, u, s)   u unsigned, s signed, anything; slower than wide on AVX2
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves
+ *   V_UNROLL before a loop of a known length over registers
  *   memory    v_prefetch(p): a hint, any address */
 #ifndef KVQ_SIMD_H
 #define KVQ_SIMD_H

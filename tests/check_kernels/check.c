@@ -118,6 +118,7 @@ bool check_begin(check *c, const char *format, ...) {
     }
     c->rng = c->seed;
     for (const char *p = c->name; *p; p++) c->rng = (c->rng ^ (uint8_t)*p) * 0x100000001B3u;
+    if (c->sample > 1 && check_random_int(c, 1, c->sample) > 1) return false;
     c->failure = CHECK_PASSED;
     c->n_cases++;
     return true;

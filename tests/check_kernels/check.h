@@ -63,6 +63,7 @@ typedef struct check {
     uint64_t seed;
     const char *pattern; /* of --test; NULL: all */
     bool list, quiet, bench;
+    int sample; /* of --sample: one case in so many, chosen by its name; 0: all */
 
     check_level levels[CHECK_MAX_LEVELS]; /* [0] is ref */
     int n_levels;
