@@ -31,7 +31,7 @@ size_t kvq_matrix_part_bytes(const kvq_layout *layout, int n_rows, int n_in, siz
     size_t tile = (size_t)(n_in / layout->group) * kvq_layout_group_bytes(layout);
     tile = (tile + TILE_BYTES_ALIGN - 1) / TILE_BYTES_ALIGN * TILE_BYTES_ALIGN;
     size_t n_tiles = ((size_t)n_rows + KVQ_TILE_ROWS - 1) / KVQ_TILE_ROWS, bytes;
-    if (__builtin_mul_overflow(tile, n_tiles, &bytes)) return 0;
+    if (__builtin_mul_overflow(tile, n_tiles, &bytes) || bytes > PTRDIFF_MAX) return 0;
     if (ret_tile_bytes) *ret_tile_bytes = tile;
     return bytes;
 }

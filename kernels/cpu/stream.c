@@ -71,7 +71,7 @@ void kvq_stream_fail(kvq_stream *s, kvq_status code, const char *format, ...) {
 
 void *kvq_stream_take(kvq_stream *s, size_t *used, size_t bytes) {
     size_t aligned = kvq_aligned(bytes);
-    if (aligned > s->workspace_bytes - *used) {
+    if (aligned < bytes || aligned > s->workspace_bytes - *used) {
         kvq_stream_fail(s, KVQ_INTERNAL, "an operator wants %zu bytes of workspace, %zu of %zu are left", aligned,
                         s->workspace_bytes - *used, s->workspace_bytes);
         return NULL;
