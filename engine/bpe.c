@@ -154,8 +154,7 @@ static kvq_status read_rules(const kvq_gguf *g, kvq_bpe *b, kvq_error *err) {
     uint64_t n = 0;
     const kvq_gguf_items *rules = kvq_gguf_items_find(g, "tokenizer.ggml.merges", &type, &n);
     if (!rules || type != KVQ_GGUF_STRING || n > INT_MAX / 4)
-        return kvq_fail(err, KVQ_BAD_FILE, "'%s': key 'tokenizer.ggml.merges' is not a list of texts",
-                        kvq_gguf_path(g));
+        return kvq_fail(err, KVQ_BAD_FILE, "key 'tokenizer.ggml.merges' is not a list of texts");
     size_t n_slots = 16, longest = 0;
     while (n_slots < n * 2) n_slots *= 2;
     kvq_text rule = {0};

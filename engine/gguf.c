@@ -128,6 +128,8 @@ static kvq_status take_text(reader *r, kvq_text *ret) {
     return KVQ_OK;
 }
 
+static const kvq_gguf_items *find_key(const kvq_gguf *g, const char *name);
+
 /* ---- keys -------------------------------------------------------------------------------------------------------- */
 
 static kvq_status take_value_type(reader *r, kvq_gguf_type *ret) {
@@ -295,9 +297,13 @@ static kvq_status take_tensors(reader *r, uint64_t n) {
 static kvq_status find_alignment(reader *r) {
     kvq_gguf *g = r->g;
     g->alignment = DEFAULT_ALIGNMENT;
-    if (!kvq_gguf_items_find(g, "general.alignment", NULL, NULL)) return KVQ_OK;
+    if (!find_key(g, "general.alignment")) return KVQ_OK;
     uint64_t a = 0;
-    if (!kvq_gguf_u64(g, "general.alignment", &a) || a == 0 || a > MAX_ALIGNMENT || (a & (a - 1)) != 0)
+    if (!kvq_gguf_u64(g, "general.alignment", &a))
+        return kvq_fail(r->err, KVQ_BAD_FILE,
+                        "'%s': key 'general.alignment' is not a number, allowed are powers of 2 up to %u", g->path,
+                        MAX_ALIGNMENT);
+    if (a == 0 || a > MAX_ALIGNMENT || (a & (a - 1)) != 0)
         return kvq_fail(r->err, KVQ_BAD_FILE,
                         "'%s': key 'general.alignment' is %" PRIu64 ", allowed are powers of 2 up to %u", g->path, a,
                         MAX_ALIGNMENT);

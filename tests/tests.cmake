@@ -9,6 +9,10 @@ foreach(source ${KVQ_UNIT_TESTS})
   target_link_libraries(${name} PRIVATE kvq_flags kvq PkgConfig::CMOCKA)
   add_test(NAME ${name} COMMAND ${name})
 endforeach()
+# Tests in which every allocation fails once (tests/unit/failing_alloc.h).
+foreach(name test_gguf test_tokenizer)
+  target_link_options(${name} PRIVATE -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray,--wrap=strdup)
+endforeach()
 include(${CMAKE_SOURCE_DIR}/tests/check_kernels/check_kernels.cmake)
 # The token driver of the live comparison with llama.cpp and of the golden ids.
 add_executable(tokenize ${CMAKE_SOURCE_DIR}/tests/live/tokenize.c)
