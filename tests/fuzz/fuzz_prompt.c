@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "../../daemon/prompt.h"
+#include "../../daemon/text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
@@ -26,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
         if (p.id[0] && !prompt_is_name(p.id, strlen(p.id))) abort();
         prompt_done(&p);
     }
-    (void)prompt_is_text(data, n_bytes);
+    (void)text_is_valid(data, n_bytes);
     (void)prompt_is_name((const char *)data, n_bytes);
     return 0;
 }
