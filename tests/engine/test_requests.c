@@ -118,7 +118,7 @@ static void text_held_for_a_stop_string_comes_out_at_the_end(void **state) {
     kvq_request r = request_of_letters(bias, 60);
     answer whole = run_one(e, r);
     char stop[24];
-    snprintf(stop, sizeof stop, "%s!", whole.text + 45); /* 15 letters and what never comes */
+    snprintf(stop, sizeof stop, "%.20s!", whole.text + 45); /* 15 letters and what never comes */
     const char *stops[] = {stop};
     r.stop = stops;
     r.n_stop = 1;

@@ -31,7 +31,7 @@ from dequantize import f32_copy
 from eval_text import eval_text
 
 REAL_MODELS = ["SmolLM2-135M-Instruct-Q4_1", "gemma-3-270m-Q4_K_M", "Qwen2.5-Coder-0.5B-Instruct"]
-REAL_TEXT_BYTES = 2900    # 600 to 800 tokens
+REAL_TEXT_BYTES = 2300    # 600 to 640 tokens
 RANDOM_TEXT_BYTES = 420   # 300 to 330 tokens of the small vocabulary: past gemma3-window's 96 three times over
 ROWS_AT_ONCE = 64         # rows of 262,144 doubles: 134 MB a piece
 
