@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""compare_tokens.py TOKENIZE [--bytes N] [--models FOLDER] [--vocabularies FOLDER]: our token ids against llama.cpp's.
+"""compare_tokens.py TOKENIZE [--bytes N] [--models FOLDER] [--sdist FILE.tar.gz]: our token ids against llama.cpp's.
 
 TOKENIZE is the built tests/live/tokenize. The same hard text (token_text.py) goes through both, once as plain text and once with
 special tokens parsed, BOS and EOS as the file says:
   - the real models in --models (all *.gguf; a megabyte each),
-  - vocabulary-only files in --vocabularies (those that ship in llama.cpp's source; files for tokenizers that we refuse are
+  - the vocabulary-only files that ship in --sdist, llama-cpp-python's source archive (files for tokenizers that we refuse are
     listed as skipped, and the list must be exactly the expected one),
   - a file with made-up merges for every row of engine/pretokenizers.def. Its merges are learned from text that was never cut into
     words, so that they reach over every boundary a pre-tokenizer can draw: one boundary in another place shows in the ids.
@@ -17,6 +17,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 import llama_cpp
@@ -193,6 +194,17 @@ def write_texts(folder, name, n_bytes):
     return paths
 
 
+def unpack_vocabularies(sdist, folder):
+    paths = []
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            name = pathlib.PurePosixPath(member.name).name
+            if member.isfile() and name.startswith("ggml-vocab-") and name.endswith(".gguf"):
+                paths.append(pathlib.Path(folder) / name)
+                paths[-1].write_bytes(archive.extractfile(member).read())
+    return sorted(paths)
+
+
 def is_text(piece):
     try:
         piece.decode()
@@ -212,7 +224,7 @@ def main():
     parser.add_argument("--bytes", type=int, default=1 << 20)
     parser.add_argument("--row-bytes", type=int, default=150_000)
     parser.add_argument("--models", type=pathlib.Path)
-    parser.add_argument("--vocabularies", type=pathlib.Path)
+    parser.add_argument("--sdist", type=pathlib.Path)
     parser.add_argument("--rows", default="", help="only these rows, separated by commas")
     a = parser.parse_args()
     llama_cpp.llama_log_set(SILENT, None)
@@ -224,7 +236,7 @@ def main():
             failed += compare(a.tokenize, model, long_paths, model.name, True)
             compared += 1
         skipped = set()
-        for model in sorted(a.vocabularies.glob("*.gguf")) if a.vocabularies else []:
+        for model in unpack_vocabularies(a.sdist, folder) if a.sdist else []:
             try:
                 ours(a.tokenize, model, ["/dev/null"], False, False)
             except RuntimeError as e:
@@ -233,7 +245,7 @@ def main():
                 continue
             failed += compare(a.tokenize, model, long_paths, model.name, True)
             compared += 1
-        if a.vocabularies and skipped != REFUSED:
+        if a.sdist and skipped != REFUSED:
             print(f"FAIL skipped {sorted(skipped)}, expected {sorted(REFUSED)}")
             failed += 1
         merges, letters = learn_merges(make_text(120_000, 3), N_MERGES), byte_letters()

@@ -133,6 +133,13 @@ def make_text(n_bytes, seed):
     return without_giants(bytes(text[:n_bytes]))
 
 
+def make_short_text(seed):
+    """Every kind three times."""
+    r = random.Random(seed)
+    parts = [kind(r) for kind in KINDS * 3]
+    return without_giants(b"\n".join(p if isinstance(p, bytes) else p.encode("utf-8", "surrogatepass") for p in parts))
+
+
 def without_giants(text):
     """Characters above U+10FFFF, which would end llama.cpp, become broken ones."""
     out = bytearray(text)
