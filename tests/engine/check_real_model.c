@@ -1,0 +1,157 @@
+/* check_real_model.c: check_real_model MODEL.gguf: what test_reproducible.c proves on tiny models, once on a real one
+ * and as people would see it: 32 prompts at once over a pool that fits few of them, each answer the same as alone, with
+ * 1 and 2 threads, other prefill budgets and a warm prefix cache, and no block in use afterwards. Run by scripts/test.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/kvq.h"
+
+enum { PROMPTS = 32, ANSWER_TOKENS = 20, TEXT_BYTES = 2048 };
+
+typedef struct reply {
+    char text[TEXT_BYTES];
+    size_t n_bytes;
+    int n_tokens;
+    bool failed;
+    kvq_finish reason;
+} reply;
+
+/* Of very different lengths: some within one page of 64 tokens, some over several. */
+static void make_prompt(int i, char *out, size_t n_out) {
+    static const char *const subjects[] = {"the sky", "a river",        "old bread", "the number seven",
+                                           "winter",  "a small engine", "music",     "salt"};
+    size_t used =
+        (size_t)snprintf(out, n_out, "Tell me in one sentence, please, what you know about %s.", subjects[i % 8]);
+    for (int k = 0; k < i && used < n_out; k++)
+        used +=
+            (size_t)snprintf(out + used, n_out - used, " Also think of %s, and of %d.", subjects[(i + k) % 8], i * k);
+}
+
+static kvq_engine *open_engine(const char *path, const char *policy, const char *cache, int threads, int budget,
+                               bool prefix) {
+    kvq_engine *e = NULL;
+    kvq_error err = {0};
+    kvq_options o = kvq_default_options();
+    o.model_path = path;
+    o.quant_policy = policy;
+    o.cache_max_entry_count = cache;
+    o.session_len = 640;
+    o.max_batch_size = PROMPTS;
+    o.threads = threads;
+    o.max_prefill_token_num = budget;
+    o.enable_prefix_caching = prefix;
+    if (kvq_open(&o, &e, &err)) {
+        fprintf(stderr, "%s\n", err.text);
+        exit(1);
+    }
+    return e;
+}
+
+static void submit(kvq_engine *e, int i, reply *r) {
+    char prompt[TEXT_BYTES];
+    uint64_t id;
+    kvq_error err = {0};
+    make_prompt(i, prompt, sizeof prompt);
+    memset(r, 0, sizeof *r);
+    kvq_request q = kvq_default_request();
+    q.prompt = prompt;
+    q.max_tokens = ANSWER_TOKENS;
+    q.seed = (uint64_t)i;
+    q.has_seed = true;
+    q.user = r;
+    if (!kvq_submit(e, &q, &id, &err)) return;
+    fprintf(stderr, "prompt %d: %s\n", i, err.text);
+    exit(1);
+}
+
+static void take(const kvq_event *event) {
+    reply *r = event->user;
+    if (r->n_bytes + event->n_bytes >= sizeof r->text) exit(1);
+    memcpy(r->text + r->n_bytes, event->text, event->n_bytes);
+    r->n_bytes += event->n_bytes;
+    if (event->kind == KVQ_EVENT_TEXT) return;
+    r->failed = event->kind == KVQ_EVENT_FAILED;
+    r->reason = event->reason;
+    r->n_tokens = event->result.completion_tokens;
+}
+
+static void run(kvq_engine *e) {
+    while (kvq_is_active(e)) {
+        const kvq_event *events;
+        size_t n;
+        kvq_error err = {0};
+        if (kvq_step(e, &events, &n, &err)) {
+            fprintf(stderr, "%s\n", err.text);
+            exit(1);
+        }
+        for (size_t i = 0; i < n; i++) take(&events[i]);
+    }
+}
+
+static bool same(const reply *a, const reply *b) {
+    return !a->failed && !b->failed && a->reason == b->reason && a->n_tokens == b->n_tokens &&
+           a->n_bytes == b->n_bytes && memcmp(a->text, b->text, a->n_bytes) == 0;
+}
+
+/* All prompts at once; how many replies differ from those alone, and what else is wrong. */
+static int check_together(kvq_engine *e, const reply *alone, const char *what) {
+    static reply replies[PROMPTS];
+    kvq_stats stats;
+    int wrong = 0;
+    for (int i = 0; i < PROMPTS; i++) submit(e, i, &replies[i]);
+    run(e);
+    for (int i = 0; i < PROMPTS; i++) {
+        if (same(&replies[i], &alone[i])) continue;
+        printf("  prompt %d: '%.60s' instead of '%.60s'\n", i, replies[i].text, alone[i].text);
+        wrong++;
+    }
+    kvq_get_stats(e, &stats);
+    if (stats.blocks_used != 0) wrong++;
+    printf("%-46s %d of %d the same, %d preemptions, %d prefix hits, %d blocks used\n", what, PROMPTS - wrong, PROMPTS,
+           (int)stats.preemptions, (int)stats.prefix_hits, (int)stats.blocks_used);
+    fflush(stdout);
+    return wrong;
+}
+
+static int check_policy(const char *path, const char *policy) {
+    static reply alone[PROMPTS];
+    char what[64];
+    int wrong = 0;
+    kvq_stats stats;
+    kvq_engine *e = open_engine(path, policy, "400", 1, 1024, false);
+    for (int i = 0; i < PROMPTS; i++) {
+        submit(e, i, &alone[i]);
+        run(e);
+    }
+    kvq_close(e);
+    static const struct {
+        const char *what, *cache;
+        int threads, budget;
+        bool prefix, again;
+    } ways[] = {{"a small pool", "10", 2, 512, false, false},
+                {"one thread, a budget of 100, a warm cache", "400", 1, 100, true, true}};
+    for (size_t k = 0; k < sizeof ways / sizeof *ways; k++) {
+        snprintf(what, sizeof what, "policy %s, %s", policy, ways[k].what);
+        e = open_engine(path, policy, ways[k].cache, ways[k].threads, ways[k].budget, ways[k].prefix);
+        if (ways[k].again) wrong += check_together(e, alone, "  (cold)");
+        wrong += check_together(e, alone, what);
+        kvq_get_stats(e, &stats);
+        if (ways[k].again && stats.prefix_hits == 0) {
+            printf("  the prefix cache was never hit\n");
+            wrong++;
+        }
+        kvq_close(e);
+    }
+    return wrong;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        fprintf(stderr, "usage: check_real_model MODEL.gguf\n");
+        return 2;
+    }
+    int wrong = check_policy(argv[1], "4") + check_policy(argv[1], "8");
+    return wrong ? 1 : 0;
+}
