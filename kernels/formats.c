@@ -107,13 +107,31 @@ static void unpack_4bit_runs(const uint8_t *src, uint8_t *code) {
     for (int i = 0; i < 256; i++) code[i] = src[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
 }
 
+/* Scales and minimums of n groups from what the block has of them. */
+static void multiply_scales(kvq_unpacked *out, int n) {
+    for (int g = 0; g < n; g++) {
+        out->scale[g] = out->d * (float)out->sub_scale[g];
+        out->min[g] = out->dmin * (float)out->sub_min[g];
+    }
+}
+
+/* The same for formats without minimums. */
+static void multiply_scales_only(kvq_unpacked *out, int n) {
+    for (int g = 0; g < n; g++) {
+        out->scale[g] = out->d * (float)out->sub_scale[g];
+        out->min[g] = 0;
+    }
+}
+
 /* Q2_K: 16 x (scale 4 bits | min 4 bits) | 256 x 2 bits | d f16 | dmin f16 */
 static void unpack_q2_k(const uint8_t *p, kvq_unpacked *out) {
-    float d = read_half(p + 80), dmin = read_half(p + 82);
+    out->d = read_half(p + 80);
+    out->dmin = -read_half(p + 82); /* minimums are subtracted */
     for (int g = 0; g < 16; g++) {
-        out->scale[g] = d * (float)(p[g] & 15);
-        out->min[g] = -(dmin * (float)(p[g] >> 4));
+        out->sub_scale[g] = (int8_t)(p[g] & 15);
+        out->sub_min[g] = (int8_t)(p[g] >> 4);
     }
+    multiply_scales(out, 16);
     unpack_2bit_runs(p + 16, out->code);
 }
 
@@ -121,13 +139,13 @@ static void unpack_q2_k(const uint8_t *p, kvq_unpacked *out) {
  * then 4 bytes the high 2. A code is its two low bits plus 4 when the third bit is set, minus 4. */
 static void unpack_q3_k(const uint8_t *p, kvq_unpacked *out) {
     const uint8_t *s = p + 96;
-    float d = read_half(p + 108);
+    out->d = read_half(p + 108);
     for (int g = 0; g < 16; g++) {
         int low = g < 8 ? s[g] & 15 : s[g - 8] >> 4;
         int high = s[8 + g % 4] >> (g / 4 * 2) & 3;
-        out->scale[g] = d * (float)((low | high << 4) - 32);
-        out->min[g] = 0;
+        out->sub_scale[g] = (int8_t)((low | high << 4) - 32);
     }
+    multiply_scales_only(out, 16);
     unpack_2bit_runs(p + 32, out->code);
     for (int i = 0; i < 256; i++) out->code[i] |= (uint8_t)((p[i % 32] >> i / 32 & 1) << 2);
 }
@@ -135,12 +153,15 @@ static void unpack_q3_k(const uint8_t *p, kvq_unpacked *out) {
 /* The 8 scales and 8 minimums of 6 bits in 12 bytes, of Q4_K and Q5_K: 4 + 4 in the low 6 bits of 8 bytes; of the
  * others the low 4 bits in the last 4 bytes and the high 2 in the top bits of the first 8. */
 static void unpack_k_scales(const uint8_t *s, float d, float dmin, kvq_unpacked *out) {
+    out->d = d;
+    out->dmin = -dmin; /* minimums are subtracted */
     for (int g = 0; g < 8; g++) {
         int scale = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
         int min = g < 4 ? s[g + 4] & 63 : s[g + 4] >> 4 | s[g] >> 6 << 4;
-        out->scale[g] = d * (float)scale;
-        out->min[g] = -(dmin * (float)min);
+        out->sub_scale[g] = (int8_t)scale;
+        out->sub_min[g] = (int8_t)min;
     }
+    multiply_scales(out, 8);
 }
 
 /* Q4_K: d f16 | dmin f16 | 12 bytes of scales and minimums | 256 x 4 bits */
@@ -159,11 +180,9 @@ static void unpack_q5_k(const uint8_t *p, kvq_unpacked *out) {
 /* Q6_K: 256 x 4 low bits | 256 x 2 high bits | 16 x int8 scale | d f16. Low bits: in a half, 64 bytes, low nibbles
  * first. */
 static void unpack_q6_k(const uint8_t *p, kvq_unpacked *out) {
-    float d = read_half(p + 208);
-    for (int g = 0; g < 16; g++) {
-        out->scale[g] = d * (float)(int8_t)p[192 + g];
-        out->min[g] = 0;
-    }
+    out->d = read_half(p + 208);
+    for (int g = 0; g < 16; g++) out->sub_scale[g] = (int8_t)p[192 + g];
+    multiply_scales_only(out, 16);
     unpack_2bit_runs(p + 128, out->code);
     for (int i = 0; i < 256; i++) {
         int low = p[i / 128 * 64 + i % 64] >> (i % 128 / 64 * 4) & 15;
@@ -189,13 +208,13 @@ static void unpack_iq4_nl(const uint8_t *p, kvq_unpacked *out) {
 
 /* IQ4_XS: d f16 | 8 x 2 high bits of scale (+ 32) | 8 x 4 low bits | 256 x 4 bits into the book, in runs of 32 */
 static void unpack_iq4_xs(const uint8_t *p, kvq_unpacked *out) {
-    float d = read_half(p);
+    out->d = read_half(p);
     for (int g = 0; g < 8; g++) {
         int low = p[4 + g / 2] >> (g % 2 * 4) & 15, high = read_u16(p + 2) >> 2 * g & 3;
-        out->scale[g] = d * (float)((low | high << 4) - 32);
-        out->min[g] = 0;
+        out->sub_scale[g] = (int8_t)((low | high << 4) - 32);
         unpack_nibbles(p + 8 + 16 * g, out->code + 32 * g);
     }
+    multiply_scales_only(out, 8);
     look_up(iq4nl_codes, out->code, 256);
 }
 
@@ -209,8 +228,8 @@ static void unpack_mxfp4(const uint8_t *p, kvq_unpacked *out) {
 }
 
 static const kvq_format_info infos[KVQ_FORMAT_COUNT] = {
-#define FORMAT(name, id, block, bytes, group, bits, zero, min, exact_f16, unpack) \
-    {#name, id, block, bytes, group, bits, zero, min, exact_f16, unpack},
+#define FORMAT(name, id, block, bytes, group, bits, zero, min, scales, unpack) \
+    {#name, id, block, bytes, group, bits, zero, min, KVQ_SCALE_##scales, unpack},
 #include "formats.def"
 #undef FORMAT
 };

@@ -7,11 +7,14 @@
 #include <stdint.h>
 
 typedef enum kvq_format {
-#define FORMAT(name, id, block, bytes, group, bits, zero, min, exact_f16, unpack) KVQ_FORMAT_##name,
+#define FORMAT(name, id, block, bytes, group, bits, zero, min, scales, unpack) KVQ_FORMAT_##name,
 #include "formats.def"
 #undef FORMAT
     KVQ_FORMAT_COUNT
 } kvq_format;
+
+/* How an execution layout keeps scales and minimums. */
+typedef enum kvq_scale_type { KVQ_SCALE_NONE, KVQ_SCALE_F16, KVQ_SCALE_F32, KVQ_SCALE_SUPER } kvq_scale_type;
 
 /* One block of a block format, value[i] = scale[i / group] * (code[i] - zero) + min[i / group].
  * Codes are unsigned and below 1 << bits of the format's row. Scales and minimums are the exact products of what
@@ -20,6 +23,9 @@ typedef struct kvq_unpacked {
     uint8_t code[256];
     float scale[16];
     float min[16]; /* zeros where the format has none */
+    /* Formats with KVQ_SCALE_SUPER: scale[g] = d * sub_scale[g], min[g] = dmin * sub_min[g], exactly. */
+    float d, dmin;
+    int8_t sub_scale[16], sub_min[16];
 } kvq_unpacked;
 
 typedef struct kvq_format_info {
@@ -29,7 +35,8 @@ typedef struct kvq_format_info {
     int block_bytes;
     int group_len; /* weights per scale; 0: plain floats */
     int bits, zero;
-    int has_min, exact_f16;
+    int has_min;
+    kvq_scale_type scale_type;
     void (*unpack)(const uint8_t *block, kvq_unpacked *out); /* NULL for F32, F16, BF16 */
 } kvq_format_info;
 

@@ -7,9 +7,14 @@
  * n_out is padded to a multiple of 16 with zero scales. Per tile, for each group of `group` inputs, in order:
  *
  *   bits 4:  group/8 x 64 bytes. Chunk j, byte 4r+b: low nibble = code of row r, input 8j+b; high = input 8j+4+b
+ *   bits 5:  64 bytes, byte 4r+b: bit k = fifth bit of row r, input 4k+b; then as bits 4 (group is 32)
+ *   bits 6:  64 bytes, byte 4r+b: bits 2k, 2k+1 = high bits of row r, input 4k+b; then as bits 4 (group is 16)
  *   bits 8:  group/4 x 64 bytes. Chunk j, byte 4r+b = code of row r, input 4j+b
- *   then 16 scales (f16 or f32), then 16 minimums of the same type if has_min.
- * n_in is a multiple of 32; tile_bytes is rounded up to a cache line.
+ *   then 16 scales (f16, f32 or int8), then 16 minimums of the same type if has_min.
+ *
+ * With scales of type SUPER the int8s are factors of a half that all groups of 256 inputs share: before the first of
+ * them stand 16 halves d, then 16 dmin if has_min; scale = d * int8, min = dmin * int8, both exact in float. n_in is a
+ * multiple of 32; tile_bytes is rounded up to a cache line.
  *
  * Floats (F32, F16, BF16): per tile, for each input in order, 16 values of the file's own type.
  *
@@ -32,14 +37,13 @@
 #include "status.h"
 
 #define KVQ_TILE_ROWS 16
-#define KVQ_ACT_GROUP 32 /* inputs that share one activation scale */
+#define KVQ_SUPER_INPUTS 256
+#define KVQ_ACT_GROUP 32    /* inputs that share one activation scale */
 #define KVQ_ACT_TINY 1e-30f /* 127 / KVQ_ACT_TINY is still a float */
-
-typedef enum kvq_scale_type { KVQ_SCALE_F16, KVQ_SCALE_F32 } kvq_scale_type;
 
 typedef struct kvq_layout {
     kvq_format kind; /* KVQ_FORMAT_F32, F16 or BF16 for float layouts; KVQ_FORMAT_COUNT for coded ones */
-    int bits;        /* 4 or 8; 0 for float layouts */
+    int bits;        /* 4, 5, 6 or 8; 0 for float layouts */
     int group;       /* 16 or 32; 1 for float layouts */
     int zero;
     bool has_min;
@@ -72,9 +76,6 @@ size_t kvq_matrix_part_bytes(const kvq_layout *layout, int n_rows, int n_in, siz
 /* Repacks tensor rows [first_row, first_row + n_rows) of src ([*, n_in] in `format`) into part->data (owned by the
  * caller, of kvq_matrix_part_bytes, zeroed or not). Loses nothing: kvq_matrix_row gives the same floats as the file. */
 void kvq_matrix_repack(kvq_matrix_part *part, kvq_format format, const void *src, int n_rows, int n_in);
-
-/* Bytes of one group of a tile (16 rows): codes, scales, minimums; for float layouts 16 values. */
-size_t kvq_layout_group_bytes(const kvq_layout *layout);
 
 /* The part that row `row` of the whole matrix is in. */
 const kvq_matrix_part *kvq_matrix_part_of(const kvq_matrix *m, int row);

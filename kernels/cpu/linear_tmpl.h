@@ -92,10 +92,28 @@ V_INLINE void store(const kvq_linear_run *run, int tile, int r, v16f acc) {
     v_store(run->out + at, acc);
 }
 
-/* ---- coded weights
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- coded weights ------------------------------------------------------------------------------------------------
+ */
 
-V_INLINE v16f load_scales(const uint8_t *at, kvq_scale_type type) {
+/* The super scales that hold for 256 inputs; moves *w behind them. */
+typedef struct supers {
+    v16f d, dmin;
+} supers;
+
+V_INLINE supers load_supers(const uint8_t **w, bool has_min) {
+    supers ret = {v_load_half((const uint16_t *)*w), v_zero()};
+    *w += 2 * V_LANES;
+    if (!has_min) return ret;
+    ret.dmin = v_load_half((const uint16_t *)*w);
+    *w += 2 * V_LANES;
+    return ret;
+}
+
+/* 16 scales or minimums; moves *w behind them. */
+V_INLINE v16f load_scales(const uint8_t **w, kvq_scale_type type, v16f super) {
+    const uint8_t *at = *w;
+    *w += type == KVQ_SCALE_SUPER ? V_LANES : type == KVQ_SCALE_F16 ? 2 * V_LANES : 4 * V_LANES;
+    if (type == KVQ_SCALE_SUPER) return v_mul(super, v_float(v_load_i8(at)));
     return type == KVQ_SCALE_F16 ? v_load_half((const uint16_t *)at) : v_load((const float *)at);
 }
 
@@ -113,67 +131,72 @@ V_INLINE v16i pair_of(const uint8_t *sums) {
     return v_set1_i(pair);
 }
 
-V_INLINE v16i dot_codes(v16i acc, v64b codes, const uint8_t *q, const bool wide) {
-    return wide ? v_dot_wide(acc, codes, v_splat4(q)) : v_dot_narrow(acc, codes, v_splat4(q));
+/* Codes of inputs 4 k .. 4 k + 3 of a group at w (matrix.h has the picture); k and bits are constants. */
+V_INLINE v64b load_codes(const uint8_t *w, const int bits, const int k) {
+    if (bits == 8) return v_load_b(w + 64 * k);
+    v64b pair = v_load_b(w + (bits > 4 ? 64 : 0) + 64 * (k / 2));
+    v64b nibbles = k % 2 ? v_high_b(pair) : v_low_b(pair);
+    if (bits == 4) return nibbles;
+    return v_or_b(nibbles, v_bits_to_4_b(v_load_b(w), k * (bits - 4), bits == 5 ? 0x10 : 0x30));
 }
 
-/* One tile times R rows. All that is const is known to the compiler, which leaves straight code per group. */
-V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, const int group, const bool wide,
+/* One tile times R rows. What is const here is known to the compiler, which leaves straight code per group. */
+V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, const int group, const bool has_zero,
                          const int R) {
     const kvq_layout *layout = &run->part->layout;
     const kvq_scale_type scale_type = layout->scale_type;
-    const int scale_bytes = scale_type == KVQ_SCALE_F16 ? 2 * V_LANES : 4 * V_LANES;
-    const bool has_min = layout->has_min;
-    const int zero = layout->zero - (wide ? V_WIDE_BIAS : 0), halves = KVQ_ACT_GROUP / group;
-    const int chunk_inputs = bits == 4 ? 8 : 4;
+    const bool has_min = layout->has_min, wide = bits == 8;
+    const int zero = layout->zero - (wide ? V_WIDE_BIAS : 0);
     const v16i zeros[2] = {zero_pair(zero, group, 0), zero_pair(zero, group, 1)};
     const uint8_t *w = run->part->data + (size_t)tile * run->part->tile_bytes, *panel = run->panel;
+    supers super = {v_zero(), v_zero()};
     v16f acc[PANEL_ROWS];
     V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
 
     for (int i = 0; i < run->n_in; i += KVQ_ACT_GROUP, panel += R * KVQ_PANEL_GROUP_BYTES) {
         const float *d = (const float *)(panel + R * KVQ_PANEL_SCALE);
         const float *d_sums = (const float *)(panel + R * KVQ_PANEL_D_SUMS) + (group == 16 ? R : 0);
-        V_UNROLL for (int half = 0; half < halves; half++, d_sums += R) {
+        if (scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0) super = load_supers(&w, has_min);
+        V_UNROLL for (int half = 0; half < KVQ_ACT_GROUP / group; half++, d_sums += R) {
+            const uint8_t *q = panel + half * 16;
             v16i dot[PANEL_ROWS];
-            V_UNROLL for (int r = 0; r < R; r++) dot[r] =
-                v_dot_pair(v_zero_i(), pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
-            V_UNROLL for (int c = 0; c < group; c += chunk_inputs, w += 64) {
-                const uint8_t *q = panel + half * 16 + c;
-                v64b codes = v_load_b(w);
-                v_prefetch(w + PREFETCH_BYTES);
-                if (bits == 4) {
-                    v64b low = v_low_b(codes), high = v_high_b(codes);
-                    V_UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], low, q + r * KVQ_ACT_GROUP, wide);
-                    V_UNROLL for (int r = 0; r < R; r++) dot[r] =
-                        dot_codes(dot[r], high, q + 4 + r * KVQ_ACT_GROUP, wide);
-                } else {
-                    V_UNROLL for (int r = 0; r < R; r++) dot[r] = dot_codes(dot[r], codes, q + r * KVQ_ACT_GROUP, wide);
+            V_UNROLL for (int r = 0; r < R; r++) {
+                dot[r] = v_zero_i();
+                if (has_zero) dot[r] = v_dot_pair(dot[r], pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
+            }
+            V_UNROLL for (int k = 0; k < group / 4; k++) {
+                v64b codes = load_codes(w, bits, k);
+                V_UNROLL for (int r = 0; r < R; r++) {
+                    v64b four = v_splat4(q + r * KVQ_ACT_GROUP + 4 * k);
+                    dot[r] = wide ? v_dot_wide(dot[r], codes, four) : v_dot_narrow(dot[r], codes, four);
                 }
             }
-            v16f scale = load_scales(w, scale_type);
-            w += scale_bytes;
+            V_UNROLL for (int line = 0; line < group * bits / 32; line++) v_prefetch(w + PREFETCH_BYTES + 64 * line);
+            w += group * bits / 8 * V_LANES;
+            v16f scale = load_scales(&w, scale_type, super.d);
             V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
             if (!has_min) continue;
-            v16f min = load_scales(w, scale_type);
-            w += scale_bytes;
+            v16f min = load_scales(&w, scale_type, super.dmin);
             V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(min, v_set1(d_sums[r]), acc[r]);
         }
     }
     V_UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
 }
 
-/* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits are wide when their
- * zero is 128: only then do they exceed 127. */
-#define CODED_KERNEL(R, name, bits, group, wide)                  \
+/* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits have zero 128 (only
+ * they exceed 127, which v_dot_wide is for), which an instruction set's bias may be already. */
+#define CODED_KERNEL(R, name, bits, group, has_zero)              \
     static void name##_##R(const kvq_linear_run *run, int tile) { \
-        coded_tile(run, tile, bits, group, wide, R);              \
+        coded_tile(run, tile, bits, group, has_zero, R);          \
     }
 PANEL_MAP(CODED_KERNEL, coded4_32, 4, 32, false)
+PANEL_MAP(CODED_KERNEL, coded4_32_zero, 4, 32, true)
 PANEL_MAP(CODED_KERNEL, coded4_16, 4, 16, false)
-PANEL_MAP(CODED_KERNEL, coded8_32, 8, 32, false)
-PANEL_MAP(CODED_KERNEL, coded8_32_wide, 8, 32, true)
-PANEL_MAP(CODED_KERNEL, coded8_16, 8, 16, false)
+PANEL_MAP(CODED_KERNEL, coded4_16_zero, 4, 16, true)
+PANEL_MAP(CODED_KERNEL, coded5_32, 5, 32, false)
+PANEL_MAP(CODED_KERNEL, coded5_32_zero, 5, 32, true)
+PANEL_MAP(CODED_KERNEL, coded6_16_zero, 6, 16, true)
+PANEL_MAP(CODED_KERNEL, coded8_32_zero, 8, 32, V_WIDE_BIAS == 0)
 
 typedef void tile_kernel(const kvq_linear_run *run, int tile);
 
@@ -182,21 +205,24 @@ typedef void tile_kernel(const kvq_linear_run *run, int tile);
 /* clang-format off */
 static const struct coded_kind {
     int bits, group;
-    bool wide;
+    bool has_zero;
     tile_kernel *rows[PANEL_ROWS];
 } coded_kinds[] = {
     {4, 32, false, {PANEL_MAP(KERNEL_ENTRY, coded4_32)}},
+    {4, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded4_32_zero)}},
     {4, 16, false, {PANEL_MAP(KERNEL_ENTRY, coded4_16)}},
-    {8, 32, false, {PANEL_MAP(KERNEL_ENTRY, coded8_32)}},
-    {8, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded8_32_wide)}},
-    {8, 16, false, {PANEL_MAP(KERNEL_ENTRY, coded8_16)}},
+    {4, 16, true,  {PANEL_MAP(KERNEL_ENTRY, coded4_16_zero)}},
+    {5, 32, false, {PANEL_MAP(KERNEL_ENTRY, coded5_32)}},
+    {5, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded5_32_zero)}},
+    {6, 16, true,  {PANEL_MAP(KERNEL_ENTRY, coded6_16_zero)}},
+    {8, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded8_32_zero)}},
 };
 /* clang-format on */
 
 static void coded(const kvq_linear_run *run) {
     const kvq_layout *layout = &run->part->layout;
     const struct coded_kind *kind = coded_kinds;
-    while (kind->bits != layout->bits || kind->group != layout->group || kind->wide != (layout->zero == 128)) kind++;
+    while (kind->bits != layout->bits || kind->group != layout->group || kind->has_zero != (layout->zero != 0)) kind++;
     tile_kernel *kernel = kind->rows[run->n_rows - 1];
     for (int t = 0; t < run->n_tiles; t++) kernel(run, run->tile_begin + t);
 }

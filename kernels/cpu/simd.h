@@ -13,12 +13,14 @@
  *             v_hmax v_hmin v_hsum     over lanes; sum pairwise 8+8, 4+4, 2+2, 1+1
  *             v_swap(x, h)   lane l = lane l ^ h of x; h is 1, 2, 4 or 8, a constant
  *   integers  v_zero_i v_set1_i v_load_i v_store_i v_add_i v_sub_i v_mul_i v_max_i v_and_i v_shl_i v_shr_i(logical)
+ *             v_load_i8: 16 int8 as integers
  *             v_lanes_i = 0, 1, .. 15   v_hmax_i v_hsum_i
  *   between   v_rint(f) to the nearest even integer, in range only   v_float(i)   v_bits(f)   v_from_bits(i)
  *   bytes     v_load_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes
- *             v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)   v_store_low_b: low byte of
- * each lane dots      acc lane + sum over the lane's 4 bytes, exact: v_dot_narrow(acc, u, s)  u unsigned, at most 127;
- * s signed v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
+ *             v_or_b   v_bits_to_4_b(x, from, mask): bit `from` of each byte moved to bit 4, others with it, & mask (16
+ * or 48) v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)   v_store_low_b: low byte of each
+ * lane dots      acc lane + sum over the lane's 4 bytes, exact: v_dot_narrow(acc, u, s)  u unsigned, at most 127; s
+ * signed v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
  *                                      the set's own (0 or 128): AVX2 has no u8 x s8 sum that cannot saturate
  *             v_dot_exact(acc, u, s)   u unsigned, s signed, anything; slower than wide on AVX2
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves

@@ -128,6 +128,10 @@ V_INLINE v16i v_shr_i(v16i x, int n) {
     __m128i by = _mm_cvtsi32_si128(n);
     return (v16i){_mm256_srl_epi32(x.a, by), _mm256_srl_epi32(x.b, by)};
 }
+V_INLINE v16i v_load_i8(const void *p) {
+    __m128i bytes = _mm_loadu_si128(p);
+    return (v16i){_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+}
 V_INLINE v16i v_lanes_i(void) {
     return (v16i){_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
 }
@@ -197,6 +201,16 @@ V_INLINE v64b v_low_b(v64b x) {
 }
 V_INLINE v64b v_high_b(v64b x) {
     return v_low_b((v64b){_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+}
+V_INLINE v64b v_or_b(v64b x, v64b y) {
+    return V_EACH2I(_mm256_or_si256, x, y);
+}
+V_INLINE __m256i v_bits_to_4_b8(__m256i x, const int from, const int mask) {
+    __m256i moved = from <= 4 ? _mm256_slli_epi16(x, 4 - from) : _mm256_srli_epi16(x, from - 4);
+    return _mm256_and_si256(moved, _mm256_set1_epi8((char)mask));
+}
+V_INLINE v64b v_bits_to_4_b(v64b x, const int from, const int mask) {
+    return (v64b){v_bits_to_4_b8(x.a, from, mask), v_bits_to_4_b8(x.b, from, mask)};
 }
 V_INLINE v64b v_flip_b(v64b x) {
     v64b top = V_BOTHI(_mm256_set1_epi8(-128));

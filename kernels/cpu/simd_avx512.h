@@ -103,6 +103,9 @@ V_INLINE v16i v_shl_i(v16i a, int n) {
 V_INLINE v16i v_shr_i(v16i a, int n) {
     return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n));
 }
+V_INLINE v16i v_load_i8(const void *p) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(p));
+}
 V_INLINE v16i v_lanes_i(void) {
     return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
@@ -165,6 +168,13 @@ V_INLINE v64b v_low_b(v64b a) {
 }
 V_INLINE v64b v_high_b(v64b a) {
     return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15));
+}
+V_INLINE v64b v_or_b(v64b a, v64b b) {
+    return _mm512_or_si512(a, b);
+}
+V_INLINE v64b v_bits_to_4_b(v64b a, const int from, const int mask) {
+    v64b moved = from <= 4 ? _mm512_slli_epi16(a, (unsigned)(4 - from)) : _mm512_srli_epi16(a, (unsigned)(from - 4));
+    return _mm512_and_si512(moved, _mm512_set1_epi8((char)mask));
 }
 V_INLINE v64b v_flip_b(v64b a) {
     return _mm512_xor_si512(a, _mm512_set1_epi8(-128));

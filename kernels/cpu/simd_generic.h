@@ -82,6 +82,7 @@ V_LANEWISE(v16i, v_max_i, (v16i x, v16i y), x.v[l] > y.v[l] ? x.v[l] : y.v[l])
 V_LANEWISE(v16i, v_and_i, (v16i x, v16i y), x.v[l] & y.v[l])
 V_LANEWISE(v16i, v_shl_i, (v16i x, int n), v_wrap((uint32_t)x.v[l] << n))
 V_LANEWISE(v16i, v_shr_i, (v16i x, int n), v_wrap((uint32_t)x.v[l] >> n))
+V_LANEWISE(v16i, v_load_i8, (const void *p), ((const int8_t *)p)[l])
 V_LANEWISE(v16i, v_lanes_i, (void), l)
 
 /* Out of range (only ever a NaN on its way through exp) any integer will do, but the conversion must be defined. */
@@ -137,6 +138,14 @@ V_INLINE v64b v_splat4(const void *p) {
     }
 V_BYTEWISE(v_low_b, x.v[i] & 15)
 V_BYTEWISE(v_high_b, x.v[i] >> 4)
+V_INLINE v64b v_or_b(v64b x, v64b y) {
+    for (int i = 0; i < 4 * V_LANES; i++) x.v[i] |= y.v[i];
+    return x;
+}
+V_INLINE v64b v_bits_to_4_b(v64b x, const int from, const int mask) {
+    for (int i = 0; i < 4 * V_LANES; i++) x.v[i] = (uint8_t)(x.v[i] << 4 >> from & mask);
+    return x;
+}
 V_BYTEWISE(v_flip_b, x.v[i] ^ 0x80)
 V_INLINE void v_store_low_b(void *p, v16i x) {
     uint8_t *bytes = p;
