@@ -285,8 +285,8 @@ static void bench_format(check *c, kvq_format format, int n_rows, int n_in, int 
 }
 
 void bench_linear(check *c) {
-    static const kvq_format formats[] = {KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_1, KVQ_FORMAT_Q8_0, KVQ_FORMAT_Q4_K,
-                                         KVQ_FORMAT_Q6_K, KVQ_FORMAT_F16,  KVQ_FORMAT_F32};
+    static const kvq_format formats[] = {KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_1, KVQ_FORMAT_Q5_0, KVQ_FORMAT_Q8_0,
+                                         KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K, KVQ_FORMAT_F16,  KVQ_FORMAT_F32};
     kvq_shapes shapes = {.max_rows = 512,
                          .max_in = BENCH_IN,
                          .max_out = BENCH_OUT,
