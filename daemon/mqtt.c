@@ -260,7 +260,12 @@ static MQTTLenString property(const MQTTAsync_message *pm, enum MQTTPropertyCode
 }
 
 static char *terminated(MQTTLenString s) {
-    return s.data ? strndup(s.data, (size_t)s.len) : strdup("");
+    size_t n_bytes = s.data && s.len > 0 ? (size_t)s.len : 0;
+    char *copy = malloc(n_bytes + 1);
+    if (!copy) return NULL;
+    if (n_bytes) memcpy(copy, s.data, n_bytes);
+    copy[n_bytes] = '\0';
+    return copy;
 }
 
 /* Paho gives topics with zero bytes in them a length; no topic of ours has one, so such a message is nobody's. */

@@ -178,7 +178,8 @@ kvq_status client_receive(client *c, int timeout_ms, client_message *ret, kvq_er
     if (!m) return KVQ_OK;
     size_t skip = c->prefix && starts_with(topic, c->prefix) ? strlen(c->prefix) : 0;
     ret->topic = strdup(topic + skip);
-    ret->payload = strndup(m->payload, (size_t)m->payloadlen);
+    ret->payload = calloc(1, (size_t)m->payloadlen + 1);
+    if (ret->payload && m->payloadlen) memcpy(ret->payload, m->payload, (size_t)m->payloadlen);
     MQTTClient_freeMessage(&m);
     MQTTClient_free(topic);
     if (ret->topic && ret->payload) return KVQ_OK;
