@@ -638,11 +638,11 @@ static flow exec_with(kvq_tpl_run *r, const kvq_tpl_node *node) {
     return ended;
 }
 
+/* transformers makes a caller of the body and calls it, so that it can note where the text is. */
 static flow exec_generation(kvq_tpl_run *r, const kvq_tpl_node *node) {
-    enter_scope(r, node->scope);
-    flow ended = exec_all(r, &node->body);
-    leave_scope(r, node->scope);
-    return ended;
+    static const kvq_tpl_args none = {0};
+    kvq_tpl_put_str(r, kvq_tpl_call_value(r, new_macro(r, node), &none));
+    return FLOW_ON;
 }
 
 static flow exec_break(kvq_tpl_run *r, const kvq_tpl_node *node) {

@@ -259,7 +259,7 @@ typedef enum kvq_tpl_node_kind {
 struct kvq_tpl_node {
     uint8_t kind, op;
     bool flag;
-    bool takes_caller, takes_kwargs, takes_varargs; /* MACRO, CALL_BLOCK: special names its body reads */
+    bool takes_caller, takes_kwargs, takes_varargs; /* MACRO, CALL_BLOCK, GENERATION: special names its body reads */
     int line;
     const kvq_tpl_string *name, *other;
     kvq_tpl_value value;
@@ -269,7 +269,7 @@ struct kvq_tpl_node {
     const uint8_t *ops;           /* [items.n] of COMPARE */
     kvq_tpl_node *star, *star_star;
     kvq_tpl_ref ref;
-    kvq_tpl_ref special[3]; /* MACRO, CALL_BLOCK: slots of caller, kwargs, varargs; FOR: [0] of loop */
+    kvq_tpl_ref special[3]; /* MACRO, CALL_BLOCK, GENERATION: slots of caller, kwargs, varargs; FOR: [0] of loop */
     const kvq_tpl_row *row;
     kvq_tpl_scope *scope, *else_scope, *test_scope;
 };

@@ -268,8 +268,12 @@ static void bind_for(binder b, kvq_tpl_node *node) {
     declare_all(b.r, node->scope, &node->body);
     bind(inside(inner, node->scope, true), node->a);
     bind_all(inside(inner, node->scope, true), &node->body);
-    if (node->more.n) { /* a recursive loop's else runs inside the loop's function */
-        node->else_scope = new_scope(b.r, node->flag ? node->scope : b.scope, false);
+    if (node->more.n) {
+        node->else_scope = new_scope(b.r, b.scope, false);
+        if (node->flag) { /* a recursive loop's else runs inside the loop's function, but sees nothing of the loop */
+            node->else_scope->function = node->scope->function;
+            node->else_scope->starts_function = true;
+        }
         declare_all(b.r, node->else_scope, &node->more);
         bind_all(inside(inner, node->else_scope, b.breakable && !node->flag), &node->more);
     }
@@ -311,14 +315,13 @@ static void bind_macro(binder b, kvq_tpl_node *node) {
 }
 
 static void bind_scope(binder b, kvq_tpl_node *node) {
-    bool breakable = b.breakable && node->kind != KVQ_TPL_NODE_GENERATION; /* that one is a call in transformers */
     if (node->kind == KVQ_TPL_NODE_WITH) bind_all(b, &node->more);
     if (node->kind == KVQ_TPL_NODE_SET_BLOCK) bind(b, node->a);
     node->scope = new_scope(b.r, b.scope, false);
     for (int i = 0; i < node->items.n; i++) declare_params(b.r, node->scope, node->items.at[i]);
     declare_all(b.r, node->scope, &node->body);
     if (node->kind == KVQ_TPL_NODE_FILTER_BLOCK) declare(b.r, node->scope, node->a);
-    binder inner = inside(b, node->scope, breakable);
+    binder inner = inside(b, node->scope, b.breakable);
     bind_all(inner, &node->items);
     bind_all(inner, &node->body);
     if (node->kind == KVQ_TPL_NODE_FILTER_BLOCK) bind(inner, node->a);
@@ -359,12 +362,12 @@ static void bind(binder b, kvq_tpl_node *node) {
         break;
     case KVQ_TPL_NODE_MACRO:
     case KVQ_TPL_NODE_CALL_BLOCK:
+    case KVQ_TPL_NODE_GENERATION:
         bind_macro(b, node);
         break;
     case KVQ_TPL_NODE_SET_BLOCK:
     case KVQ_TPL_NODE_FILTER_BLOCK:
     case KVQ_TPL_NODE_WITH:
-    case KVQ_TPL_NODE_GENERATION:
         bind_scope(b, node);
         break;
     case KVQ_TPL_NODE_BREAK:

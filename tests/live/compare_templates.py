@@ -7,7 +7,7 @@ RENDER_TEMPLATE is the program built from tests/tools/render_template.c. Three p
   1. every chat template that ships in llama-cpp-python's source archive (read from the archive, kept nowhere), over many
      conversations: the texts must be the same bytes, and what fails in one must fail in the other;
   2. snippets, each a corner of the language (template_snippets.py);
-  3. random expressions, thousands.
+  3. random expressions, and random templates of nested statements, thousands of each.
 Prints counts; exits 1 if anything differs, 2 if there was nothing to compare."""
 import argparse
 import copy
@@ -363,6 +363,95 @@ def compare_expressions(ours, n, seed, verbose):
     return comparison.report(f"random expressions, seed {seed}")
 
 
+# ---- part 4: random statements: scopes, captures, jumps, white space -------------------------------------------------------------
+
+class Programs:
+    """Templates of nested statements over a few names, so that every rule about which name is whose is met often."""
+
+    NAMES = ["a", "b", "c", "s", "l"]
+    VALUES = ["1", "2", "a", "b", "c ~ 'x'", "a + 1", "[1, 2]", "'t'", "s", "l", "ns.a", "loop.index", "loop.last", "loop.length",
+              "none", "b|default('u')", "(a, b)", "missing", "ns.b|length", "loop.previtem", "loop.nextitem", "varargs", "kwargs"]
+    ITERABLES = ["l", "[1, 2, 3]", "'xyz'", "[]", "range(3)", "l|map('string')", "{'k': 1, 'j': 2}", "[(1, 2), (3, 4)]", "a"]
+    SPACES = ["", "", " ", "\n", "  \n  ", "\n\n", " x ", "y\n", "\tz", "\n  w"]
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def pick(self, items):
+        return self.random.choice(items)
+
+    def tag(self, text):
+        return "{%" + self.pick(["", "", "-", "+"]) + f" {text} " + self.pick(["", "", "-", "+"]) + "%}"
+
+    def output(self):
+        value = self.pick(self.VALUES + [f"m({self.pick(self.VALUES)})", f"m({self.pick(self.VALUES)}, q={self.pick(self.VALUES)})",
+                                         "caller()", "caller(1)", "loop([1])"])
+        return "{{" + self.pick(["", "", "-"]) + f" {value} " + self.pick(["", "", "-"]) + "}}"
+
+    def condition(self):
+        return self.pick(["true", "false", "a is defined", "b == 1", "loop.first", "c", "l", "not s", "a is odd", "ns.a == 2"])
+
+    def body(self, depth, in_loop):
+        parts = []
+        for _ in range(self.random.randrange(1, 5)):
+            parts.append(self.pick(self.SPACES))
+            parts.append(self.statement(depth, in_loop))
+        return "".join(parts) + self.pick(self.SPACES)
+
+    def statement(self, depth, in_loop):
+        t, kind = self.tag, self.random.randrange(18)
+        if depth <= 0 or kind <= 4:
+            return self.output()
+        if kind <= 7:
+            target = self.pick(self.NAMES + ["ns.a", "ns.b", "a, b"])
+            return t(f"set {target} = {self.pick(self.VALUES)}")
+        if kind <= 9:
+            branches = self.body(depth - 1, in_loop)
+            if self.random.random() < 0.3:
+                branches += t(f"elif {self.condition()}") + self.body(depth - 1, in_loop)
+            if self.random.random() < 0.5:
+                branches += t("else") + self.body(depth - 1, in_loop)
+            return t(f"if {self.condition()}") + branches + t("endif")
+        if kind <= 12:
+            target = self.pick(self.NAMES + ["a, b"])
+            test = f" if {self.pick(['a', 'b', 'a != 1', 'ns.a', 'loop.first'])}" if self.random.random() < 0.3 else ""
+            recursive = " recursive" if self.random.random() < 0.1 else ""
+            text = t(f"for {target} in {self.pick(self.ITERABLES)}{test}{recursive}") + self.body(depth - 1, True)
+            if self.random.random() < 0.3:
+                text += t("else") + self.body(depth - 1, in_loop)
+            return text + t("endfor")
+        if kind == 13:
+            signature = self.pick(["", "p", "p, q=a", "a, b=1", "q=b"])
+            return t(f"macro m({signature})") + self.body(depth - 1, False) + t("endmacro")
+        if kind == 14:
+            signature = self.pick(["", "(a)", "(a, b=2)"])
+            return t(f"call{signature} m({self.pick(['', '1', 'a'])})") + self.body(depth - 1, False) + t("endcall")
+        if kind == 15:
+            head, end = self.pick([("set a", "endset"), ("set b | upper", "endset"), ("filter upper", "endfilter"),
+                                   ("with a = b, c = a", "endwith"), ("with", "endwith"), ("generation", "endgeneration")])
+            return t(head) + self.body(depth - 1, in_loop and end != "endgeneration") + t(end)
+        if kind == 16 and in_loop:
+            return t(f"if {self.condition()}") + t(self.pick(["break", "continue"])) + t("endif")
+        return self.pick(["{# c #}", "{#- c -#}", "{# c\n#}", "{% raw %} {{ x }} {% endraw %}", "{%- raw -%} {% y %}{%- endraw -%}"])
+
+    def program(self):
+        return "{% set ns = namespace(a=1, b='bb') %}" + self.body(self.random.choice([1, 2, 3, 3, 4]), False)
+
+
+def compare_programs(ours, n, seed, verbose):
+    comparison, programs = Comparison(ours, verbose), Programs(seed)
+    variables = {"s": "S", "l": [3, [1, 2]], "c": "C"}
+    for _ in range(n):
+        COMPILED.clear()
+        source = programs.program()
+        text, error = render_python(source, variables)
+        # Python's compiler has limits of its own, and prints addresses of objects.
+        if text is not None and re.search(r" at 0x[0-9a-f]+", text) or error and "RecursionError" in error:
+            continue
+        comparison.compare(source, source, variables)
+    return comparison.report(f"random templates, seed {seed}")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
@@ -372,7 +461,8 @@ def main():
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     ours = Ours(args.program)
-    same = [compare_snippets(ours, args.verbose), compare_expressions(ours, args.expressions, args.seed, args.verbose)]
+    same = [compare_snippets(ours, args.verbose), compare_expressions(ours, args.expressions, args.seed, args.verbose),
+            compare_programs(ours, args.expressions, args.seed, args.verbose)]
     if args.sdist:
         same.append(compare_templates(ours, args.sdist, args.verbose))
     else:
