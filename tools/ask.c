@@ -53,10 +53,8 @@ static kvq_status find_text(const ask_values *v, char **ret, kvq_error *err) {
     for (int i = 0; i < v->words.n; i++) n_bytes += strlen(v->words.values[i]) + 1;
     char *text = calloc(1, n_bytes);
     if (!text) return kvq_fail(err, KVQ_NO_MEMORY, "No memory for the prompt.");
-    for (int i = 0; i < v->words.n; i++) {
-        if (i) strcat(text, " ");
-        strcat(text, v->words.values[i]);
-    }
+    for (int i = 0, used = 0; i < v->words.n; i++)
+        used += snprintf(text + used, n_bytes - (size_t)used, "%s%s", i ? " " : "", v->words.values[i]);
     *ret = text;
     return KVQ_OK;
 }

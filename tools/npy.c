@@ -18,7 +18,8 @@ struct npy {
 
 static size_t make_header(char out[256], size_t n_rows, size_t n_cols) {
     const char *order = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? "<" : ">";
-    memcpy(out, "\x93NUMPY\x01\x00", 8);
+    static const char magic[8] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0};
+    memcpy(out, magic, sizeof magic);
     int n = snprintf(out + 10, 200, "{'descr': '%sf4', 'fortran_order': False, 'shape': (%zu, %zu), }", order, n_rows,
                      n_cols);
     size_t total = (10 + (size_t)n + 1 + 63) / 64 * 64;

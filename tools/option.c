@@ -165,9 +165,9 @@ static kvq_status set_names(const option *o, const char *text, void *values, kvq
 
 static kvq_status add_text(const option *o, const char *text, void *values, kvq_error *err) {
     option_texts *list = member(o, values);
-    if (list->n == OPTION_LIST_MAX)
+    if (list->n == OPTION_TEXTS_MAX)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "'%s' is given more than %d times.", o->name ? o->name : o->argument,
-                        OPTION_LIST_MAX);
+                        OPTION_TEXTS_MAX);
     list->values[list->n++] = text;
     return KVQ_OK;
 }

@@ -24,7 +24,8 @@ typedef enum option_kind {
     OPTION_REST   /* option_texts: positional arguments, as many as there are */
 } option_kind;
 
-#define OPTION_LIST_MAX 16
+#define OPTION_LIST_MAX 16    /* of lists with commas */
+#define OPTION_TEXTS_MAX 1024 /* of what is given several times, such as the words of a prompt */
 
 typedef struct option_seed {
     uint64_t value;
@@ -37,7 +38,7 @@ typedef struct option_ints {
 
 typedef struct option_texts {
     int n;
-    const char *values[OPTION_LIST_MAX];
+    const char *values[OPTION_TEXTS_MAX];
     char store[256]; /* of OPTION_NAMES: the list, cut at its commas */
 } option_texts;
 

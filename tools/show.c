@@ -41,7 +41,7 @@ static void show_text(kvq_text t, char *out, size_t n_out) {
     size_t n = t.n_bytes < n_out - 4 ? t.n_bytes : n_out - 4;
     while (n > 0 && n < t.n_bytes && ((unsigned char)t.bytes[n] & 0xC0) == 0x80) n--; /* not inside a character */
     for (size_t i = 0; i < n; i++) out[i] = (unsigned char)t.bytes[i] < 0x20 || t.bytes[i] == 0x7F ? ' ' : t.bytes[i];
-    strcpy(out + n, n < t.n_bytes ? "..." : "");
+    snprintf(out + n, n_out - n, "%s", n < t.n_bytes ? "..." : "");
 }
 
 static const char *const type_names[KVQ_GGUF_TYPE_COUNT] = {"u8",   "i8",   "u16",   "i16", "u32", "i32", "f32",

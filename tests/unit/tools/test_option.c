@@ -146,6 +146,19 @@ static void a_positional_argument_too_many_is_said(void **state) {
     assert_string_equal(err.text, "'MODEL' is missing.");
 }
 
+static void a_thousand_words_are_taken_and_one_more_is_said(void **state) {
+    (void)state;
+    static const option rest[] = {{0, NULL, OPTION_REST, AT(rest), "WORD", NULL, 0, 0, NULL, false, "w"}};
+    char *argv[OPTION_TEXTS_MAX + 1];
+    values v;
+    kvq_error err = {0};
+    for (int i = 0; i <= OPTION_TEXTS_MAX; i++) argv[i] = "word";
+    assert_int_equal(option_parse(rest, 1, OPTION_TEXTS_MAX, argv, &v, sizeof v, &err), KVQ_OK);
+    assert_int_equal(v.rest.n, OPTION_TEXTS_MAX);
+    assert_int_equal(option_parse(rest, 1, OPTION_TEXTS_MAX + 1, argv, &v, sizeof v, &err), KVQ_BAD_ARGUMENT);
+    assert_string_equal(err.text, "'WORD' is given more than 1024 times.");
+}
+
 static void the_nearest_name_is_a_slip_away(void **state) {
     (void)state;
     static const char *const names[] = {"run", "bench", "eval", "tokenize", "logits", "show"};
@@ -164,8 +177,11 @@ static void the_nearest_name_is_a_slip_away(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_come_from_the_table),    cmocka_unit_test(every_spelling_is_taken),
-        cmocka_unit_test(what_is_wrong_is_said),           cmocka_unit_test(a_positional_argument_too_many_is_said),
+        cmocka_unit_test(defaults_come_from_the_table),
+        cmocka_unit_test(every_spelling_is_taken),
+        cmocka_unit_test(what_is_wrong_is_said),
+        cmocka_unit_test(a_positional_argument_too_many_is_said),
+        cmocka_unit_test(a_thousand_words_are_taken_and_one_more_is_said),
         cmocka_unit_test(the_nearest_name_is_a_slip_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
