@@ -82,22 +82,6 @@ static void check_together(const kvq_options *o, const expected *x, kvq_stats *r
     kvq_close(e);
 }
 
-/* The least number of f16 blocks that holds one sequence of session_len. */
-static const char *smallest_pool(kvq_options o, char *out, size_t n_out) {
-    kvq_engine *e = NULL;
-    kvq_error err = {0};
-    o.cache_max_entry_count = out;
-    for (int blocks = 2; blocks < 500; blocks++) {
-        snprintf(out, n_out, "%d", blocks);
-        kvq_status status = kvq_open(&o, &e, &err);
-        kvq_close(status ? NULL : e);
-        if (!status) return out;
-        if (status != KVQ_NO_SPACE) fail_msg("kvq_open: %s", err.text);
-    }
-    fail_msg("no pool of up to 500 blocks holds a sequence");
-    return out;
-}
-
 static void check_model(int model, const char *policy) {
     expected *x = run_alone(model, policy);
     kvq_stats stats;
@@ -117,7 +101,7 @@ static void check_model(int model, const char *policy) {
     o = world_options(model, policy);
     o.session_len = 400;
     char pool[16];
-    o.cache_max_entry_count = smallest_pool(o, pool, sizeof pool);
+    o.cache_max_entry_count = world_smallest_pool(o, pool, sizeof pool);
     check_together(&o, x, &stats, "a pool for one or two of them");
     if (stats.preemptions == 0) fail_msg("model %d, policy %s: the small pool led to no preemption", model, policy);
 

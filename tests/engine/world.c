@@ -51,6 +51,21 @@ kvq_engine *world_open(const kvq_options *o) {
     return e;
 }
 
+const char *world_smallest_pool(kvq_options o, char *out, size_t n_out) {
+    kvq_engine *e = NULL;
+    kvq_error err = {0};
+    o.cache_max_entry_count = out;
+    for (int blocks = 2; blocks < 500; blocks++) {
+        snprintf(out, n_out, "%d", blocks);
+        kvq_status status = kvq_open(&o, &e, &err);
+        kvq_close(status ? NULL : e);
+        if (!status) return out;
+        if (status != KVQ_NO_SPACE) fail_msg("kvq_open: %s", err.text);
+    }
+    fail_msg("no pool of up to 500 blocks holds a sequence");
+    return out;
+}
+
 kvq_request world_request(int *ids, int n, uint64_t seed, int max_tokens) {
     kvq_request r = kvq_default_request();
     uint64_t state = seed * 2862933555777941757u + 3037000493u;

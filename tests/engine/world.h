@@ -26,6 +26,9 @@ void world_remove_models(void);
 kvq_options world_options(int model, const char *policy);
 kvq_engine *world_open(const kvq_options *o); /* fails the test */
 
+/* The least cache_max_entry_count, in f16 blocks, that holds one sequence of o.session_len, written to out. */
+const char *world_smallest_pool(kvq_options o, char *out, size_t n_out);
+
 /* A request with n ids that depend on `seed` alone, temperature 1, that goes on after end tokens. ids is [n], the
  * caller's. */
 kvq_request world_request(int *ids, int n, uint64_t seed, int max_tokens);
