@@ -12,8 +12,7 @@
 /* Bytes ahead that a tile is asked for: a few hundred ns at the bandwidth of one core. */
 #define PREFETCH_BYTES 2048
 
-/* ---- activations into panels
- * --------------------------------------------------------------------------------------------- */
+/* ---- activations into panels ---- */
 
 /* One group of one row: codes, and d, S as matrix.h says. The maximum is taken over the bits of |x|, whose order is
  * that of the floats with NaN and infinity above all of them. */
@@ -61,8 +60,7 @@ static void transpose(const float *in, int n_in, int n_rows, void *panel) {
         for (int i = 0; i < n_in; i++) out[(size_t)i * n_rows + r] = in[(size_t)r * n_in + i];
 }
 
-/* ---- results
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- results ---- */
 
 /* Lanes of tile `tile` that are outputs; the last tile may be padded. */
 V_INLINE int lanes_of(const kvq_linear_run *run, int tile) {
@@ -227,8 +225,7 @@ static void coded(const kvq_linear_run *run) {
     for (int t = 0; t < run->n_tiles; t++) kernel(run, run->tile_begin + t);
 }
 
-/* ---- float weights
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- float weights ---- */
 
 V_INLINE v16f load_weights(const uint8_t *w, const kvq_format kind) {
     if (kind == KVQ_FORMAT_F32) return v_load((const float *)w);

@@ -3,7 +3,7 @@
 
 /* exp(x) = 2^n exp(r), n = rint(x / ln 2), |r| <= ln 2 / 2. ln 2 in two parts (its upper one has 9 trailing zeros, so
  * that n * upper is exact) and the Taylor series of exp to r^7 / 7!, whose remainder is 5e-9 of the result at |r| =
- * 0.347. Error below 1.1 ulp (check_kernels, suite exp). Exactly 0 below -86.9, just before the result leaves the
+ * 0.347. Error below 1.2 ulp (tests/unit/test_vmath.c). Exactly 0 below -86.9, just before the result leaves the
  * normal numbers, infinity above 88.73; exp(0) = 1; a NaN stays one (constants come first in min and max, which give
  * their second argument then). */
 #define V_EXP_LOWEST (-86.9f)

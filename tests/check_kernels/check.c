@@ -18,8 +18,7 @@
 #define GUARD_BYTE 0xA5
 #define PAGE_BYTES ((size_t)65536) /* a multiple of every page size in use */
 
-/* ---- random numbers: splitmix64 (Steele, Lea, Flood 2014), seeded by --seed and the case's name
- * ------------------------- */
+/* ---- random numbers: splitmix64 (Steele, Lea, Flood 2014), seeded by --seed and the case's name ---- */
 
 static uint64_t next_random(uint64_t *state) {
     uint64_t z = *state += 0x9E3779B97F4A7C15u;
@@ -89,8 +88,7 @@ void check_fill_floats(check *c, float *out, size_t n, check_fill fill) {
     }
 }
 
-/* ---- cases
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- cases ---- */
 
 /* `*` in the pattern stands for anything; the pattern may match anywhere. */
 static bool matches(const char *pattern, const char *text) {
@@ -145,8 +143,7 @@ void check_fail(check *c, check_failure failure, const char *format, ...) {
     va_end(args);
 }
 
-/* ---- guarded buffers
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- guarded buffers ---- */
 
 static void out_of_memory(void) {
     fprintf(stderr, "check_kernels: out of memory\n");
@@ -218,8 +215,7 @@ static void restore_buffers(check *c) {
     for (int i = 0; i < c->n_buffers; i++) memcpy(c->buffers[i].data, c->buffers[i].before, c->buffers[i].bytes);
 }
 
-/* ---- crashes
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- crashes ---- */
 
 /* The one thing here that must be global: a signal handler has no argument. A crash in a worker thread cannot be jumped
  * out of; it names the case and ends the program. */
@@ -260,8 +256,7 @@ static int call_guarded(check *c, const check_op *op, const kvq_ops *ops, kvq_st
     return number;
 }
 
-/* ---- comparison
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- comparison ---- */
 
 static bool same_bits(float a, float b) {
     return memcmp(&a, &b, sizeof a) == 0 || (isnan(a) && isnan(b));
@@ -377,8 +372,7 @@ void check_run(check *c, const check_op *op) {
     free_outputs(first);
 }
 
-/* ---- benches
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- benches ---- */
 
 static double now_ns(void) {
     struct timespec t;
@@ -429,10 +423,10 @@ static void read_by_threads(void *arg) {
         readers[t] = (reader){.from = job->memory + (size_t)t * n, .n = n};
         if (pthread_create(&threads[t], NULL, read_all, &readers[t]) != 0) out_of_memory();
     }
-    volatile uint64_t sink = 0;
+    volatile uint64_t sink = 0; /* or the reading would be optimized away */
     for (int t = 0; t < job->threads; t++) {
         pthread_join(threads[t], NULL);
-        sink += readers[t].sum;
+        sink = sink + readers[t].sum;
     }
 }
 

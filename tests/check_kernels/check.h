@@ -120,8 +120,7 @@ double check_random_normal(check *c);
  * must be the same. */
 bool check_same_floats(const float *want, const float *got, size_t n, const double *bound, check_difference *ret);
 
-/* ---- benches: --bench calls a suite's bench function, which times and prints rows
- * ------------------------------------------ */
+/* ---- benches: --bench calls a suite's bench function, which times and prints rows ---- */
 
 /* Nanoseconds of one call of fn, the least of several after a warm-up. */
 double check_time(void (*fn)(void *arg), void *arg);
@@ -132,8 +131,7 @@ double check_read_bandwidth(int threads);
 /* One printed row: time, GB/s and the share of the read bandwidth, G products/s. Zero leaves a column out. */
 void check_bench_row(const char *name, const char *level, int threads, double ns, double bytes, double products);
 
-/* ---- suites
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- suites ---- */
 void suite_rows(check *c);
 void suite_linear(check *c);
 void suite_kv(check *c);

@@ -243,8 +243,7 @@ void suite_linear(check *c) {
     fused_cases(c);
 }
 
-/* ---- bench: decode (one row) against the memory's bandwidth, prefill against the machine's products
- * ------------------------- */
+/* ---- bench: decode (one row) against the memory's bandwidth, prefill against the machine's products ---- */
 
 #define BENCH_OUT 8192
 #define BENCH_IN 4096 /* 8192 x 4096 at 4 bits: 17 MB; the matrix is walked four times over different copies */
