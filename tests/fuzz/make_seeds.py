@@ -57,6 +57,32 @@ def gguf_seeds():
     yield "shapes", gguf([], [("a", [1], 0, bytes(4)), ("b", [2, 3, 4, 5], 0, bytes(480)), ("c", [32, 1], 8, bytes(34))])
 
 
+def letters():
+    """GPT-2's alphabet: a printable character for every byte."""
+    keep = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in keep]
+    return [chr(b) if b in keep else chr(256 + others.index(b)) for b in range(256)]
+
+
+def vocabulary_seeds():
+    """Small vocabularies of both families."""
+    ends = [key("tokenizer.ggml.bos_token_id", U32, 1), key("tokenizer.ggml.eos_token_id", U32, 2), key("tokenizer.ggml.add_eos_token", BOOL, True)]
+
+    def file(model, pre, tokens, types, more):
+        return gguf([key("tokenizer.ggml.model", STRING, model), key("tokenizer.ggml.pre", STRING, pre), array("tokenizer.ggml.tokens", STRING, tokens),
+                     array("tokenizer.ggml.token_type", I32, types)] + more + ends, [])
+    tokens = letters() + ["he", "ll", "llo", "\u0120a", "<|im_start|>", "<|im_end|>", "<s>", "aa", "aaaa", ""]
+    types = [1] * 260 + [3, 3, 4, 1, 1, 5]
+    merges = array("tokenizer.ggml.merges", STRING, ["h e", "l l", "ll o", "\u0120 a", "a a", "aa aa", "x y"])
+    for pre in ("llama-bpe", "qwen2", "smollm", "superbpe"):
+        yield pre, file("gpt2", pre, tokens, types, [merges])
+    plain = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + ["\u2581", "a", "aa", "\u2581a", "lo", "<x>"]
+    types = [2, 3, 3] + [6] * 256 + [1] * 5 + [4]
+    scores = array("tokenizer.ggml.scores", F32, [-float(i) for i in range(len(plain))])
+    yield "llama", file("llama", "default", plain, types, [scores])
+    yield "gemma4", file("gemma4", "gemma4", plain, types, [array("tokenizer.ggml.merges", STRING, ["\u2581 a", "a a", "l o"])])
+
+
 TEMPLATES = [
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}x{% endif %}",
     "{%- set ns = namespace(n=0) -%}{%- for m in messages if m.role != 'system' -%}{%- set ns.n = ns.n + 1 -%}{{ ns.n ~ loop.index0 }}{%- endfor -%}",
@@ -102,6 +128,8 @@ def main():
         (folder / name).write_bytes(data)
     for name, data in gguf_seeds():
         put("gguf", name, data)
+    for name, data in vocabulary_seeds():
+        put("vocabulary", name, data)
     for target, items in (("template", [t.encode() for t in TEMPLATES]), ("prompt", PROMPTS), ("config", [c.encode() for c in CONFIGS]),
                           ("tokenizer", [t.encode() for t in TEXTS])):
         for i, data in enumerate(items):
