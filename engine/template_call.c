@@ -11,14 +11,15 @@ static int shown(const kvq_tpl_string *s) {
 
 /* ---- binding arguments to rows --------------------------------------------------------------------------------- */
 
-/* The parameter's index in a row's list, or -1. */
-static int find_param(const char *params, const kvq_tpl_string *name) {
+/* The parameter's index in a row's list. */
+static int find_param(kvq_tpl_run *r, const char *what, const kvq_tpl_row *row, const kvq_tpl_string *name) {
+    const char *params = row->params;
     for (int i = 0; *params; i++) {
         size_t n = strcspn(params, " ");
         if (n == name->n_bytes && memcmp(params, name->bytes, n) == 0) return i;
         params += n + (params[n] == ' ');
     }
-    return -1;
+    kvq_tpl_fail(r, KVQ_BAD_FILE, "the %s '%s' has no parameter '%.*s'", what, row->name, shown(name), name->bytes);
 }
 
 static int count_params(const char *params) {
@@ -35,10 +36,7 @@ static void bind_args(kvq_tpl_run *r, const char *what, const kvq_tpl_row *row, 
                      args->n);
     for (size_t i = 0; i < args->n; i++) call->arg[i] = args->items[i];
     for (size_t i = 0; i < args->n_names; i++) {
-        int at = find_param(row->params, args->names[i]);
-        if (at < 0)
-            kvq_tpl_fail(r, KVQ_BAD_FILE, "the %s '%s' has no parameter '%.*s'", what, row->name, shown(args->names[i]),
-                         args->names[i]->bytes);
+        int at = find_param(r, what, row, args->names[i]);
         if (call->arg[at].kind != KVQ_TPL_MISSING)
             kvq_tpl_fail(r, KVQ_BAD_FILE, "the %s '%s' got its parameter '%.*s' twice", what, row->name,
                          shown(args->names[i]), args->names[i]->bytes);
@@ -54,6 +52,7 @@ kvq_tpl_value kvq_tpl_call_row(kvq_tpl_run *r, const char *what, const kvq_tpl_r
     kvq_tpl_call call = {.self = self, .args = args}; /* zero is MISSING */
     if (!row->call) kvq_tpl_fail(r, KVQ_UNSUPPORTED, "the %s '%s' is not supported", what, row->name);
     if (row->params) bind_args(r, what, row, args, &call);
+    /* cppcheck-suppress returnDanglingLifetime; a value is returned by copy and keeps nothing of the call */
     return row->call(r, &call);
 }
 

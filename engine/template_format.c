@@ -325,7 +325,7 @@ static spec parse_spec(kvq_tpl_run *r, const kvq_tpl_string *text) {
     return s;
 }
 
-_Noreturn static void fail_spec(kvq_tpl_run *r, kvq_tpl_value v) {
+__attribute__((noreturn)) static void fail_spec(kvq_tpl_run *r, kvq_tpl_value v) {
     kvq_tpl_fail(r, KVQ_BAD_FILE, "this format specifier does not fit '%s'", kvq_tpl_type_name(v));
 }
 

@@ -330,8 +330,8 @@ struct kvq_tpl_loop {
 
 /* ---- memory, failing (template_value.c) ------------------------------------------------------------------------ */
 
-_Noreturn void kvq_tpl_fail(kvq_tpl_run *r, kvq_status code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+void kvq_tpl_fail(kvq_tpl_run *r, kvq_status code, const char *format, ...)
+    __attribute__((noreturn, format(printf, 3, 4)));
 void *kvq_tpl_alloc(kvq_tpl_run *r, size_t n_bytes);
 void *kvq_tpl_alloc_array(kvq_tpl_run *r, size_t n, size_t item_bytes);
 void kvq_tpl_free_chunks(kvq_tpl_chunk *c);
@@ -359,7 +359,7 @@ kvq_tpl_value kvq_tpl_literal(kvq_tpl_run *r, const char *terminated); /* borrow
 kvq_tpl_value kvq_tpl_string_value(const kvq_tpl_string *s);
 kvq_tpl_value kvq_tpl_undefined(int reason, kvq_tpl_kind owner, const kvq_tpl_string *name);
 kvq_tpl_value kvq_tpl_undefined_hint(kvq_tpl_run *r, const char *hint); /* borrowed */
-_Noreturn void kvq_tpl_fail_undefined(kvq_tpl_run *r, kvq_tpl_value undefined);
+void kvq_tpl_fail_undefined(kvq_tpl_run *r, kvq_tpl_value undefined) __attribute__((noreturn));
 const char *kvq_tpl_type_name(kvq_tpl_value v);
 
 kvq_tpl_list *kvq_tpl_list_new(kvq_tpl_run *r, size_t capacity);

@@ -5,18 +5,18 @@
 
 #include "template_internal.h"
 
-_Noreturn static void fail_operands(kvq_tpl_run *r, int token, kvq_tpl_value a, kvq_tpl_value b) {
+__attribute__((noreturn)) static void fail_operands(kvq_tpl_run *r, int token, kvq_tpl_value a, kvq_tpl_value b) {
     if (a.kind == KVQ_TPL_UNDEFINED) kvq_tpl_fail_undefined(r, a);
     if (b.kind == KVQ_TPL_UNDEFINED) kvq_tpl_fail_undefined(r, b);
     kvq_tpl_fail(r, KVQ_BAD_FILE, "'%s' does not work on '%s' and '%s'", kvq_tpl_token_name((kvq_tpl_token_kind)token),
                  kvq_tpl_type_name(a), kvq_tpl_type_name(b));
 }
 
-_Noreturn static void fail_overflow(kvq_tpl_run *r) {
+__attribute__((noreturn)) static void fail_overflow(kvq_tpl_run *r) {
     kvq_tpl_fail(r, KVQ_UNSUPPORTED, "an integer is too large for 64 bits");
 }
 
-_Noreturn static void fail_zero(kvq_tpl_run *r) {
+__attribute__((noreturn)) static void fail_zero(kvq_tpl_run *r) {
     kvq_tpl_fail(r, KVQ_BAD_FILE, "division by zero");
 }
 

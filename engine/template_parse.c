@@ -64,7 +64,7 @@ static bool skip_name(parser *p, const char *name) {
     return true;
 }
 
-_Noreturn static void fail_here(parser *p, const char *expected) {
+__attribute__((noreturn)) static void fail_here(parser *p, const char *expected) {
     p->r->line = p->at->line;
     if (is(p, KVQ_TPL_TOKEN_NAME)) {
         const kvq_tpl_string *name = p->at->value.as.text;
@@ -734,7 +734,7 @@ static void parse_output(parser *p, kvq_tpl_nodes *ret) {
     kvq_tpl_nodes_push(p->r, ret, node);
 }
 
-_Noreturn static void fail_open_block(parser *p, end_names ends, int line) {
+__attribute__((noreturn)) static void fail_open_block(parser *p, end_names ends, int line) {
     while (ends[1]) ends++;
     p->r->line = line;
     kvq_tpl_fail(p->r, KVQ_BAD_FILE, "the block that begins here is not closed by '%s'", *ends);

@@ -212,11 +212,13 @@ static void bind_all(binder b, const kvq_tpl_nodes *nodes) {
     for (int i = 0; i < nodes->n; i++) bind(b, nodes->at[i]);
 }
 
+/* parent NULL: the template's own. */
 static kvq_tpl_scope *new_scope(kvq_tpl_run *r, kvq_tpl_scope *parent, bool starts_function) {
     kvq_tpl_scope *s = kvq_tpl_alloc(r, sizeof *s);
     s->parent = parent;
-    s->starts_function = starts_function;
-    s->function = starts_function ? kvq_tpl_alloc(r, sizeof *s->function) : parent->function;
+    s->starts_function = starts_function || !parent;
+    if (parent) s->function = parent->function;
+    if (s->starts_function) s->function = kvq_tpl_alloc(r, sizeof *s->function);
     return s;
 }
 
