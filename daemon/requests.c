@@ -6,7 +6,13 @@
  *   3. whether it is one we know: running (nothing to do), answered (the stored answer again)
  *   4. whether it is still wanted (age, expiry), whether it brought us down three times
  *   5. whether there is room (max_queue, max_requests_per_client), and a model
- * A refusal is an answer like any other: stored, then published. */
+ * A refusal is an answer like any other: stored, then published.
+ *
+ * Prompts wait here, not in the engine, which gets as many as it computes at once: so a prompt counts as an attempt
+ * only once it could have brought the daemon down. The order is priority, then turn, then arrival. Turns are start-time
+ * fair queueing (Goyal, Vin, Cheng 1996) with every prompt of one size: a client's next prompt comes a turn after its
+ * last one, so a client with sixty prompts does not keep out one with a single prompt, and nobody waits for ever.
+ * Prompts without a client share one. */
 #include "requests.h"
 
 #include <math.h>
@@ -36,8 +42,9 @@ struct request {
     char *session;
     prompt prompt;
     reply reply;
-    int64_t accepted_ns, first_ns, deadline_ns; /* monotonic; 0: not yet, none */
-    failure_code cut;                           /* why we cancelled it */
+    int64_t accepted_ns, submitted_ns, first_ns, deadline_ns; /* monotonic; 0: not yet, none */
+    int64_t turn;                                             /* when its client's share comes: see take_turn */
+    failure_code cut;                                         /* why we cancelled it */
     double joules_before;
 };
 
@@ -238,6 +245,9 @@ static void finish(kvqd *d, request *r, const kvq_event *e) {
         .energy_j = telemetry_joules(&d->telemetry) - r->joules_before,
         .failure = code ? &f : NULL,
     };
+    double waited_ms = (double)(r->submitted_ns - r->accepted_ns) / 1e6; /* here, before the engine had it */
+    facts.result.queue_ms += waited_ms;
+    if (facts.result.ttft_ms > 0) facts.result.ttft_ms += waited_ms;
     facts.result.seed = r->prompt.request.seed;
     end(d, r, &facts);
     drop(&d->requests, r);
@@ -443,10 +453,17 @@ static bool keep_session_apart(request *r) {
     return true;
 }
 
-/* From here on it is ours: the name, the seed and one more attempt go into the journal. */
+/* A client's prompts follow each other by a turn; one that has none waiting starts at the turn that is being served. */
+static void take_turn(const requests *t, request *r) {
+    int64_t last = t->turn;
+    for (const request *other = t->first; other; other = other->next)
+        if (other->turn > last && strcmp(other->client, r->client) == 0) last = other->turn;
+    r->turn = last + 1;
+}
+
+/* From here on it is ours. */
 static void take_in(kvqd *d, request *r, const journal_row *row) {
     kvq_request *q = &r->prompt.request;
-    kvq_error err;
     if (row && row->has_seed)
         q->seed = row->seed;
     else if (!q->has_seed)
@@ -455,9 +472,7 @@ static void take_in(kvqd *d, request *r, const journal_row *row) {
     q->client = *r->client ? r->client : NULL;
     q->user = r;
     r->wants_deltas = r->prompt.stream >= 0 ? r->prompt.stream : !r->on_response_topic;
-    r->joules_before = telemetry_joules(&d->telemetry);
-    if (r->row && journal_start(d->journal, r->row, r->name, q->seed, &err))
-        log_error("request '%s': %s; it runs all the same", r->name, err.text);
+    take_turn(&d->requests, r);
     add(&d->requests, r);
 }
 
@@ -600,17 +615,21 @@ static bool submit(kvqd *d, request *r, failure *f) {
     kvq_request *q = &r->prompt.request;
     kvq_error err;
     if (!is_for_this_model(d, r->prompt.model, f)) return false;
+    r->submitted_ns = clock_monotonic_ns();
     q->deadline_ms = 0;
     if (r->deadline_ns) {
-        int64_t left_ms = (r->deadline_ns - clock_monotonic_ns()) / NS_PER_MS;
-        if (left_ms <= 0) return failure_set(f, FAILURE_DEADLINE, "its time was up before it could start");
-        q->deadline_ms = left_ms;
+        q->deadline_ms = (r->deadline_ns - r->submitted_ns) / NS_PER_MS;
+        if (q->deadline_ms <= 0) return failure_set(f, FAILURE_DEADLINE, "its time was up before it could start");
     }
+    if (r->row && journal_start(d->journal, r->row, r->name, q->seed, &err))
+        log_error("request '%s': %s; it runs all the same", r->name, err.text);
     if (kvq_submit(d->engine, q, &r->engine_id, &err)) {
         failure_from_error(f, &err);
         if (f->code == FAILURE_BUSY) set_busy(d, f, requests_n_queued(d));
         return false;
     }
+    r->joules_before = telemetry_joules(&d->telemetry);
+    d->requests.turn = r->turn;
     mark_submitted(&d->requests, r);
     return true;
 }
@@ -620,13 +639,30 @@ static bool will_there_be_a_model(const kvqd *d, failure *f) {
     return failure_set(f, FAILURE_NO_MODEL, "%s", *d->engine_reason ? d->engine_reason : "no model is loaded");
 }
 
+static bool engine_has_room(const kvqd *d) {
+    kvq_stats stats;
+    kvq_get_stats(d->engine, &stats);
+    return stats.requests_running + stats.requests_waiting < kvq_get_info(d->engine)->max_batch_size;
+}
+
+/* The list is in order of arrival, so of equals the first is kept. */
+static request *next_to_run(const requests *t) {
+    request *best = NULL;
+    for (request *r = t->first; r; r = r->next) {
+        if (r->is_submitted) continue;
+        int lead = best ? r->prompt.request.priority - best->prompt.request.priority : 1;
+        if (lead > 0 || (lead == 0 && r->turn < best->turn)) best = r;
+    }
+    return best;
+}
+
 void requests_submit(kvqd *d) {
     failure f;
-    for (request *r = d->requests.first, *next; r && d->requests.n_waiting; r = next) {
-        next = r->next;
-        if (r->is_submitted) continue;
-        bool ok = will_there_be_a_model(d, &f) && (!d->engine || submit(d, r, &f));
-        if (!ok) end_waiting(d, r, &f);
+    while (d->requests.n_waiting > 0) {
+        bool hope = will_there_be_a_model(d, &f);
+        if (hope && (!d->engine || !engine_has_room(d))) return;
+        request *r = next_to_run(&d->requests);
+        if (!hope || !submit(d, r, &f)) end_waiting(d, r, &f);
     }
 }
 
@@ -736,7 +772,7 @@ void requests_leave(kvqd *d) {
     for (request *r = d->requests.first, *next; r; r = next) {
         next = r->next;
         if (r->row) {
-            if (journal_forgive(d->journal, r->row, &err)) log_error("%s", err.text);
+            if (r->is_submitted && journal_forgive(d->journal, r->row, &err)) log_error("%s", err.text);
             drop(&d->requests, r);
         } else {
             end_waiting(d, r, &f);

@@ -17,6 +17,7 @@ typedef struct requests {
     request *buckets[REQUESTS_BUCKETS]; /* by name */
     request *first, *last;              /* all, in order of arrival */
     size_t n, n_waiting;                /* n_waiting: not handed to the engine yet */
+    int64_t turn;                       /* of the prompt that went to the engine last */
     bool look_into_journal;             /* there may be rows after last_row */
     int64_t last_row;                   /* of the journal, looked at */
     int64_t recovered_row;              /* rows up to this one were there at start: never refused as busy */
