@@ -17,8 +17,7 @@
 
 typedef json_t *command_fn(kvqd *d, const json_t *args, failure *f);
 
-/* ---- helpers
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------------------- */
 
 /* A string of the request; "" when it is absent. False if it is of another type. */
 static bool text_of(const json_t *args, const char *key, const char **ret, failure *f) {
@@ -42,8 +41,7 @@ static json_t *fail_from(const kvq_error *err, failure *f) {
     return NULL;
 }
 
-/* ---- the commands
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the commands ---------------------------------------------------------------------------------------- */
 
 static json_t *run_ping(kvqd *d, const json_t *args, failure *f) {
     (void)args;

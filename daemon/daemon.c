@@ -23,8 +23,7 @@
 #define MAX_TEMPLATE_BYTES (1u << 20)
 #define PACKET_OVERHEAD_BYTES 70000 /* topic and properties of the largest message */
 
-/* ---- phases
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- phases ---------------------------------------------------------------------------------------------- */
 
 const char *daemon_phase_name(daemon_phase phase) {
     static const char *const names[] = {
@@ -63,8 +62,7 @@ void daemon_wake_at(kvqd *d, int64_t ns) {
     if (ns < d->wake_at_ns) d->wake_at_ns = ns;
 }
 
-/* ---- publishing
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- publishing ------------------------------------------------------------------------------------------ */
 
 bool daemon_publish_json(kvqd *d, topic_id id, const char *rest, json_t *object) {
     char topic[TOPIC_BYTES];
@@ -93,8 +91,7 @@ void daemon_event(kvqd *d, const char *type, json_t *data) {
     (void)daemon_publish_json(d, TOPIC_EVENT, NULL, event); /* an event that nobody can hear is in the log */
 }
 
-/* ---- messages
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------------------- */
 
 typedef void handler_fn(kvqd *d, const message *m, const char *rest, bool valid);
 
@@ -229,8 +226,7 @@ void daemon_read_inbox(kvqd *d) {
     take_events(d, d->pool);
 }
 
-/* ---- the model
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------------------- */
 
 void daemon_engine_options(const kvqd *d, kvq_options *ret) {
     *ret = kvq_default_options();
@@ -357,8 +353,7 @@ kvq_status daemon_load(kvqd *d, const char *path, kvq_error *err) {
     return status;
 }
 
-/* ---- a step
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- a step ---------------------------------------------------------------------------------------------- */
 
 /* The engine itself failed: nothing that it holds can be trusted. */
 static void lose_engine(kvqd *d, const kvq_error *err) {
@@ -382,8 +377,7 @@ void daemon_step_engine(kvqd *d) {
         requests_apply(d, events, n);
 }
 
-/* ---- upkeep
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- upkeep ---------------------------------------------------------------------------------------------- */
 
 static void tell_pool_full(kvqd *d, int64_t now_ns) {
     kvq_stats stats;
@@ -444,8 +438,7 @@ int daemon_wait_ms(const kvqd *d) {
     return notify_ms >= 0 && notify_ms < ms ? notify_ms : (int)ms;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------------------- */
 
 /* systemd may give several folders; the first is ours. */
 static char *find_state_folder(void) {
@@ -576,8 +569,7 @@ kvq_status daemon_open(const char *config_path, const config *moved, kvqd *d, kv
     return KVQ_OK;
 }
 
-/* ---- reload
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- reload ---------------------------------------------------------------------------------------------- */
 
 static size_t list_keys(char *ret, size_t n_bytes, const char *what, const config_key *const *keys, size_t n_keys) {
     size_t n = 0;
@@ -637,8 +629,7 @@ bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
     return ok;
 }
 
-/* ---- stopping
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- stopping -------------------------------------------------------------------------------------------- */
 
 void daemon_drain(kvqd *d) {
     int64_t now_ns = clock_monotonic_ns();

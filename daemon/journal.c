@@ -1,9 +1,10 @@
 /* journal.c: the durable queue in SQLite. See journal.h.
  *
- * One table. A row is a prompt as it came (topic, payload, MQTT 5 properties), later also its name and seed, then its
- * answer. The payload stays until the row goes, because "the same prompt" is decided by comparing bytes, never by a
- * hash. Bytes are counted as the sum of what rows hold, kept in memory and summed once at open; the file may be larger
- * by what SQLite keeps free. An answer may exceed max_bytes: it is the end of a promise already made. */
+ * A row of `prompt` is a prompt as it came (topic, MQTT 5 properties), later also its name and seed, then its answer.
+ * Its payload is a row of `payload`, because SQLite writes all of a row whenever a number in it changes. The payload
+ * stays until the row goes: "the same prompt" is decided by comparing bytes, never by a hash. Bytes are counted as the
+ * sum of what rows hold, kept in memory and summed once at open; the file may be larger by what SQLite keeps free. An
+ * answer may exceed max_bytes: it is the end of a promise already made. */
 #include "journal.h"
 
 #include <pthread.h>
@@ -18,13 +19,15 @@
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS prompt ("
     " row INTEGER PRIMARY KEY AUTOINCREMENT,"
-    " topic TEXT NOT NULL, payload BLOB NOT NULL, packet_id INTEGER NOT NULL, qos INTEGER NOT NULL, from_pool INTEGER "
-    "NOT NULL,"
+    " topic TEXT NOT NULL, packet_id INTEGER NOT NULL, qos INTEGER NOT NULL, from_pool INTEGER NOT NULL,"
     " received_ms INTEGER NOT NULL, clock_synced INTEGER NOT NULL,"
     " response_topic TEXT NOT NULL, content_type TEXT NOT NULL, correlation BLOB NOT NULL, expiry_s INTEGER NOT NULL,"
     " name TEXT NOT NULL DEFAULT '', seed INTEGER, attempts INTEGER NOT NULL DEFAULT 0,"
     " sequence INTEGER, reusable INTEGER NOT NULL DEFAULT 0, finished_ms INTEGER, delivered INTEGER NOT NULL DEFAULT 0,"
     " answer_topic TEXT, answer_correlation BLOB, answer BLOB);"
+    "CREATE TABLE IF NOT EXISTS payload (row INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
+    "CREATE TRIGGER IF NOT EXISTS prompt_gone AFTER DELETE ON prompt BEGIN DELETE FROM payload WHERE row = old.row; "
+    "END;"
     "CREATE INDEX IF NOT EXISTS prompt_unanswered ON prompt(row) WHERE sequence IS NULL;"
     "CREATE UNIQUE INDEX IF NOT EXISTS prompt_undelivered ON prompt(sequence) WHERE sequence IS NOT NULL AND delivered "
     "= 0;"
@@ -33,20 +36,24 @@ static const char schema[] =
     "CREATE INDEX IF NOT EXISTS prompt_packet ON prompt(packet_id);"
     "CREATE TABLE IF NOT EXISTS remembered (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;";
 
-#define COST "(length(payload) + ifnull(length(answer), 0) + 512)"
-#define MESSAGE_COLUMNS                                                                                    \
-    "topic, payload, packet_id, qos, from_pool, received_ms, clock_synced, response_topic, content_type, " \
-    "correlation, expiry_s"
+#define PAYLOAD "(SELECT bytes FROM payload WHERE payload.row = prompt.row)"
+#define COST "(length(" PAYLOAD ") + ifnull(length(answer), 0) + 512)"
+#define MESSAGE_COLUMNS \
+    "topic, packet_id, qos, from_pool, received_ms, clock_synced, response_topic, content_type, correlation, expiry_s"
 
 /* clang-format off */
 #define STATEMENT_MAP(X) \
-    X(APPEND, "INSERT INTO prompt(" MESSAGE_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)") \
-    X(FIND_REPEAT, "SELECT 1 FROM prompt WHERE packet_id = ?1 AND topic = ?2 AND payload = ?3 AND from_pool = ?4") \
-    X(NEXT_PROMPT, "SELECT row, attempts, seed, name, " MESSAGE_COLUMNS " FROM prompt WHERE sequence IS NULL AND row > ?1 ORDER BY row LIMIT 1") \
+    X(APPEND, "INSERT INTO prompt(" MESSAGE_COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)") \
+    X(APPEND_PAYLOAD, "INSERT INTO payload(row, bytes) VALUES(last_insert_rowid(), ?1)") \
+    X(BEGIN, "BEGIN IMMEDIATE") \
+    X(COMMIT, "COMMIT") \
+    X(ROLLBACK, "ROLLBACK") \
+    X(FIND_REPEAT, "SELECT 1 FROM prompt WHERE packet_id = ?1 AND topic = ?2 AND " PAYLOAD " = ?3 AND from_pool = ?4") \
+    X(NEXT_PROMPT, "SELECT row, attempts, seed, name, " PAYLOAD ", " MESSAGE_COLUMNS " FROM prompt WHERE sequence IS NULL AND row > ?1 ORDER BY row LIMIT 1") \
     X(START, "UPDATE prompt SET name = ?2, seed = ?3, attempts = attempts + 1 WHERE row = ?1") \
     X(FORGIVE, "UPDATE prompt SET attempts = max(0, attempts - 1) WHERE row = ?1") \
     X(FINISH, "UPDATE prompt SET name = ?2, answer_topic = ?3, answer_correlation = ?4, answer = ?5, reusable = ?6, finished_ms = ?7, sequence = ?8 WHERE row = ?1") \
-    X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND payload = ?2 AND content_type = ?3 AND (reusable = 1 OR ?4) AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
+    X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND " PAYLOAD " = ?2 AND content_type = ?3 AND (reusable = 1 OR ?4) AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
     X(NEXT_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE sequence > ?1 AND sequence IS NOT NULL AND delivered = 0 ORDER BY sequence LIMIT 1") \
     X(DELIVERED, "UPDATE prompt SET delivered = 1 WHERE row = ?1") \
     X(DROP, "DELETE FROM prompt WHERE row = ?1") \
@@ -86,8 +93,7 @@ static kvq_status db_fail(journal *j, const char *what, kvq_error *err) {
     return kvq_fail(err, KVQ_IO, "%s in '%s': %s", what, j->path, j->db ? sqlite3_errmsg(j->db) : "no memory");
 }
 
-/* ---- statements
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- statements ------------------------------------------------------------------------------------------ */
 
 static void bind_text(sqlite3_stmt *s, int i, const char *text) {
     (void)sqlite3_bind_text(s, i, text ? text : "", -1, SQLITE_STATIC); /* an index of ours in range: cannot fail */
@@ -104,18 +110,17 @@ static void bind_int(sqlite3_stmt *s, int i, int64_t n) {
     (void)sqlite3_bind_int64(s, i, n);
 }
 
-static void bind_address(sqlite3_stmt *s, const message *m) {
+static void bind_message(sqlite3_stmt *s, const message *m) {
     bind_text(s, 1, m->topic);
-    bind_blob(s, 2, m->payload, m->n_bytes);
-    bind_int(s, 3, m->packet_id);
-    bind_int(s, 4, m->qos);
-    bind_int(s, 5, m->from_pool);
-    bind_int(s, 6, m->received_ms);
-    bind_int(s, 7, m->clock_synced);
-    bind_text(s, 8, m->response_topic);
-    bind_text(s, 9, m->content_type);
-    bind_blob(s, 10, m->correlation, m->n_correlation_bytes);
-    bind_int(s, 11, m->expiry_s);
+    bind_int(s, 2, m->packet_id);
+    bind_int(s, 3, m->qos);
+    bind_int(s, 4, m->from_pool);
+    bind_int(s, 5, m->received_ms);
+    bind_int(s, 6, m->clock_synced);
+    bind_text(s, 7, m->response_topic);
+    bind_text(s, 8, m->content_type);
+    bind_blob(s, 9, m->correlation, m->n_correlation_bytes);
+    bind_int(s, 10, m->expiry_s);
 }
 
 /* SQLITE_ROW: the caller reads and resets; anything else is reset here. */
@@ -145,8 +150,7 @@ static sqlite3_stmt *on_row(journal *j, enum statement which, int64_t row) {
     return s;
 }
 
-/* ---- sums
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- sums ------------------------------------------------------------------------------------------------ */
 
 static kvq_status sum(journal *j, kvq_error *err) {
     sqlite3_stmt *s = j->statements[SUM];
@@ -171,8 +175,7 @@ static uint64_t cost_of(journal *j, int64_t row) {
     return n;
 }
 
-/* ---- opening
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------------------- */
 
 static bool run(journal *j, const char *sql) {
     return sqlite3_exec(j->db, sql, NULL, NULL, NULL) == SQLITE_OK;
@@ -280,8 +283,7 @@ void journal_set_limits(journal *j, uint64_t max_bytes, int64_t retain_ms) {
     unlock(j);
 }
 
-/* ---- prompts
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- prompts --------------------------------------------------------------------------------------------- */
 
 /* The broker counts a packet id as free once it has our PUBACK, so an equal message under the same id that it does not
  * flag as a duplicate is a new one. */
@@ -310,6 +312,19 @@ static bool make_room(journal *j, uint64_t n_bytes) {
     return true;
 }
 
+static kvq_status insert(journal *j, const message *m, kvq_error *err) {
+    static const char what[] = "storing a prompt";
+    bind_message(j->statements[APPEND], m);
+    bind_blob(j->statements[APPEND_PAYLOAD], 1, m->payload, m->n_bytes);
+    kvq_status status = change(j, j->statements[BEGIN], what, err);
+    if (status) return status;
+    status = change(j, j->statements[APPEND], what, err);
+    if (!status) status = change(j, j->statements[APPEND_PAYLOAD], what, err);
+    if (!status) status = change(j, j->statements[COMMIT], what, err);
+    if (status) (void)step(j->statements[ROLLBACK]); /* the failure may have done it already */
+    return status;
+}
+
 static kvq_status append(journal *j, const message *m, kvq_error *err) {
     if (is_repeat(j, m)) return KVQ_OK;
     uint64_t n_bytes = m->n_bytes + ROW_OVERHEAD_BYTES;
@@ -317,9 +332,7 @@ static kvq_status append(journal *j, const message *m, kvq_error *err) {
         return kvq_fail(err, KVQ_BUSY,
                         "the journal is full: %llu of %llu bytes hold unanswered prompts and undelivered answers",
                         (unsigned long long)j->stats.bytes, (unsigned long long)j->max_bytes);
-    sqlite3_stmt *s = j->statements[APPEND];
-    bind_address(s, m);
-    kvq_status status = change(j, s, "storing a prompt", err);
+    kvq_status status = insert(j, m, err);
     if (status) return status;
     j->stats.bytes += n_bytes;
     j->stats.n_unanswered++;
@@ -340,9 +353,9 @@ static const char *column_text(sqlite3_stmt *s, int i) {
 
 static message *read_message(sqlite3_stmt *s, int first) {
     message m = {
-        .topic = column_text(s, first),
-        .payload = sqlite3_column_blob(s, first + 1),
-        .n_bytes = (size_t)sqlite3_column_bytes(s, first + 1),
+        .payload = sqlite3_column_blob(s, first),
+        .n_bytes = (size_t)sqlite3_column_bytes(s, first),
+        .topic = column_text(s, first + 1),
         .packet_id = sqlite3_column_int(s, first + 2),
         .qos = sqlite3_column_int(s, first + 3),
         .from_pool = sqlite3_column_int(s, first + 4),
@@ -400,8 +413,7 @@ kvq_status journal_forgive(journal *j, int64_t row, kvq_error *err) {
     return status;
 }
 
-/* ---- answers
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------------------- */
 
 kvq_status journal_finish(journal *j, int64_t row, const char *name, const char *topic, const void *correlation,
                           size_t n_correlation_bytes, const void *payload, size_t n_bytes, bool reusable,
@@ -515,8 +527,7 @@ kvq_status journal_prune(journal *j, int64_t now_ms, kvq_error *err) {
     return status;
 }
 
-/* ---- names
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------------------- */
 
 kvq_status journal_remember(journal *j, const char *key, const char *value, char **ret, kvq_error *err) {
     lock(j);

@@ -88,6 +88,7 @@ static int open_signals(void) {
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGHUP);
     (void)signal(SIGPIPE, SIG_IGN); /* a broker that closes its end */
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow: the write's error is handled */
     if (sigprocmask(SIG_BLOCK, &set, NULL) != 0) return -1;
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }

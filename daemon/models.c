@@ -121,8 +121,7 @@ kvq_status models_named(const char *state_folder, const char *name, char **ret, 
     return status;
 }
 
-/* ---- loading
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------------------- */
 
 struct loader {
     pthread_t thread;

@@ -107,8 +107,7 @@ struct mqtt {
     mqtt_stats stats;
 };
 
-/* ---- inbox: Paho's threads put, the main loop takes
- * -------------------------------------------------------------------- */
+/* ---- inbox: Paho's threads put, the main loop takes ------------------------------------------------------ */
 
 static void lock(mqtt *m) {
     (void)pthread_mutex_lock(&m->inbox_mutex); /* fails only for a mutex that is not one */
@@ -180,8 +179,7 @@ static entry *take(mqtt *m) {
     return e;
 }
 
-/* ---- Paho's callbacks
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Paho's callbacks ------------------------------------------------------------------------------------ */
 
 static void set_text(entry *e, const char *text, int code) {
     snprintf(e->text, sizeof e->text, "%s (%d)", text && *text ? text : "no reason given", code);
@@ -365,8 +363,7 @@ static void on_suback_failure3(void *context, MQTTAsync_failureData *data) {
     subscription_refused(context, data->code);
 }
 
-/* ---- open and close
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------------------------------- */
 
 static bool copy_text(const char **text) {
     if (!*text || !**text) {
@@ -455,8 +452,7 @@ void mqtt_close(mqtt *m) {
     free(m);
 }
 
-/* ---- connecting
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- connecting ------------------------------------------------------------------------------------------ */
 
 static void add_number(MQTTProperties *properties, enum MQTTPropertyCodes code, uint32_t n) {
     MQTTProperty p = {.identifier = code};
@@ -577,8 +573,7 @@ static bool start_attempt(mqtt *m, bool is_probe) {
     return connect_with(m, is_probe) == MQTTASYNC_SUCCESS;
 }
 
-/* ---- what the inbox says, in the main loop
- * ----------------------------------------------------------------------------- */
+/* ---- what the inbox says, in the main loop --------------------------------------------------------------- */
 
 /* Paho has no way to turn Nagle's algorithm off (1.3.12 to today) nor to its socket. Every TCP socket of this process
  * is Paho's, so turn it off on all: a delta must not wait for the broker's delayed acknowledgement. */
@@ -744,8 +739,7 @@ void mqtt_event_done(mqtt_event *e) {
     e->message = NULL;
 }
 
-/* ---- upkeep
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- upkeep ---------------------------------------------------------------------------------------------- */
 
 static bool send_now(mqtt *m, const mqtt_publication *p, int *ret_token) {
     bool is_v5 = m->version == MQTTVERSION_5;
@@ -845,8 +839,7 @@ void mqtt_subscribe(mqtt *m, const char *filter, int qos) {
         subscription_refused(m->attempt, -1);
 }
 
-/* ---- publishing
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- publishing ------------------------------------------------------------------------------------------ */
 
 static void *put_bytes(char **at, const void *bytes, size_t n_bytes) {
     void *start = *at;

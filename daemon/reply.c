@@ -93,8 +93,7 @@ char *reply_final(const reply_facts *facts, size_t *ret_n_bytes) {
     return dump(final, ret_n_bytes);
 }
 
-/* ---- parts
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- parts ----------------------------------------------------------------------------------------------- */
 
 /* The length of a character in a JSON string as jansson writes it. */
 static size_t escaped_bytes(const char *at, size_t *ret_n_bytes) {

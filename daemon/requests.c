@@ -48,8 +48,7 @@ struct request {
     double joules_before;
 };
 
-/* ---- the table
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------------------- */
 
 static size_t bucket_of(const char *name) {
     uint32_t h = 2166136261u; /* FNV-1a */
@@ -121,8 +120,7 @@ size_t requests_n_queued(const kvqd *d) {
     return d->requests.n_waiting + (size_t)stats.requests_waiting;
 }
 
-/* ---- answers
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------------------- */
 
 static void publish_loose(kvqd *d, const request *r, const char *answer, size_t n_bytes) {
     mqtt_publication p = {
@@ -253,8 +251,7 @@ static void finish(kvqd *d, request *r, const kvq_event *e) {
     drop(&d->requests, r);
 }
 
-/* ---- accepting
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- accepting ------------------------------------------------------------------------------------------- */
 
 static bool has_allowed_prefix(const config *c, const char *topic) {
     for (size_t i = 0; i < c->mqtt_response_topic_prefixes.n; i++) {
@@ -584,8 +581,7 @@ void requests_accept_loose(kvqd *d, const message *m) {
         log_error("no memory for the prompt '%s'", m->topic);
 }
 
-/* ---- running
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------------------- */
 
 static void end_waiting(kvqd *d, request *r, const failure *f) {
     refuse(d, r, f);
@@ -700,8 +696,7 @@ void requests_flush(kvqd *d, int64_t now_ns) {
     }
 }
 
-/* ---- delivering
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- delivering ------------------------------------------------------------------------------------------ */
 
 typedef enum handed { HANDED, LATER, NEVER } handed;
 
@@ -755,8 +750,7 @@ void requests_delivered(kvqd *d, int64_t row, const char *refusal) {
     if (journal_delivered(d->journal, row, &err)) log_error("%s", err.text);
 }
 
-/* ---- stopping
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- stopping -------------------------------------------------------------------------------------------- */
 
 void requests_fail_all(kvqd *d, const failure *f) {
     for (request *r = d->requests.first, *next; r; r = next) {

@@ -32,8 +32,7 @@ static void read_power(telemetry *t) {
     if (t->power) power_read(t->power, clock_monotonic_ns(), &t->sample);
 }
 
-/* ---- counting
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- counting -------------------------------------------------------------------------------------------- */
 
 void telemetry_count_end(telemetry *t, const reply_facts *facts) {
     const kvq_result *r = &facts->result;
@@ -85,8 +84,7 @@ void telemetry_keep_counters(kvqd *d) {
     add_counters(&d->telemetry.before, &stats);
 }
 
-/* ---- the machine
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the machine ----------------------------------------------------------------------------------------- */
 
 static double cpu_seconds(void) {
     struct rusage u;
@@ -109,8 +107,7 @@ static void cpu_name(char *ret, size_t n_bytes) {
     (void)fclose(f); /* only read */
 }
 
-/* ---- telemetry
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- telemetry ------------------------------------------------------------------------------------------- */
 
 static uint64_t n_failed(const telemetry *t) {
     uint64_t n = 0;
@@ -197,8 +194,7 @@ static void measure_speed(kvqd *d, int64_t now_ns) {
     t->interval_prompt_tokens = stats.prefill_tokens;
 }
 
-/* ---- state
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- state ----------------------------------------------------------------------------------------------- */
 
 json_t *telemetry_state(const kvqd *d) {
     const char *reason = daemon_reason(d);
@@ -234,8 +230,7 @@ static void publish_state(kvqd *d, int64_t now_ns) {
     json_decref(state);
 }
 
-/* ---- info
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- info ------------------------------------------------------------------------------------------------ */
 
 static json_t *hardware(const power_sample *p) {
     char cpu[128];
@@ -302,8 +297,7 @@ void telemetry_publish_info(kvqd *d) {
     (void)daemon_publish_json(d, TOPIC_INFO, NULL, telemetry_info(d)); /* sent at every connect again */
 }
 
-/* ---- when
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- when ------------------------------------------------------------------------------------------------ */
 
 static bool is_idle(const kvqd *d) {
     return d->requests.n == 0 && !d->loader;

@@ -31,7 +31,7 @@ void client_make_id(char ret[32]) {
 }
 
 /* ---- connecting
- * -------------------------------------------------------------------------------------------------------- */
+ * ------------------------------------------------------------------------------------------------------ */
 
 static kvq_status read_password(const char *path, char *ret, size_t n_bytes, kvq_error *err) {
     FILE *f = fopen(path, "re");
@@ -75,7 +75,7 @@ static kvq_status connect_to(client *c, const client_options *o, kvq_error *err)
 }
 
 /* ---- which node
- * -------------------------------------------------------------------------------------------------------- */
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* "kvqd/NODE/status" -> NODE, if it is online. */
 static bool read_node(const client_message *m, const char *base, char *ret, size_t n_bytes) {
@@ -145,7 +145,7 @@ void client_close(client *c) {
 }
 
 /* ---- messages
- * ---------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 
 kvq_status client_subscribe(client *c, const char *topic, kvq_error *err) {
     char full[1024];
