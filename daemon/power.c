@@ -86,10 +86,11 @@ static void find_paths(power *p, const char *pattern, void (*found)(power *p, co
 
 static void add_sensor(sensor_list *list, const char *path, uint64_t wrap) {
     int64_t value;
-    if (list->n == MAX_SENSORS || strlen(path) >= PATH_BYTES || !read_number(path, &value)) return;
+    size_t n = strlen(path);
+    if (list->n == MAX_SENSORS || n >= PATH_BYTES || !read_number(path, &value)) return;
     sensor *s = &list->items[list->n++];
     *s = (sensor){.wrap = wrap, .last = (uint64_t)value};
-    strcpy(s->path, path);
+    memcpy(s->path, path, n + 1);
 }
 
 static bool is_one_of(const char *text, const char *const *names) {

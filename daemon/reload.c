@@ -99,8 +99,8 @@ kvq_status reload_request(const char *directory, int pid, int timeout_ms, bool *
 }
 
 int reload_main(const char *pid_text) {
-    char *end, *text;
-    bool is_ok;
+    char *end, *text = NULL;
+    bool is_ok = false;
     kvq_error err;
     long pid = strtol(pid_text, &end, 10);
     if (*end || pid <= 1 || pid > INT32_MAX) {

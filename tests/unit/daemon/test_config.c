@@ -519,6 +519,38 @@ static void keys_become_engine_options_and_request_defaults(void **state) {
     assert_int_equal(request.priority, 7);
 }
 
+/* Whoever uses libkvq and whoever runs kvqd get the same answers unless they ask otherwise. */
+static void the_defaults_are_the_engines(void **state) {
+    world *w = *state;
+    kvq_options options = kvq_default_options(), engine = options;
+    kvq_request request = kvq_default_request(), plain = request;
+    assert_true(config_load_text("", &w->c, &w->report));
+    config_engine_options(&w->c, &options);
+    config_request_defaults(&w->c, &request);
+    assert_string_equal(options.backend, engine.backend);
+    assert_string_equal(options.isa, engine.isa);
+    assert_string_equal(options.quant_policy, engine.quant_policy);
+    assert_null(options.cache_max_entry_count);
+    assert_null(engine.cache_max_entry_count);
+    assert_int_equal(options.device, engine.device);
+    assert_int_equal(options.cache_block_seq_len, engine.cache_block_seq_len);
+    assert_int_equal(options.session_len, engine.session_len);
+    assert_int_equal(options.max_batch_size, engine.max_batch_size);
+    assert_int_equal(options.max_prefill_token_num, engine.max_prefill_token_num);
+    assert_int_equal(options.enable_prefix_caching, engine.enable_prefix_caching);
+    assert_int_equal(options.threads, engine.threads);
+    assert_null(request.system);
+    assert_int_equal(request.max_tokens, plain.max_tokens);
+    assert_int_equal(request.top_k, plain.top_k);
+    assert_int_equal(request.has_seed, plain.has_seed);
+    assert_int_equal(request.n_stop, 0);
+    assert_true(request.temperature == plain.temperature && request.top_p == plain.top_p &&
+                request.min_p == plain.min_p);
+    assert_true(request.repetition_penalty == plain.repetition_penalty);
+    assert_true(request.presence_penalty == plain.presence_penalty &&
+                request.frequency_penalty == plain.frequency_penalty);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -542,6 +574,7 @@ int main(void) {
         TEST(the_json_has_every_key_and_no_secret),
         TEST(a_password_comes_from_a_credential_too),
         TEST(keys_become_engine_options_and_request_defaults),
+        TEST(the_defaults_are_the_engines),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }
