@@ -280,7 +280,10 @@ static int take_pair(void *user, const char *section, const char *name, const ch
     l->set_line[i] = l->line;
     free(l->raw);
     l->raw = strdup(text);
-    set_value(l, key, text);
+    if (l->raw)
+        set_value(l, key, text);
+    else /* the lines that continue it would stand alone */
+        line_error(l, "[%s] %s: no memory", section, name);
     return 1;
 }
 

@@ -31,6 +31,10 @@ if(KVQ_BUILD_TESTS)
     target_link_libraries(${name} PRIVATE kvq_flags kvqd_core PkgConfig::CMOCKA)
     add_test(NAME ${name} COMMAND ${name})
   endforeach()
+  # Its allocations fail on purpose.
+  foreach(wrapped malloc calloc realloc strdup open_memstream vasprintf asprintf)
+    target_link_options(test_config_memory PRIVATE -Wl,--wrap=${wrapped})
+  endforeach()
 endif()
 
 # tests/daemon/NN-what-when: one program per behaviour, with a mosquitto and a kvqd of its own. tests/daemon/run runs them without CMake.
