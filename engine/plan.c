@@ -144,9 +144,10 @@ kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_en
     if (!cache_max_entry_count) {
         double cap = 2.0 * (double)kvq_plan_blocks_f16(plan, (uint64_t)session_len) * (double)plan->block_bytes_f16 *
                      max_batch_size;
-        /* While it is read, a sequence holds pages that its windows will drop; with few sequences that is more than the cap. */
-        double one = (double)kvq_plan_blocks(plan, (uint64_t)session_len, (uint64_t)session_len) *
-                     (double)plan->kv.block_bytes;
+        /* While it is read, a sequence holds pages that its windows will drop; with few sequences that is more than the
+         * cap. */
+        double one =
+            (double)kvq_plan_blocks(plan, (uint64_t)session_len, (uint64_t)session_len) * (double)plan->kv.block_bytes;
         if (cap < one) cap = one;
         if (want > cap) want = cap;
     } else {

@@ -13,15 +13,15 @@ typedef struct kvq_logit_bias {
     float bias; /* -100 .. 100, added to the logit first */
 } kvq_logit_bias;
 
-/* Order: logit bias, penalties (repetition as in CTRL: divide positive, multiply negative logits of every token seen in prompt and
- * answer; presence and frequency as OpenAI's, over the answer only), temperature, top_k, top_p, min_p, draw.
+/* Order: logit bias, penalties (repetition as in CTRL: divide positive, multiply negative logits of every token seen in
+ * prompt and answer; presence and frequency as OpenAI's, over the answer only), temperature, top_k, top_p, min_p, draw.
  * temperature 0: the largest logit, ties to the lowest id. */
 typedef struct kvq_sampling {
-    float temperature;        /* 0 .. 2 */
-    float top_p;              /* (0, 1] */
-    float min_p;              /* 0 .. 1 */
-    int top_k;                /* 0: off */
-    float repetition_penalty; /* > 0, 1: off */
+    float temperature;                         /* 0 .. 2 */
+    float top_p;                               /* (0, 1] */
+    float min_p;                               /* 0 .. 1 */
+    int top_k;                                 /* 0: off */
+    float repetition_penalty;                  /* > 0, 1: off */
     float presence_penalty, frequency_penalty; /* -2 .. 2 */
     uint64_t seed;
     const kvq_logit_bias *logit_bias; /* owned by the request */
@@ -34,9 +34,9 @@ typedef struct kvq_sampler kvq_sampler;
 kvq_status kvq_sampler_new(int vocab_size, kvq_sampler **ret, kvq_error *err);
 void kvq_sampler_free(kvq_sampler *s);
 
-/* The token at answer index token_index (0 for the first). logits [vocab_size] are not changed. The draw is a function of
- * (seed, token_index) alone: a counter-based generator. prompt and answer: the ids so far, for penalties. NaN logits never win; if
- * no logit is finite, the lowest id. */
+/* The token at answer index token_index (0 for the first). logits [vocab_size] are not changed. The draw is a function
+ * of (seed, token_index) alone: a counter-based generator. prompt and answer: the ids so far, for penalties. NaN logits
+ * never win; if no logit is finite, the lowest id. */
 int kvq_sampler_draw(kvq_sampler *s, const kvq_sampling *p, const float *logits, const int *prompt, int n_prompt,
                      const int *answer, int n_answer, int token_index);
 
@@ -48,9 +48,9 @@ typedef struct kvq_stop_matcher kvq_stop_matcher;
 kvq_status kvq_stop_new(const char *const *stops, int n_stops, kvq_stop_matcher **ret, kvq_error *err);
 void kvq_stop_free(kvq_stop_matcher *m);
 
-/* Takes n bytes of new text; gives back in *ret_text / *ret_n the text that is certainly not part of a stop string (borrowed
- * until the next call). Returns true when a stop string was found: the text ends before it, nothing after it comes out.
- * finish gives back what was held. */
+/* Takes n bytes of new text; gives back in *ret_text / *ret_n the text that is certainly not part of a stop string
+ * (borrowed until the next call). Returns true when a stop string was found: the text ends before it, nothing after it
+ * comes out. finish gives back what was held. */
 bool kvq_stop_feed(kvq_stop_matcher *m, const char *text, size_t n, const char **ret_text, size_t *ret_n);
 void kvq_stop_finish(kvq_stop_matcher *m, const char **ret_text, size_t *ret_n);
 

@@ -1,5 +1,5 @@
-/* fuzz_config.c: any bytes as kvqd.ini. What is accepted must print to something that is accepted and prints alike; what is refused
- * must say why; and nothing may leak. */
+/* fuzz_config.c: any bytes as kvqd.ini. What is accepted must print to something that is accepted and prints alike;
+ * what is refused must say why; and nothing may leak. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +7,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
-/* The configuration as a file: every key on a line of its own. Values of several lines are indented, as a file has them. */
+/* The configuration as a file: every key on a line of its own. Values of several lines are indented, as a file has
+ * them. */
 static char *print_all(const config *c) {
     char *text = NULL;
     size_t n;
