@@ -388,7 +388,7 @@ static kvq_tpl_value filter_round(kvq_tpl_run *r, kvq_tpl_call *c) {
 static kvq_tpl_value filter_filesizeformat(kvq_tpl_run *r, kvq_tpl_call *c) {
     static const char prefixes[] = "kMGTPEZY";
     bool binary = flag(r, c, 0, false);
-    double base = binary ? 1024 : 1000, unit = base, bytes;
+    double base = binary ? 1024 : 1000, unit, bytes;
     size_t mark = r->n_out;
     int i = 0;
     const kvq_tpl_string *text = kvq_tpl_is_number(c->self) ? NULL : string(r, c->self);
