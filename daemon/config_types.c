@@ -357,6 +357,8 @@ static json_t *seed_to_json(const config_key *key, const void *value) {
 /* ---- lists: items between commas or line ends, in double quotes where they hold blanks, commas or escapes
  * ----------------- */
 
+enum { MAX_ITEM_BYTES = 256 }; /* as for the stop strings of a prompt (prompt.h) */
+
 static const char escapes[] = "n\nt\tr\r\"\"\\\\"; /* pairs: the letter behind a backslash, the character it means */
 
 static char unescaped(char letter) {
@@ -415,7 +417,8 @@ static bool parse_list(const config_key *key, const char *text, void *value) {
     if (!item) return false;
     text += strspn(text, " \t\n");
     while (*text) {
-        if ((double)list.n >= key->high || !scan_item(&text, item) || !list_append(&list, item)) goto fail;
+        if ((double)list.n >= key->high || !scan_item(&text, item) || strlen(item) > MAX_ITEM_BYTES) goto fail;
+        if (!list_append(&list, item)) goto fail;
         text += *text == ',';
         text += strspn(text, " \t\n");
     }
@@ -444,10 +447,11 @@ static void print_list(const config_key *key, const void *value, FILE *out) {
 }
 
 static void allowed_list(const config_key *key, FILE *out) {
-    fprintf(out,
-            "up to %.0f items separated by commas, in double quotes where they hold blanks, commas or \\n, \\t, \\r, "
-            "\\\", \\\\",
-            key->high);
+    fprintf(
+        out,
+        "up to %.0f items of at most %d bytes, separated by commas, in double quotes where they hold blanks, commas or "
+        "\\n, \\t, \\r, \\\", \\\\",
+        key->high, MAX_ITEM_BYTES);
 }
 
 static json_t *list_to_json(const config_key *key, const void *value) {

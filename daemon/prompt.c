@@ -353,6 +353,28 @@ static bool find_json(const prompt_input *in, json_t **ret_root, failure *f) {
     return true;
 }
 
+/* A prompt may wait longer than the configuration lives that its defaults came from (a reload): what is still borrowed
+ * from it is copied, into one block: the pointers to the stop strings, these, the system message. */
+static bool own_defaults(const kvq_request *defaults, prompt *p, failure *f) {
+    kvq_request *r = &p->request;
+    size_t n_stop = r->stop == defaults->stop ? r->n_stop : 0;
+    bool has_system = r->system && r->system == defaults->system;
+    size_t n_bytes = n_stop * sizeof(char *) + (has_system ? strlen(r->system) + 1 : 0);
+    for (size_t i = 0; i < n_stop; i++) n_bytes += strlen(r->stop[i]) + 1;
+    if (n_bytes == 0) return true;
+    const char **pointers = malloc(n_bytes);
+    if (!pointers) return failure_set(f, FAILURE_INTERNAL, "no memory for a prompt");
+    char *text = (char *)(pointers + n_stop);
+    for (size_t i = 0; i < n_stop; i++) {
+        pointers[i] = text;
+        text = stpcpy(text, r->stop[i]) + 1;
+    }
+    if (n_stop) r->stop = pointers;
+    if (has_system) r->system = memcpy(text, r->system, strlen(r->system) + 1);
+    p->defaults = pointers;
+    return true;
+}
+
 bool prompt_parse(const prompt_input *in, prompt *ret, failure *f) {
     if (in->n_bytes > in->max_bytes)
         return failure_set(f, FAILURE_TOO_LARGE, "the prompt has %zu bytes; 'max_prompt_bytes' allows %zu", in->n_bytes,
@@ -362,7 +384,7 @@ bool prompt_parse(const prompt_input *in, prompt *ret, failure *f) {
     json_t *root = NULL;
     if (!find_json(in, &root, f)) return false;
     prompt p = {.request = *in->defaults, .stream = -1, .json = root};
-    if (!(root ? parse_json(root, &p, f) : parse_plain(in, &p, f))) {
+    if (!(root ? parse_json(root, &p, f) : parse_plain(in, &p, f)) || !own_defaults(in->defaults, &p, f)) {
         prompt_done(&p);
         return false;
     }
@@ -376,5 +398,6 @@ void prompt_done(prompt *p) {
     free(p->messages);
     free(p->bias);
     free(p->stop);
+    free(p->defaults);
     *p = (prompt){0};
 }

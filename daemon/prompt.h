@@ -18,10 +18,10 @@ typedef struct prompt_input {
     const void *payload;
     size_t n_bytes, max_bytes;
     const char *content_type;    /* MQTT 5, or NULL: application/json must parse, text/... is never JSON */
-    const kvq_request *defaults; /* [generation]; its strings must outlive the prompt */
+    const kvq_request *defaults; /* [generation]; copied */
 } prompt_input;
 
-/* Owns everything that request points to, except what came with the defaults. */
+/* Owns everything that request points to. */
 typedef struct prompt {
     kvq_request request;
     char id[PROMPT_NAME_BYTES + 1]; /* of the JSON; empty: none */
@@ -33,6 +33,7 @@ typedef struct prompt {
     kvq_message *messages;
     kvq_token_bias *bias;
     const char **stop;
+    void *defaults; /* strings that came with the defaults */
 } prompt;
 
 /* True and *ret is the caller's until prompt_done; or false, *ret untouched, and *f says which key is wrong and what is

@@ -214,15 +214,17 @@ static const struct {
     {"[generation]\nrandom_seed = 18446744073709551616\n",
      "text:2: [generation] random_seed = '18446744073709551616': allowed are auto, or a whole number from 0 to "
      "18446744073709551615\n"},
-    {"[generation]\nstop_words = \"a\n", "text:2: [generation] stop_words = '\"a': allowed are up to 16 items "
-                                         "separated by commas, in double quotes where they hold blanks, "
-                                         "commas or \\n, \\t, \\r, \\\", \\\\\n"},
-    {"[generation]\nstop_words = a,,b\n", "text:2: [generation] stop_words = 'a,,b': allowed are up to 16 items "
-                                          "separated by commas, in double quotes where they hold blanks, "
-                                          "commas or \\n, \\t, \\r, \\\", \\\\\n"},
+    {"[generation]\nstop_words = \"a\n",
+     "text:2: [generation] stop_words = '\"a': allowed are up to 16 items of at most 256 bytes, separated by commas, "
+     "in double quotes where they hold blanks, "
+     "commas or \\n, \\t, \\r, \\\", \\\\\n"},
+    {"[generation]\nstop_words = a,,b\n",
+     "text:2: [generation] stop_words = 'a,,b': allowed are up to 16 items of at most 256 bytes, separated by commas, "
+     "in double quotes where they hold blanks, "
+     "commas or \\n, \\t, \\r, \\\", \\\\\n"},
     {"[generation]\nstop_words = a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q\n",
-     "text:2: [generation] stop_words = 'a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q': allowed are up to 16 items separated by "
-     "commas, in double "
+     "text:2: [generation] stop_words = 'a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q': allowed are up to 16 items of at most 256 "
+     "bytes, separated by commas, in double "
      "quotes where they hold blanks, commas or \\n, \\t, \\r, \\\", \\\\\n"},
     {"[model]\npath = models/a.gguf\n",
      "text:2: [model] path = 'models/a.gguf': allowed are an absolute path, or nothing\n"},

@@ -52,6 +52,33 @@ static void plain_text_is_one_turn_with_the_defaults(void **state) {
     prompt_done(&p);
 }
 
+/* A reload frees the configuration while prompts wait. */
+static void the_defaults_may_go_before_the_prompt(void **state) {
+    (void)state;
+    char *system = strdup("Be brief."), *word = strdup("User:");
+    const char **stop = malloc(2 * sizeof *stop);
+    stop[0] = word;
+    stop[1] = "\n\n";
+    kvq_request loaded = kvq_default_request();
+    loaded.system = system;
+    loaded.stop = stop;
+    loaded.n_stop = 2;
+    prompt_input in = {.payload = "hi", .n_bytes = 2, .max_bytes = 4096, .defaults = &loaded};
+    prompt p;
+    failure f;
+    assert_true(prompt_parse(&in, &p, &f));
+    memset(system, 'x', strlen(system));
+    memset(word, 'x', strlen(word));
+    free(system);
+    free(word);
+    free(stop);
+    assert_string_equal(p.request.system, "Be brief.");
+    assert_int_equal(p.request.n_stop, 2);
+    assert_string_equal(p.request.stop[0], "User:");
+    assert_string_equal(p.request.stop[1], "\n\n");
+    prompt_done(&p);
+}
+
 static void json_sets_every_key(void **state) {
     (void)state;
     prompt p;
@@ -259,6 +286,7 @@ static void names_are_one_to_64_plain_characters(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(plain_text_is_one_turn_with_the_defaults, setup),
+        cmocka_unit_test_setup(the_defaults_may_go_before_the_prompt, setup),
         cmocka_unit_test_setup(json_sets_every_key, setup),
         cmocka_unit_test_setup(messages_keep_their_order_and_their_system, setup),
         cmocka_unit_test_setup(braces_that_do_not_parse_are_plain_text_unless_the_type_says_json, setup),
