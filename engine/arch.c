@@ -92,8 +92,9 @@ static void read_rope_scaling(reader *r, kvq_hparams *p) {
     bool is_none = type.n_bytes == 4 && memcmp(type.bytes, "none", 4) == 0;
     bool is_linear = type.n_bytes == 6 && memcmp(type.bytes, "linear", 6) == 0;
     if (has_type && !is_none && !is_linear) {
-        r->status = kvq_fail(r->err, KVQ_UNSUPPORTED, "'%s': RoPE scaling '%.*s' is not supported (none, linear)",
-                             kvq_gguf_path(r->g), (int)(type.n_bytes < 32 ? type.n_bytes : 32), type.bytes);
+        char shown[KVQ_SHOWN_BYTES];
+        r->status = kvq_fail(r->err, KVQ_UNSUPPORTED, "'%s': RoPE scaling '%s' is not supported (none, linear)",
+                             kvq_gguf_path(r->g), kvq_text_show(type, shown));
         return;
     }
     if (has_type && is_none) return;
@@ -137,10 +138,10 @@ kvq_status kvq_hparams_read(const kvq_gguf *g, kvq_hparams *ret, kvq_error *err)
         return kvq_fail(err, KVQ_BAD_FILE, "'%s': key 'general.architecture' is missing", kvq_gguf_path(g));
     const kvq_arch *arch = find_arch(name);
     if (!arch) {
-        char known[128];
+        char known[128], shown[KVQ_SHOWN_BYTES];
         list_archs(known, sizeof known);
-        return kvq_fail(err, KVQ_UNSUPPORTED, "'%s': architecture '%.*s' is not supported (%s)", kvq_gguf_path(g),
-                        (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.bytes, known);
+        return kvq_fail(err, KVQ_UNSUPPORTED, "'%s': architecture '%s' is not supported (%s)", kvq_gguf_path(g),
+                        kvq_text_show(name, shown), known);
     }
 
     reader r = {.g = g, .arch = arch->name, .err = err};

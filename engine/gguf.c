@@ -76,8 +76,7 @@ typedef struct reader {
     kvq_error *err;
 } reader;
 
-/* A name from the file, made safe to print: cut, and '?' for what is not plain ASCII. */
-static const char *printable(kvq_text name, char out[68]) {
+const char *kvq_text_show(kvq_text name, char out[KVQ_SHOWN_BYTES]) {
     size_t n = name.n_bytes < 64 ? name.n_bytes : 64;
     for (size_t i = 0; i < n; i++) out[i] = name.bytes[i] >= 0x20 && name.bytes[i] < 0x7F ? name.bytes[i] : '?';
     memcpy(out + n, name.n_bytes > 64 ? "..." : "", name.n_bytes > 64 ? 4 : 1);
@@ -193,8 +192,8 @@ static kvq_status take_key(reader *r, uint64_t i) {
     *key = (kvq_gguf_items){0};
     kvq_status status = take_text(r, &key->name);
     if (status) return status;
-    char name[68];
-    snprintf(r->label, sizeof r->label, "key %" PRIu64 " ('%s')", i, printable(key->name, name));
+    char name[KVQ_SHOWN_BYTES];
+    snprintf(r->label, sizeof r->label, "key %" PRIu64 " ('%s')", i, kvq_text_show(key->name, name));
     if (key->name.n_bytes == 0 || key->name.n_bytes > MAX_KEY_NAME_BYTES)
         return kvq_fail(r->err, KVQ_BAD_FILE, "'%s': %s has a name of %zu bytes, allowed are 1 to %d", g->path,
                         r->label, key->name.n_bytes, MAX_KEY_NAME_BYTES);
@@ -256,8 +255,8 @@ static kvq_status take_tensor_name(reader *r, kvq_gguf_tensor *t) {
     kvq_text name;
     kvq_status status = take_text(r, &name);
     if (status) return status;
-    char text[68];
-    snprintf(r->label, sizeof r->label, "tensor '%s'", printable(name, text));
+    char text[KVQ_SHOWN_BYTES];
+    snprintf(r->label, sizeof r->label, "tensor '%s'", kvq_text_show(name, text));
     if (name.n_bytes == 0 || name.n_bytes >= sizeof t->name || memchr(name.bytes, '\0', name.n_bytes))
         return kvq_fail(r->err, KVQ_BAD_FILE,
                         "'%s': %s has a name of %zu bytes, allowed are 1 to %zu and none of them zero", r->g->path,
@@ -319,17 +318,17 @@ static kvq_status place_tensors(reader *r) {
     uint64_t data_bytes = start < g->n_bytes ? g->n_bytes - start : 0;
     for (size_t i = 0; i < g->n_tensors; i++) {
         kvq_gguf_tensor *t = &g->tensors[i];
-        char name[68];
+        char name[KVQ_SHOWN_BYTES];
         kvq_text text = {t->name, strlen(t->name)};
         if (g->offsets[i] % g->alignment != 0)
             return kvq_fail(r->err, KVQ_BAD_FILE,
                             "'%s': tensor '%s' is at offset %" PRIu64 ", not a multiple of the alignment %" PRIu64,
-                            g->path, printable(text, name), g->offsets[i], g->alignment);
+                            g->path, kvq_text_show(text, name), g->offsets[i], g->alignment);
         if (g->offsets[i] > data_bytes || t->n_bytes > data_bytes - g->offsets[i])
             return kvq_fail(r->err, KVQ_BAD_FILE,
                             "'%s': tensor '%s' wants %" PRIu64 " bytes at offset %" PRIu64
                             " of the data, the file has %" PRIu64,
-                            g->path, printable(text, name), t->n_bytes, g->offsets[i], data_bytes);
+                            g->path, kvq_text_show(text, name), t->n_bytes, g->offsets[i], data_bytes);
         t->data = g->bytes + start + g->offsets[i];
     }
     return KVQ_OK;
@@ -363,11 +362,11 @@ static kvq_status index_keys(reader *r) {
     if (!g->keys_by_name) return no_memory(r);
     for (size_t i = 0; i < g->n_keys; i++) g->keys_by_name[i] = &g->keys[i];
     qsort(g->keys_by_name, g->n_keys, sizeof *g->keys_by_name, compare_keys);
-    char name[68];
+    char name[KVQ_SHOWN_BYTES];
     for (size_t i = 1; i < g->n_keys; i++)
         if (compare_keys(&g->keys_by_name[i - 1], &g->keys_by_name[i]) == 0)
             return kvq_fail(r->err, KVQ_BAD_FILE, "'%s': key '%s' stands in it twice", g->path,
-                            printable(g->keys_by_name[i]->name, name));
+                            kvq_text_show(g->keys_by_name[i]->name, name));
     return KVQ_OK;
 }
 
@@ -379,8 +378,8 @@ static kvq_status index_tensors(reader *r) {
     if (!order) return no_memory(r);
     g->tensors_by_name = order;
     for (size_t i = 0; i < g->n_tensors; i++) order[i] = &g->tensors[i];
-    char one[68], two[68];
-#define NAME(i, buffer) printable((kvq_text){order[i]->name, strlen(order[i]->name)}, buffer)
+    char one[KVQ_SHOWN_BYTES], two[KVQ_SHOWN_BYTES];
+#define NAME(i, buffer) kvq_text_show((kvq_text){order[i]->name, strlen(order[i]->name)}, buffer)
     qsort(order, g->n_tensors, sizeof(*order), compare_places);
     for (size_t i = 1; i < g->n_tensors; i++)
         if ((const uint8_t *)order[i]->data - (const uint8_t *)order[i - 1]->data < (ptrdiff_t)order[i - 1]->n_bytes)

@@ -37,6 +37,10 @@ typedef struct kvq_text {
     size_t n_bytes;
 } kvq_text;
 
+/* A text from the file for a message: cut after 64 bytes, '?' for what is not plain ASCII. Returns out. */
+#define KVQ_SHOWN_BYTES 68
+const char *kvq_text_show(kvq_text text, char out[KVQ_SHOWN_BYTES]);
+
 typedef struct kvq_gguf_tensor {
     char name[128]; /* terminated copy */
     int n_dims;

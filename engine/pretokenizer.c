@@ -95,13 +95,14 @@ static kvq_status compile(const char *expression, bool use_jit, pcre2_code **ret
     return KVQ_OK;
 }
 
-kvq_status kvq_pretokenizer_open(const char *name, size_t n_bytes, bool use_jit, kvq_pretokenizer **ret,
-                                 kvq_error *err) {
+kvq_status kvq_pretokenizer_open(kvq_text name, bool use_jit, kvq_pretokenizer **ret, kvq_error *err) {
     size_t row = 0;
-    while (row < N_NAMES && (strlen(names[row].name) != n_bytes || memcmp(names[row].name, name, n_bytes) != 0)) row++;
+    while (row < N_NAMES &&
+           (strlen(names[row].name) != name.n_bytes || memcmp(names[row].name, name.bytes, name.n_bytes) != 0))
+        row++;
+    char shown[KVQ_SHOWN_BYTES];
     if (row == N_NAMES)
-        return kvq_fail(err, KVQ_UNSUPPORTED, "kvqd does not know the pre-tokenizer '%.*s'",
-                        (int)(n_bytes < 64 ? n_bytes : 64), name);
+        return kvq_fail(err, KVQ_UNSUPPORTED, "kvqd does not know the pre-tokenizer '%s'", kvq_text_show(name, shown));
     kvq_pretokenizer *p = calloc(1, sizeof *p);
     if (!p) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the pre-tokenizer '%s'", names[row].name);
     p->steps = ways[names[row].way];

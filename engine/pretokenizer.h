@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "../kernels/status.h"
+#include "gguf.h"
 
 /* Flags of a NAME row, explained there. */
 enum {
@@ -23,8 +23,7 @@ typedef struct kvq_pretokenizer kvq_pretokenizer;
 /* use_jit: compile the expressions to machine code where the system lets memory be made executable; without it, or
  * where it does not (systemd's MemoryDenyWriteExecute), they are interpreted, with the same results. Errors:
  * KVQ_UNSUPPORTED (no row has this name), KVQ_NO_MEMORY, KVQ_INTERNAL (an expression does not compile). */
-kvq_status kvq_pretokenizer_open(const char *name, size_t n_bytes, bool use_jit, kvq_pretokenizer **ret,
-                                 kvq_error *err);
+kvq_status kvq_pretokenizer_open(kvq_text name, bool use_jit, kvq_pretokenizer **ret, kvq_error *err);
 void kvq_pretokenizer_free(kvq_pretokenizer *p);
 unsigned kvq_pretokenizer_flags(const kvq_pretokenizer *p);
 

@@ -58,9 +58,10 @@ static kvq_status find_model(const kvq_gguf *g, size_t *ret, kvq_error *err) {
             return KVQ_OK;
         }
     }
+    char shown[KVQ_SHOWN_BYTES];
     return kvq_fail(err, KVQ_UNSUPPORTED,
-                    "'%s' has the tokenizer '%.*s'; kvqd knows 'gpt2' (BPE), 'llama' (SentencePiece) and 'gemma4'",
-                    kvq_gguf_path(g), (int)(name.n_bytes < 64 ? name.n_bytes : 64), name.bytes);
+                    "'%s' has the tokenizer '%s'; kvqd knows 'gpt2' (BPE), 'llama' (SentencePiece) and 'gemma4'",
+                    kvq_gguf_path(g), kvq_text_show(name, shown));
 }
 
 static kvq_status open_family(const kvq_gguf *g, size_t model, kvq_tokenizer *t, kvq_error *err) {
@@ -74,7 +75,7 @@ static kvq_status open_family(const kvq_gguf *g, size_t model, kvq_tokenizer *t,
     if (kvq_gguf_text(g, "tokenizer.ggml.pre", &named) && named.n_bytes > 0) pre = named;
     if (models[model].pre) pre = (kvq_text){models[model].pre, strlen(models[model].pre)};
     kvq_error inner = {0};
-    kvq_status status = kvq_pretokenizer_open(pre.bytes, pre.n_bytes, true, &t->pre, &inner);
+    kvq_status status = kvq_pretokenizer_open(pre, true, &t->pre, &inner);
     if (!status) status = kvq_bpe_open(g, &t->vocab, t->pre, &t->bpe, &inner);
     if (status) return kvq_fail(err, status, "'%s': %s", kvq_gguf_path(g), inner.text);
     unsigned flags = kvq_pretokenizer_flags(t->pre);

@@ -435,7 +435,7 @@ static void split(const char *row, bool use_jit, const char *text, size_t n_byte
     kvq_pretokenizer *p = NULL;
     kvq_error err = {0};
     kvq_pieces pieces = {0}, spare = {0};
-    if (kvq_pretokenizer_open(row, strlen(row), use_jit, &p, &err)) fail_msg("%s", err.text);
+    if (kvq_pretokenizer_open((kvq_text){row, strlen(row)}, use_jit, &p, &err)) fail_msg("%s", err.text);
     if (kvq_pretokenizer_split(p, text, (int)n_bytes, &pieces, &spare, &err)) fail_msg("%s", err.text);
     size_t n = 0;
     for (size_t i = 0; i < pieces.n; i++) {
