@@ -277,7 +277,7 @@ static void dot_lanes(dot *job, int n, int n_lanes, int bits, bool is_v) {
 /* 2^x for x <= 0 (NaN for NaN): n = rint(x) by adding 1.5 2^23, 2^r on |r| <= 1/2 by a polynomial with constant term 1
  * (minimax, relative error 1.7e-7 in float), so 2^0 = 1 exactly; n goes into the exponent. Below -126: less than
  * 2^-125. */
-V_INLINE v16f exp2_low(v16f x) {
+V_LARGE v16f exp2_low(v16f x) {
     v16f magic = v_set1(12582912.0f), y = v_max(v_set1(-126.0f), x);
     v16f t = v_add(y, magic), r = v_sub(y, v_sub(t, magic));
     v16f p = v_fma(v_set1(0x1.5bba14p-10f), r, v_set1(0x1.3cea88p-7f));
@@ -296,8 +296,8 @@ V_INLINE float query_const(const page *p, const queries *qs, int n, int d) {
     return v_hsum(sum) * qs->unit;
 }
 
-V_INLINE void scores_of_codes(v16f *x, const int32_t *sums, const page *p, const queries *qs, int q, int d,
-                              const int n_vectors) {
+V_LARGE void scores_of_codes(v16f *x, const int32_t *sums, const page *p, const queries *qs, int q, int d,
+                             const int n_vectors) {
     /* What the dot product took as the codes' zero: nothing at 4 bits, V_WIDE_BIAS at 8. */
     int zero = p->k.bits == 4 ? (p->k.sym ? 8 : 0) : (p->k.sym ? 128 : 0) - V_WIDE_BIAS;
     v16f plus = v_set1(query_const(p, qs, q, d)), scale = v_set1(qs->scale[q]);
@@ -310,18 +310,18 @@ V_INLINE void scores_of_codes(v16f *x, const int32_t *sums, const page *p, const
     }
 }
 
-V_INLINE void scores_of_halves(v16f *x, const float *sums, const page *p, const queries *qs, int q, int d,
-                               const int n_vectors) {
+V_LARGE void scores_of_halves(v16f *x, const float *sums, const page *p, const queries *qs, int q, int d,
+                              const int n_vectors) {
     v16f plus = v_set1(query_const(p, qs, q, d)), scale = v_set1(qs->unit);
     for (int v = 0; v < n_vectors; v++) x[v] = v_fma(scale, v_load(sums + V_LANES * v), plus);
 }
 
-V_INLINE void softcap_scores(v16f *x, float cap, const int n_vectors) {
+V_LARGE void softcap_scores(v16f *x, float cap, const int n_vectors) {
     for (int v = 0; v < n_vectors; v++) x[v] = v_mul(v_tanh(v_mul(x[v], v_set1(1.0f / cap))), v_set1(cap * LOG2_E));
 }
 
 /* Minus infinity for tokens that a query at pos does not see. */
-V_INLINE void mask_scores(v16f *x, const page *p, int pos, int window, const int n_vectors) {
+V_LARGE void mask_scores(v16f *x, const page *p, int pos, int window, const int n_vectors) {
     v16f last = v_set1((float)(pos - p->begin)), none = v_set1(-INFINITY);
     v16f before = v_set1(window ? (float)(pos - p->begin - window) : -1.0f);
     for (int v = 0; v < n_vectors; v++) {
@@ -334,7 +334,7 @@ V_INLINE void mask_scores(v16f *x, const page *p, int pos, int window, const int
 /* ---- soft-max ---- */
 
 /* Scores become probabilities relative to the new maximum; false, with nothing changed, if all are masked. */
-V_INLINE bool softmax(v16f *x, float *max, float *sum, float *correction, bool masked, const int n_vectors) {
+V_LARGE bool softmax(v16f *x, float *max, float *sum, float *correction, bool masked, const int n_vectors) {
     v16f largest = x[0], total = v_zero();
     for (int v = 1; v < n_vectors; v++) largest = v_max(x[v], largest);
     float here = v_hmax(largest), before[V_LANES];
@@ -354,7 +354,7 @@ V_INLINE bool softmax(v16f *x, float *max, float *sum, float *correction, bool m
 }
 
 /* Probabilities times V's scales to bytes, with what the codes' zero and minimum add up to. */
-V_INLINE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int n_vectors) {
+V_LARGE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int n_vectors) {
     v16f largest = v_zero(), plus = v_zero();
     for (int v = 0; v < n_vectors; v++) {
         if (!p->v.sym) plus = v_fma(x[v], v_load(p->v_min + V_LANES * v), plus);
@@ -379,8 +379,8 @@ V_INLINE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const in
 }
 
 /* One query of the block, from its products with K to what V is multiplied with. */
-V_INLINE void weigh_query(block *b, int n, const page *p, const queries *qs, const kvq_attend *job, float *state,
-                          const bool halves, const int n_vectors) {
+V_LARGE void weigh_query(block *b, int n, const page *p, const queries *qs, const kvq_attend *job, float *state,
+                         const bool halves, const int n_vectors) {
     v16f x[MAX_TOKENS / V_LANES];
     int q = b->first + n, d = job->kv->head_dim;
     if (halves)

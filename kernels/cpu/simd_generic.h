@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "../formats.h"
+#define V_LARGE static __attribute__((noinline, unused))
 #include "simd.h"
 
 #define V_ISA generic
