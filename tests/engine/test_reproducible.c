@@ -1,7 +1,7 @@
 /* test_reproducible.c: same request, seed, build and backend give the same tokens, whatever else is in the batch,
  * however the prefill was chunked, whichever blocks came from the prefix cache, how often it was preempted, and however
  * many threads ran. Every policy, on models with coded and float products, with a bias in K, with sliding windows.
- * --sample: one of these worlds only, for emulators. */
+ * --sample: a little of one of these worlds, for emulators. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,6 +24,7 @@ static const struct world {
 } worlds[] = {{TINY_GEMMA3, "4"}, {TINY_LLAMA, "4"}, {TINY_QWEN2, "4"},          {TINY_LLAMA, "8"},
               {TINY_QWEN2, "8"},  {TINY_LLAMA, "0"}, {TINY_GEMMA3, "lmdeploy4"}, {TINY_LLAMA, "lmdeploy8"}};
 static int n_worlds = sizeof worlds / sizeof *worlds;
+static int stride = 1; /* 6: only every sixth request is tried */
 
 /* Lengths around the ends of pages of 32 and of chunks, short and long. */
 static const int lengths[REQUESTS] = {1,   2,   31,  32,  33,  63,  64,  65,  95,  96,  97,
@@ -45,7 +46,7 @@ static expected *run_alone(int model, const char *policy) {
     o.max_batch_size = 1;
     o.max_prefill_token_num = 512;
     kvq_engine *e = world_open(&o);
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < REQUESTS; i += stride) {
         int ids[PROMPT_MAX];
         kvq_request r = request(ids, i);
         (void)world_submit(e, &r, &x->answers[i]);
@@ -53,7 +54,7 @@ static expected *run_alone(int model, const char *policy) {
         assert_int_equal(x->answers[i].result.completion_tokens, ANSWER_TOKENS);
         assert_int_equal(x->answers[i].result.prompt_tokens, lengths[i]);
         assert_true(x->answers[i].n_bytes > 20); /* and no two say the same: the comparisons below could fail */
-        if (i > 0) assert_string_not_equal(x->answers[i].text, x->answers[i - 1].text);
+        if (i > 0) assert_string_not_equal(x->answers[i].text, x->answers[i - stride].text);
     }
     kvq_close(e);
     return x;
@@ -64,13 +65,13 @@ static void check_together(const kvq_options *o, const expected *x, kvq_stats *r
     kvq_engine *e = world_open(o);
     answer *answers = calloc(REQUESTS, sizeof *answers);
     assert_non_null(answers);
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < REQUESTS; i += stride) {
         int ids[PROMPT_MAX];
         kvq_request r = request(ids, i);
         (void)world_submit(e, &r, &answers[i]);
     }
     (void)world_run(e);
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < REQUESTS; i += stride) {
         char name[128];
         snprintf(name, sizeof name, "%s, %s, policy %s, prompt of %d", what, kvq_get_info(e)->model_name,
                  o->quant_policy, lengths[i]);
@@ -103,7 +104,8 @@ static void check_model(int model, const char *policy) {
     char pool[16];
     o.cache_max_entry_count = world_smallest_pool(o, pool, sizeof pool);
     check_together(&o, x, &stats, "a pool for one or two of them");
-    if (stats.preemptions == 0) fail_msg("model %d, policy %s: the small pool led to no preemption", model, policy);
+    if (stats.preemptions == 0 && stride == 1)
+        fail_msg("model %d, policy %s: the small pool led to no preemption", model, policy);
 
     o = world_options(model, policy);
     o.enable_prefix_caching = true;
@@ -124,7 +126,7 @@ static void a_warm_prefix_cache_changes_nothing_but_time(void **state) {
         kvq_engine *cold = world_open(&o);
         o.enable_prefix_caching = true;
         kvq_engine *warm = world_open(&o);
-        for (int n = 20; n <= 400; n += 19) {
+        for (int n = 20; n <= 400; n += stride == 1 ? 19 : 57) {
             int ids[PROMPT_MAX];
             char name[96];
             answer a, b;
@@ -229,7 +231,7 @@ static int remove_models(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) n_worlds = 1;
+    if (argc > 1 && strcmp(argv[1], "--sample") == 0) n_worlds = 1, stride = 6;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_does_not_depend_on_what_else_happens),
         cmocka_unit_test(a_warm_prefix_cache_changes_nothing_but_time),
