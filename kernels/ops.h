@@ -191,9 +191,9 @@ void kvq_kv_bias_ref(float *out, const float *bias, const kvq_rope *rope, int n_
 
 /* True when what the constant leaves of the bias is large, so that K of this layer stays in 8 bits (kv.h, hard):
  * max over pairs of |b| sqrt(1 - |g|^2) with g the page mean of the pair's unit phasor, above KVQ_HARD_BIAS.
- * Where 4 comes from: of Qwen2.5-Coder-0.5B's 24 layers the constant leaves 54.9, 4.05, 3.88, 3.81, 2.62 and less (pages
- * of 64). With the first two hard, int4 diverges by 0.0060 from f16 at 4.53 bits (kvqctl eval, docs/kv-cache.md); the rule
- * "largest bias above 20", six layers, gives 0.0060 at 4.84 bits. */
+ * Where 4 comes from: of Qwen2.5-Coder-0.5B's 24 layers the constant leaves 54.9, 4.05, 3.88, 3.81, 2.62 and less
+ * (pages of 64). With the first two hard, int4 diverges by 0.0060 from f16 at 4.53 bits (kvqctl eval,
+ * docs/kv-cache.md); the rule "largest bias above 20", six layers, gives 0.0060 at 4.84 bits. */
 #define KVQ_HARD_BIAS 4.0f
 bool kvq_kv_bias_is_hard(const float *bias, const kvq_rope *rope, int n_kv_heads, int head_dim, int block_tokens);
 
