@@ -207,9 +207,9 @@ static const struct {
                                               "bytes with a unit (1536M, 6G)\n"},
     {"[engine]\nreproducible = maybe\n", "text:2: [engine] reproducible = 'maybe': allowed are yes or no\n"},
     {"[generation]\ntemperature = hot\n",
-     "text:2: [generation] temperature = 'hot': allowed are numbers from 0 to 10\n"},
+     "text:2: [generation] temperature = 'hot': allowed are numbers from 0 to 2\n"},
     {"[generation]\ntemperature = nan\n",
-     "text:2: [generation] temperature = 'nan': allowed are numbers from 0 to 10\n"},
+     "text:2: [generation] temperature = 'nan': allowed are numbers from 0 to 2\n"},
     {"[generation]\ntop_p = 0x1\n", "text:2: [generation] top_p = '0x1': allowed are numbers from 0 to 1\n"},
     {"[generation]\nrandom_seed = 18446744073709551616\n",
      "text:2: [generation] random_seed = '18446744073709551616': allowed are auto, or a whole number from 0 to "
