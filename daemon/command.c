@@ -191,7 +191,7 @@ static json_t *run_bench(kvqd *d, const json_t *args, failure *f) {
     if (!number_of(args, "prompt_tokens", 128, 1, BENCH_MAX_TOKENS, &n, f) ||
         !number_of(args, "tokens", 32, 2, BENCH_MAX_TOKENS, &m, f))
         return NULL;
-    int *ids = calloc((size_t)n, sizeof *ids);
+    int *ids = calloc(BENCH_MAX_TOKENS, sizeof *ids);
     if (!ids) {
         (void)failure_set(f, FAILURE_INTERNAL, "no memory for %d tokens", n);
         return NULL;

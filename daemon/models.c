@@ -48,14 +48,20 @@ static bool add_model(models_list *l, const char *folder, const char *name) {
     return true;
 }
 
+static int is_model_entry(const struct dirent *e) {
+    return is_model_name(e->d_name);
+}
+
 /* A folder that is not there has no models. */
 static bool add_folder(models_list *l, const char *folder) {
-    DIR *d = opendir(folder);
-    if (!d) return true;
+    struct dirent **entries = NULL;
     bool ok = true;
-    for (struct dirent *e; ok && (e = readdir(d));)
-        if (is_model_name(e->d_name)) ok = add_model(l, folder, e->d_name);
-    (void)closedir(d);
+    int n = scandir(folder, &entries, is_model_entry, NULL);
+    for (int i = 0; i < n; i++) {
+        ok = ok && add_model(l, folder, entries[i]->d_name);
+        free(entries[i]);
+    }
+    free(entries);
     return ok;
 }
 
@@ -87,7 +93,7 @@ static kvq_status take_path(const char *path, char **ret, kvq_error *err) {
 }
 
 kvq_status models_choose(const char *state_folder, const char *configured_path, char **ret, kvq_error *err) {
-    models_list l;
+    models_list l = {0};
     if (*configured_path && access(configured_path, F_OK) != 0)
         return kvq_fail(err, KVQ_NOT_FOUND, "[model] path = '%s': %m", configured_path);
     if (*configured_path) return take_path(configured_path, ret, err);
@@ -111,7 +117,7 @@ static bool is_called(const char *path, const char *name) {
 }
 
 kvq_status models_named(const char *state_folder, const char *name, char **ret, kvq_error *err) {
-    models_list l;
+    models_list l = {0};
     kvq_status status = models_find(state_folder, &l, err);
     if (status) return status;
     status = kvq_fail(err, KVQ_NOT_FOUND, "no model '%.128s' in the models folders", name);

@@ -336,7 +336,7 @@ static bool find_json(const prompt_input *in, json_t **ret_root, failure *f) {
     json_error_t e;
     if (never || (!must && (in->n_bytes == 0 || bytes[0] != '{'))) return true;
     json_t *root = json_loadb(bytes, in->n_bytes, JSON_REJECT_DUPLICATES, &e);
-    if (root && json_is_object(root)) {
+    if (json_is_object(root)) {
         *ret_root = root;
         return true;
     }
