@@ -9,7 +9,6 @@
 #define V_ISA avx2
 #define V_WIDE_BIAS 128
 #define V_REGISTERS 8 /* vectors of 16 lanes that fit in registers */
-#define V_UNROLL _Pragma("GCC unroll 16")
 
 typedef struct v16f {
     __m256 a, b;

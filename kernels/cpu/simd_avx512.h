@@ -9,7 +9,6 @@
 #define V_ISA avx512
 #define V_WIDE_BIAS 0
 #define V_REGISTERS 32 /* vectors that fit in registers; kernels choose their blocking by it */
-#define V_UNROLL _Pragma("GCC unroll 16")
 
 typedef __m512 v16f;
 typedef __m512i v16i;

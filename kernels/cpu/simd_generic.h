@@ -13,6 +13,7 @@
 #define V_ISA generic
 #define V_WIDE_BIAS 0
 #define V_REGISTERS 8
+#undef V_UNROLL
 #define V_UNROLL /* a vector is a loop already */
 
 typedef struct v16f {
