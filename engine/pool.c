@@ -32,11 +32,12 @@ kvq_status kvq_pool_new(uint64_t n_blocks, size_t block_bytes, kvq_pool **ret, k
     if (!p) goto fail;
     p->n_blocks = n_blocks;
     p->block_bytes = block_bytes;
-    p->states = calloc(n_blocks, sizeof *p->states);
-    p->free_stack = malloc(n_blocks * sizeof *p->free_stack);
     p->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p->base == MAP_FAILED) p->base = NULL;
-    if (!p->states || !p->free_stack || !p->base) goto fail;
+    if (!p->base) goto fail; /* first, since it is what a size beyond the machine fails at */
+    p->states = calloc(n_blocks, sizeof *p->states);
+    p->free_stack = malloc(n_blocks * sizeof *p->free_stack);
+    if (!p->states || !p->free_stack) goto fail;
     (void)madvise(p->base, bytes, MADV_HUGEPAGE); /* only speed depends on it */
     /* memory that is missing shall be missed now, not in the field */
     for (uint64_t i = 0; i < bytes; i += TOUCH_BYTES) ((volatile uint8_t *)p->base)[i] = 0;
