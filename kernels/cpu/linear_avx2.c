@@ -4,9 +4,8 @@
 #include "ops.h"
 
 /* 4 rows of integer accumulators are 8 of the 16 registers; the float ones wait in the first-level cache. */
+#ifndef PANEL_ROWS /* sanitizer builds say 2: all of the template, a tenth of the code */
 #define PANEL_ROWS 4
-#define PANEL_MAP(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
-
-#include <math.h>
+#endif
 
 #include "linear_tmpl.h"

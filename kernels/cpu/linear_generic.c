@@ -3,9 +3,8 @@
 
 #include "ops.h"
 
+#ifndef PANEL_ROWS
 #define PANEL_ROWS 4
-#define PANEL_MAP(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
-
-#include <math.h>
+#endif
 
 #include "linear_tmpl.h"

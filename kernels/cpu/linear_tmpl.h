@@ -1,16 +1,30 @@
 /* linear_tmpl.h: a tile of weights times a panel of activations (matrix.h, linear.h). Included after a simd_*.h by
- * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel, and PANEL_MAP(X,
- * ..), X(1, ..) to X(PANEL_ROWS, ..); called through linear.c.
+ * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel; called through
+ * linear.c.
  *
  * Lanes are the tile's 16 outputs. Per group and row: the integer dot product of 4 inputs of 16 outputs is one
  * instruction on AVX-512 VNNI, eight for a group of 32, and the group costs four more (the zero's share, to float,
  * times both scales, into the accumulator; five with a minimum). So the limit is 8 / 12 of the machine's dot products;
  * what is reached is printed by check_kernels --bench --test=linear, and for one row the share of the memory's
  * bandwidth, which is the limit there: every byte of the weights is read once. */
+#include <math.h>
+
 #include "linear.h"
 
-/* Bytes ahead that a tile is asked for: a few hundred ns at the bandwidth of one core. */
-#define PREFETCH_BYTES 2048
+/* X(1, ..) to X(PANEL_ROWS, ..) */
+#define PANEL_MAP(X, ...) V_JOIN(PANEL_MAP, PANEL_ROWS)(X, __VA_ARGS__)
+/* clang-format off */
+#define PANEL_MAP_2(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
+#define PANEL_MAP_4(X, ...) PANEL_MAP_2(X, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
+#define PANEL_MAP_12(X, ...) PANEL_MAP_4(X, __VA_ARGS__) \
+    X(5, __VA_ARGS__) X(6, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__) \
+    X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)
+/* clang-format on */
+
+/* Bytes ahead that a tile is asked for. On Zen 5, one thread, 8-bit weights: 42 GB/s; with 2048 27, with 1024 27,
+ * without any 34 (check_kernels --bench --test=linear, processor time). Float weights, four tiles at once, are read
+ * best without. */
+#define PREFETCH_BYTES 4096
 
 /* ---- activations into panels ---- */
 
@@ -145,6 +159,8 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
     const kvq_scale_type scale_type = layout->scale_type;
     const bool has_min = layout->has_min, wide = bits == 8;
     const int zero = layout->zero - (wide ? V_WIDE_BIAS : 0);
+    const int halves = KVQ_ACT_GROUP / group, n_codes = group / 4,
+              n_lines = group * bits / 32; /* cache lines of codes */
     const v16i zeros[2] = {zero_pair(zero, group, 0), zero_pair(zero, group, 1)};
     const uint8_t *w = run->part->data + (size_t)tile * run->part->tile_bytes, *panel = run->panel;
     supers super = {v_zero(), v_zero()};
@@ -155,22 +171,22 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
         const float *d = (const float *)(panel + R * KVQ_PANEL_SCALE);
         const float *d_sums = (const float *)(panel + R * KVQ_PANEL_D_SUMS) + (group == 16 ? R : 0);
         if (scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0) super = load_supers(&w, has_min);
-        V_UNROLL for (int half = 0; half < KVQ_ACT_GROUP / group; half++, d_sums += R) {
+        V_UNROLL for (int half = 0; half < halves; half++, d_sums += R) {
             const uint8_t *q = panel + half * 16;
             v16i dot[PANEL_ROWS];
             V_UNROLL for (int r = 0; r < R; r++) {
                 dot[r] = v_zero_i();
                 if (has_zero) dot[r] = v_dot_pair(dot[r], pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
             }
-            V_UNROLL for (int k = 0; k < group / 4; k++) {
+            V_UNROLL for (int k = 0; k < n_codes; k++) {
                 v64b codes = load_codes(w, bits, k);
                 V_UNROLL for (int r = 0; r < R; r++) {
                     v64b four = v_splat4(q + r * KVQ_ACT_GROUP + 4 * k);
                     dot[r] = wide ? v_dot_wide(dot[r], codes, four) : v_dot_narrow(dot[r], codes, four);
                 }
             }
-            V_UNROLL for (int line = 0; line < group * bits / 32; line++) v_prefetch(w + PREFETCH_BYTES + 64 * line);
-            w += group * bits / 8 * V_LANES;
+            V_UNROLL for (int line = 0; line < n_lines; line++) v_prefetch(w + PREFETCH_BYTES + 64 * line);
+            w += 64 * n_lines;
             v16f scale = load_scales(&w, scale_type, super.d);
             V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
             if (!has_min) continue;
