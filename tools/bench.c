@@ -190,7 +190,8 @@ static void plan_tests(bench *b) {
 }
 
 static int sequence_tokens(const test *t) {
-    return t->depth + t->prompt_tokens + t->answer_tokens + 2; /* at depth 0 a prompt of one token, and one token untimed */
+    return t->depth + t->prompt_tokens + t->answer_tokens +
+           2; /* at depth 0 a prompt of one token, and one token untimed */
 }
 static double work_of(const test *t) {
     return (double)t->batch * (t->depth + t->prompt_tokens + t->answer_tokens + 1);
