@@ -150,8 +150,12 @@ V_INLINE float v_hmin(v16f a) {
 V_INLINE int32_t v_hmax_i(v16i a) {
     return _mm512_reduce_max_epi32(a);
 }
+/* Not _mm512_reduce_add_epi32: gcc's adds signed ints, and a NaN's codes may wrap. */
 V_INLINE int32_t v_hsum_i(v16i a) {
-    return _mm512_reduce_add_epi32(a);
+    __m256i b = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    c = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4E));                       /* 2 3 0 1 */
+    return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1))); /* 1 0 3 2 */
 }
 
 V_INLINE v64b v_load_b(const void *p) {
