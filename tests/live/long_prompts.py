@@ -2,8 +2,7 @@
 """long_prompts.py [--kvqd PROGRAM] [--model NAME ...]: long prompts on real models through the daemon with an int4 cache, and a short
 one sent meanwhile that must not wait for them.
 
-For each model: a prompt of about so many tokens as the table says is published; when the daemon is busy with it, a short prompt
-follows. The short one's first delta must come before the long one's, and both finals must come. A needle in the middle of the long text is asked
+For each model: a prompt of about so many tokens as the table says is published; a short prompt follows at once. The short one's first delta must come before the long one's, and both finals must come. A needle in the middle of the long text is asked
 for, and the same is asked with an f16 cache: both answers are printed, and must be the same where the model finds the needle at all.
 Runs in scripts/test --long; needs scripts/fetch-models.
 """
@@ -36,8 +35,8 @@ NEEDLE = "The secret number of the lighthouse is 7421."
 
 
 def long_text(n_tokens):
-    """Sentences of about 12.5 tokens each, the needle in the middle."""
-    n = int(n_tokens / 12.5)
+    """Sentences of about 11.7 tokens each, the needle in the middle."""
+    n = int(n_tokens / 11.5)
     lines = [f"{SENTENCES[i * 7 % 6]}" for i in range(n)]
     lines.insert(n // 2, NEEDLE)
     return " ".join(lines) + "\n\nWhat is the secret number of the lighthouse? Answer with the number."
@@ -51,7 +50,6 @@ def run(model, n_tokens, session_len, pool, policy, with_short):
         w.start()
         w.pub("prompt/long", json.dumps({"prompt": long_text(n_tokens), "max_tokens": 24, "temperature": 0}))
         if with_short:
-            w.phase("busy")
             w.pub("prompt/short", json.dumps({"prompt": "Say hello.", "max_tokens": 8, "temperature": 0}))
             first = w.out.wait(lambda m: m.topic.endswith("/delta"), "a first delta").json()
             equal(first["id"], "short", "whose first token comes first")
