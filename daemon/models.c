@@ -56,7 +56,7 @@ static int is_model_entry(const struct dirent *e) {
 static bool add_folder(models_list *l, const char *folder) {
     struct dirent **entries = NULL;
     bool ok = true;
-    int n = scandir(folder, &entries, is_model_entry, NULL);
+    int n = scandir(folder, &entries, is_model_entry, alphasort);
     for (int i = 0; i < n; i++) {
         ok = ok && add_model(l, folder, entries[i]->d_name);
         free(entries[i]);
