@@ -15,6 +15,7 @@
 #include "plan.h"
 #include "request.h"
 #include "scheduler.h"
+#include "utf8.h"
 
 #define NS_A_MS 1000000
 #define TEXT_REST_BYTES 32 /* a kept part of a character, as U+FFFD each byte */
@@ -127,7 +128,8 @@ static size_t k_ref_floats(const kvq_kv_plan *plan, int session_len) {
 }
 
 static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p, const kvq_kv_plan *kv) {
-    workspace_plan w = {.session_guess = o->session_len ? o->session_len : min_int(p->context_len, 8192)};
+    workspace_plan w = {.session_guess =
+                            o->session_len ? o->session_len : min_int(p->context_len, KVQ_DEFAULT_SESSION_LEN)};
     w.chunk_tokens = min_int(o->max_prefill_token_num, w.session_guess);
     w.max_rows = kvq_scheduler_max_rows(o->max_batch_size, w.chunk_tokens);
     int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv_heads * p->head_dim;
@@ -159,15 +161,29 @@ static const char *most_used_format(const kvq_gguf *g) {
     return kvq_format_get(best)->name;
 }
 
+/* The text's whole characters that fit; nothing if one of them is not UTF-8: a file may hold any bytes there. */
+static void copy_name(char *out, size_t out_bytes, kvq_text text) {
+    size_t n = 0;
+    for (size_t i = 0; i < text.n_bytes;) {
+        int length = kvq_utf8_check(text.bytes + i, text.n_bytes - i);
+        if (length <= 0 || text.bytes[i] == 0) {
+            n = 0;
+            break;
+        }
+        i += (size_t)length;
+        if (i < out_bytes) n = i;
+    }
+    memcpy(out, text.bytes, n);
+    out[n] = 0;
+}
+
 static void fill_names(kvq_info *info, const kvq_gguf *g, char *name, size_t name_bytes, char *type,
                        size_t type_bytes) {
     kvq_text text;
     const char *path = kvq_gguf_path(g), *slash = strrchr(path, '/');
-    if (kvq_gguf_text(g, "general.name", &text) && text.n_bytes > 0)
-        snprintf(name, name_bytes, "%.*s", (int)(text.n_bytes < name_bytes ? text.n_bytes : name_bytes - 1),
-                 text.bytes);
-    else
-        snprintf(name, name_bytes, "%s", slash ? slash + 1 : path);
+    name[0] = 0;
+    if (kvq_gguf_text(g, "general.name", &text)) copy_name(name, name_bytes, text);
+    if (!name[0]) snprintf(name, name_bytes, "%s", slash ? slash + 1 : path);
     snprintf(type, type_bytes, "%s", most_used_format(g));
     info->model_name = name;
     info->file_type = type;

@@ -11,8 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_SHARE 0.5    /* of free memory where the system lives in it too */
-#define DEFAULT_SESSION 8192 /* tokens, where session_len is 0 */
+#define DEFAULT_SHARE 0.5 /* of free memory where the system lives in it too */
 
 static int gcd(int a, int b) {
     return b ? gcd(b, a % b) : a;
@@ -197,9 +196,9 @@ kvq_status kvq_plan_session_len(const kvq_kv_plan *plan, uint64_t n_blocks, int 
     if (asked > model_context_len)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "session_len %d is beyond the model's context of %d tokens", asked,
                         model_context_len);
-    uint64_t want = asked                                 ? (uint64_t)asked
-                    : model_context_len < DEFAULT_SESSION ? (uint64_t)model_context_len
-                                                          : DEFAULT_SESSION;
+    uint64_t want = asked                                         ? (uint64_t)asked
+                    : model_context_len < KVQ_DEFAULT_SESSION_LEN ? (uint64_t)model_context_len
+                                                                  : KVQ_DEFAULT_SESSION_LEN;
     if (!asked && want > fits) want = fits;
     uint64_t least = asked ? 1 : 2 * (uint64_t)plan->kv.block_tokens; /* unasked, a pool below that is of no use */
     if (least > (uint64_t)model_context_len) least = (uint64_t)model_context_len;

@@ -30,8 +30,10 @@ uint64_t kvq_plan_blocks_f16(const kvq_kv_plan *plan, uint64_t n_tokens);
 kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_entry_count, uint64_t free_bytes,
                                int session_len, int max_batch_size, uint64_t *ret_n_blocks, kvq_error *err);
 
-/* session_len as asked, or for 0 the least of the model's, 8192 and what n_blocks hold. Errors: KVQ_NO_SPACE (says how
- * many tokens fit and which keys to change), KVQ_BAD_ARGUMENT (beyond the model's context). */
+#define KVQ_DEFAULT_SESSION_LEN 8192 /* tokens, where session_len is 0 and the model and the pool allow it */
+
+/* session_len as asked, or for 0 the least of the model's, KVQ_DEFAULT_SESSION_LEN and what n_blocks hold. Errors:
+ * KVQ_NO_SPACE (says how many tokens fit and which keys to change), KVQ_BAD_ARGUMENT (beyond the model's context). */
 kvq_status kvq_plan_session_len(const kvq_kv_plan *plan, uint64_t n_blocks, int asked, int model_context_len,
                                 int chunk_tokens, int *ret, kvq_error *err);
 

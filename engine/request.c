@@ -167,25 +167,27 @@ void kvq_active_free(kvq_active *a) {
 /* ---- input -> tokens
  * ------------------------------------------------------------------------------------------------------- */
 
+static char *copy_text(kvq_text text) {
+    return strndup(text.bytes ? text.bytes : "", text.n_bytes);
+}
+
 /* Renders n messages; bos and eos as the vocabulary writes them. */
 static kvq_status render(const kvq_active *a, const kvq_text_tools *tools, const kvq_template_message *messages,
                          size_t n, char **ret, size_t *ret_n, kvq_error *err) {
-    kvq_text bos = kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_bos(tools->tokenizer));
-    kvq_text eos = kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_eos(tools->tokenizer));
-    char bos_text[128], eos_text[128];
-    snprintf(bos_text, sizeof bos_text, "%.*s", (int)(bos.n_bytes < 127 ? bos.n_bytes : 127),
-             bos.bytes ? bos.bytes : "");
-    snprintf(eos_text, sizeof eos_text, "%.*s", (int)(eos.n_bytes < 127 ? eos.n_bytes : 127),
-             eos.bytes ? eos.bytes : "");
-    return kvq_template_render(tools->chat_template,
-                               &(kvq_template_input){.messages = messages,
-                                                     .n_messages = n,
-                                                     .add_generation_prompt = true,
-                                                     .bos_token = bos_text,
-                                                     .eos_token = eos_text,
-                                                     .extra_json = a->extra_json,
-                                                     .now_s = (int64_t)time(NULL)},
-                               ret, ret_n, err);
+    char *bos = copy_text(kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_bos(tools->tokenizer)));
+    char *eos = copy_text(kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_eos(tools->tokenizer)));
+    kvq_template_input input = {.messages = messages,
+                                .n_messages = n,
+                                .add_generation_prompt = true,
+                                .bos_token = bos,
+                                .eos_token = eos,
+                                .extra_json = a->extra_json,
+                                .now_s = (int64_t)time(NULL)};
+    kvq_status status = bos && eos ? kvq_template_render(tools->chat_template, &input, ret, ret_n, err)
+                                   : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the prompt");
+    free(bos);
+    free(eos);
+    return status;
 }
 
 /* The last place of the mark in text, or NULL. */

@@ -1,5 +1,5 @@
 /* utf8.h: UTF-8 read byte by byte, strictly (RFC 3629) for what people see and loosely for what tokenizers were trained
- * with. Called by bpe.c, spm.c and tokenizer.c. */
+ * with. Called by bpe.c, spm.c, tokenizer.c and engine.c. */
 #ifndef KVQ_UTF8_H
 #define KVQ_UTF8_H
 
