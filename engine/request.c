@@ -167,15 +167,15 @@ void kvq_active_free(kvq_active *a) {
 /* ---- input -> tokens
  * ------------------------------------------------------------------------------------------------------- */
 
-static char *copy_text(kvq_text text) {
+static char *vocabulary_text(kvq_text text) {
     return strndup(text.bytes ? text.bytes : "", text.n_bytes);
 }
 
 /* Renders n messages; bos and eos as the vocabulary writes them. */
 static kvq_status render(const kvq_active *a, const kvq_text_tools *tools, const kvq_template_message *messages,
                          size_t n, char **ret, size_t *ret_n, kvq_error *err) {
-    char *bos = copy_text(kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_bos(tools->tokenizer)));
-    char *eos = copy_text(kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_eos(tools->tokenizer)));
+    char *bos = vocabulary_text(kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_bos(tools->tokenizer)));
+    char *eos = vocabulary_text(kvq_tokenizer_text(tools->tokenizer, kvq_tokenizer_eos(tools->tokenizer)));
     kvq_template_input input = {.messages = messages,
                                 .n_messages = n,
                                 .add_generation_prompt = true,
