@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "forward.h"
-#include "memory.h"
+#include "machine.h"
 #include "plan.h"
 #include "request.h"
 #include "scheduler.h"
@@ -22,14 +22,16 @@
 
 struct kvq_engine {
     kvq_options options;
+    kvq_machine machine;
     kvq_gguf *gguf;
     kvq_model model;
     kvq_tokenizer *tokenizer;
     kvq_template *chat_template;
     char template_error[KVQ_ERROR_BYTES];
     kvq_kv_plan kv_plan;
-    float *k_ref; /* [n_ref_layers, n_pages, n_kv_heads, head_dim] */
-    kvq_ops ops;
+    float *k_ref; /* [n_ref_layers, n_pages, n_kv_heads, head_dim]; the machine's memory, as is scratch */
+    uint8_t *scratch;
+    uint64_t k_ref_bytes, scratch_bytes;
     kvq_stream *stream;
     kvq_forward forward;
     kvq_pool *pool;
@@ -93,10 +95,6 @@ static kvq_status check_options(const kvq_options *o, kvq_error *err) {
     if (kvq_policy_find(o->quant_policy) == KVQ_POLICY_COUNT)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "quant_policy '%.32s' is none of 0, 8, 4, lmdeploy8, lmdeploy4",
                         o->quant_policy);
-    if (strcmp(o->backend, "cuda") == 0)
-        return kvq_fail(err, KVQ_DEVICE, "backend 'cuda' is asked for, this build has none (auto, cpu)");
-    if (strcmp(o->backend, "auto") != 0 && strcmp(o->backend, "cpu") != 0)
-        return kvq_fail(err, KVQ_BAD_ARGUMENT, "backend '%.32s' is none of auto, cpu, cuda", o->backend);
     kvq_status status = check_range("session_len", o->session_len, 0, 1 << 24, err);
     if (!status) status = check_range("max_batch_size", o->max_batch_size, 1, KVQ_MAX_REQUESTS, err);
     if (!status) status = check_range("max_prefill_token_num", o->max_prefill_token_num, 1, 65536, err);
@@ -127,7 +125,8 @@ static size_t k_ref_floats(const kvq_kv_plan *plan, int session_len) {
     return (size_t)plan->n_ref_layers * n_pages * (size_t)plan->kv.n_kv_heads * (size_t)plan->kv.head_dim;
 }
 
-static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p, const kvq_kv_plan *kv) {
+static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p, const kvq_kv_plan *kv,
+                                     const kvq_machine *machine) {
     workspace_plan w = {.session_guess =
                             o->session_len ? o->session_len : min_int(p->context_len, KVQ_DEFAULT_SESSION_LEN)};
     w.chunk_tokens = min_int(o->max_prefill_token_num, w.session_guess);
@@ -141,8 +140,10 @@ static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p,
                             .head_dim = p->head_dim,
                             .max_tokens = w.session_guess,
                             .block_tokens = o->cache_block_seq_len,
-                            .threads = o->threads};
-    w.bytes = kvq_cpu_workspace_bytes(&w.shapes) + kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
+                            .threads = o->threads,
+                            .max_seqs = o->max_batch_size,
+                            .n_groups = kv->kv.n_groups};
+    w.bytes = machine->backend->workspace_bytes(&w.shapes) + kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
               kvq_scheduler_scratch_bytes(kv, o->max_batch_size, w.chunk_tokens) +
               k_ref_floats(kv, w.session_guess) * sizeof(float);
     return w;
@@ -250,30 +251,41 @@ static kvq_status make_k_refs(kvq_engine *e, int session_len, kvq_error *err) {
     if (plan->n_ref_layers == 0) return KVQ_OK;
     size_t n = k_ref_floats(plan, session_len), a_layer = n / (size_t)plan->n_ref_layers;
     size_t kv_dim = (size_t)p->n_kv_heads * (size_t)p->head_dim;
-    float *bias = malloc(kv_dim * sizeof *bias);
-    e->k_ref = malloc(n * sizeof *e->k_ref);
-    if (!bias || !e->k_ref) {
-        free(bias);
-        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the K bias of %d layers", plan->n_ref_layers);
-    }
+    uint8_t *memory = NULL;
+    float *bias = malloc(kv_dim * sizeof *bias), *made = malloc(a_layer * sizeof *made);
+    kvq_status status = bias && made ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the K bias of a layer");
+    e->k_ref_bytes = n * sizeof(float);
+    if (!status)
+        status = kvq_machine_take(&e->machine, KVQ_MEMORY_DEVICE, e->k_ref_bytes, true, "K bias", &memory, err);
+    e->k_ref = (float *)memory;
     float *next = e->k_ref;
-    for (int l = 0; l < p->n_layers; l++) {
+    for (int l = 0; l < p->n_layers && !status; l++) {
         if (!kvq_model_k_bias(e->gguf, p, l, bias)) continue;
-        kvq_kv_bias_ref(next, bias, &p->rope[e->model.layers[l].rope], (int)(a_layer / kv_dim), p->n_kv_heads,
+        kvq_kv_bias_ref(made, bias, &p->rope[e->model.layers[l].rope], (int)(a_layer / kv_dim), p->n_kv_heads,
                         p->head_dim, plan->kv.block_tokens, plan->kv.policy->rotated);
+        status = e->machine.backend->copy(e->machine.device, next, made, a_layer * sizeof *made, err);
         plan->kv.layers[l].k_ref = next;
         next += a_layer;
     }
     free(bias);
-    return KVQ_OK;
+    free(made);
+    return status;
+}
+
+/* The wide images of pages that close in a step. */
+static kvq_status make_scratch(kvq_engine *e, const workspace_plan *w, kvq_error *err) {
+    e->scratch_bytes = kvq_scheduler_scratch_bytes(&e->kv_plan, e->options.max_batch_size, w->chunk_tokens);
+    if (e->scratch_bytes == 0) return KVQ_OK;
+    return kvq_machine_take(&e->machine, KVQ_MEMORY_DEVICE, e->scratch_bytes, true, "pages that close", &e->scratch,
+                            err);
 }
 
 static kvq_status open_compute(kvq_engine *e, const workspace_plan *w, kvq_error *err) {
-    kvq_status status = kvq_cpu_ops_init(&e->ops, e->options.isa, err);
-    if (!status) status = kvq_cpu_stream_new(&w->shapes, &e->stream, err);
+    kvq_status status = e->machine.backend->stream_new(e->machine.device, &w->shapes, &e->stream, err);
     if (!status) status = make_k_refs(e, w->session_guess, err);
+    if (!status) status = make_scratch(e, w, err);
     if (!status)
-        status = kvq_forward_init(&e->forward, &e->model, &e->kv_plan.kv, &e->ops, e->stream, w->max_rows,
+        status = kvq_forward_init(&e->forward, &e->model, &e->kv_plan.kv, &e->machine, e->stream, w->max_rows,
                                   e->options.max_batch_size, err);
     if (!status) status = kvq_sampler_new(e->model.hparams.vocab_size, &e->sampler, err);
     return status;
@@ -281,17 +293,18 @@ static kvq_status open_compute(kvq_engine *e, const workspace_plan *w, kvq_error
 
 /* The pool, sized by what is free now that weights and workspace are in place; then session_len by the pool. */
 static kvq_status open_pool(kvq_engine *e, const workspace_plan *w, kvq_error *err) {
-    uint64_t free_bytes, n_blocks;
+    kvq_free_memory free_memory = {.is_shared = e->machine.info.shares_memory};
+    uint64_t n_blocks;
     int session_len;
     const kvq_options *o = &e->options;
-    kvq_status status = kvq_memory_free_bytes(&free_bytes, err);
+    kvq_status status = kvq_machine_free_bytes(&e->machine, &free_memory.bytes, err);
     if (!status)
-        status = kvq_plan_pool_bytes(&e->kv_plan, o->cache_max_entry_count, free_bytes, w->session_guess,
+        status = kvq_plan_pool_bytes(&e->kv_plan, o->cache_max_entry_count, free_memory, w->session_guess,
                                      o->max_batch_size, &n_blocks, err);
     if (!status)
         status = kvq_plan_session_len(&e->kv_plan, n_blocks, o->session_len, e->model.hparams.context_len,
                                       w->chunk_tokens, &session_len, err);
-    if (!status) status = kvq_pool_new(n_blocks, e->kv_plan.kv.block_bytes, &e->pool, err);
+    if (!status) status = kvq_pool_new(&e->machine, n_blocks, e->kv_plan.kv.block_bytes, &e->pool, err);
     if (!status && o->enable_prefix_caching)
         status = kvq_prefix_new(e->pool, e->kv_plan.kv.n_groups, e->kv_plan.group_window, e->kv_plan.kv.block_tokens,
                                 n_blocks, &e->prefix, err);
@@ -303,16 +316,19 @@ static kvq_status open_pool(kvq_engine *e, const workspace_plan *w, kvq_error *e
                                                       .prefix = e->prefix,
                                                       .session_len = session_len,
                                                       .max_batch_size = o->max_batch_size,
-                                                      .max_prefill_token_num = w->chunk_tokens},
+                                                      .max_prefill_token_num = w->chunk_tokens,
+                                                      .scratch = e->scratch},
                              &e->scheduler, err);
 }
 
 static kvq_status open_model(kvq_engine *e, kvq_error *err) {
     const kvq_options *o = &e->options;
-    kvq_status status = kvq_gguf_open(o->model_path, &e->gguf, err);
+    /* the machine first: a GPU that is not usable is told at once */
+    kvq_status status = kvq_machine_open(&e->machine, o->backend, o->isa, o->device, err);
+    if (!status) status = kvq_gguf_open(o->model_path, &e->gguf, err);
     if (!status) status = kvq_tokenizer_open(e->gguf, &e->tokenizer, err);
     if (!status) status = open_template(e);
-    if (!status) status = kvq_model_init(&e->model, e->gguf, false, o->progress, o->progress_user, err);
+    if (!status) status = kvq_model_init(&e->model, e->gguf, &e->machine, o->progress, o->progress_user, err);
     if (!status && kvq_tokenizer_n_vocab(e->tokenizer) > e->model.hparams.vocab_size)
         status = kvq_fail(err, KVQ_BAD_FILE, "'%s': the tokenizer has %d tokens, the embedding only %d rows",
                           o->model_path, kvq_tokenizer_n_vocab(e->tokenizer), e->model.hparams.vocab_size);
@@ -342,7 +358,7 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     if (!status) status = open_model(e, err);
     workspace_plan w = {0};
     if (!status) {
-        w = plan_workspace(options, &e->model.hparams, &e->kv_plan);
+        w = plan_workspace(options, &e->model.hparams, &e->kv_plan, &e->machine);
         e->info.workspace_bytes = w.bytes;
         status = open_compute(e, &w, err);
     }
@@ -352,9 +368,12 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
         return status;
     }
     fill_names(&e->info, e->gguf, e->model_name, sizeof e->model_name, e->file_type, sizeof e->file_type);
-    e->info.backend = e->ops.backend;
-    e->info.isa = e->ops.isa;
-    e->info.threads = kvq_cpu_stream_threads(e->stream);
+    e->info.backend = e->forward.ops->backend;
+    e->info.isa = e->forward.ops->isa;
+    e->info.device = e->machine.info.name;
+    e->info.device_version = e->machine.info.version;
+    e->info.passed_over = e->machine.passed_over.code ? e->machine.passed_over.text : NULL;
+    e->info.threads = e->machine.backend->stream_threads(e->stream);
     e->info.has_chat_template = e->chat_template != NULL;
     e->info.template_error = e->template_error[0] ? e->template_error : NULL;
     e->tools = (kvq_text_tools){.tokenizer = e->tokenizer,
@@ -388,10 +407,12 @@ void kvq_close(kvq_engine *e) {
     kvq_pool_free(e->pool);
     kvq_sampler_free(e->sampler);
     kvq_forward_done(&e->forward);
-    kvq_cpu_stream_free(e->stream);
-    free(e->k_ref);
+    if (e->stream) e->machine.backend->stream_free(e->stream);
+    kvq_machine_give(&e->machine, KVQ_MEMORY_DEVICE, (uint8_t *)e->k_ref, e->k_ref_bytes);
+    kvq_machine_give(&e->machine, KVQ_MEMORY_DEVICE, e->scratch, e->scratch_bytes);
     kvq_kv_plan_done(&e->kv_plan);
     kvq_model_done(&e->model);
+    kvq_machine_close(&e->machine);
     kvq_template_free(e->chat_template);
     kvq_tokenizer_free(e->tokenizer);
     kvq_gguf_close(e->gguf);
@@ -628,7 +649,7 @@ static void sample(kvq_engine *e, kvq_active *a, const float *logits) {
 
 static kvq_status run_batch(kvq_engine *e, const kvq_batch *batch, kvq_error *err) {
     kvq_forward_run(&e->forward, batch);
-    return kvq_cpu_stream_error(e->stream, err);
+    return e->machine.backend->stream_error(e->stream, err);
 }
 
 /* Logits of the sequences whose tokens are all read, then a token for each. */
@@ -643,10 +664,9 @@ static kvq_status sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_sc
     }
     kvq_scheduler_commit(e->scheduler);
     if (n == 0) return KVQ_OK;
-    kvq_forward_logits(&e->forward, rows, n);
-    kvq_status status = kvq_cpu_stream_error(e->stream, err);
+    kvq_status status = kvq_forward_logits(&e->forward, rows, n, err);
     for (int i = 0; i < n && !status; i++)
-        sample(e, who[i], e->forward.logits + (size_t)i * (size_t)e->model.hparams.vocab_size);
+        sample(e, who[i], e->forward.host_logits + (size_t)i * (size_t)e->model.hparams.vocab_size);
     return status;
 }
 
@@ -732,12 +752,11 @@ static kvq_status visit_rows(kvq_engine *e, const kvq_batch *batch, size_t first
     for (int begin = 0; begin < batch->n_rows; begin += e->options.max_batch_size) {
         int n = min_int(batch->n_rows - begin, e->options.max_batch_size);
         for (int i = 0; i < n; i++) rows[i] = begin + i;
-        kvq_forward_logits(&e->forward, rows, n);
-        kvq_status status = kvq_cpu_stream_error(e->stream, err);
+        kvq_status status = kvq_forward_logits(&e->forward, rows, n, err);
         if (status) return status;
         for (int i = 0; i < n; i++)
             if (row(user, first_pos + (size_t)(begin + i),
-                    e->forward.logits + (size_t)i * (size_t)e->model.hparams.vocab_size))
+                    e->forward.host_logits + (size_t)i * (size_t)e->model.hparams.vocab_size))
                 return kvq_fail(err, KVQ_CANCELLED, "cancelled");
     }
     return KVQ_OK;
@@ -774,28 +793,32 @@ kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *
 
 struct kvq_plan {
     kvq_info info;
-    char model_name[256], file_type[16];
+    char model_name[256], file_type[16], device[96], device_version[96];
 };
 
 kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
     kvq_gguf *g = NULL;
     kvq_model m = {0};
     kvq_kv_plan kv = {0};
-    uint64_t free_bytes = 0, n_blocks = 0;
+    kvq_machine machine = {0};
+    kvq_free_memory free_memory = {0};
+    uint64_t n_blocks = 0;
     int session_len = 0;
     kvq_plan *plan = calloc(1, sizeof *plan);
     kvq_status status = plan ? check_options(o, err) : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the plan");
+    if (!status) status = kvq_machine_open(&machine, o->backend, o->isa, o->device, err);
     if (!status) status = kvq_gguf_open(o->model_path, &g, err);
-    if (!status) status = kvq_model_init(&m, g, true, NULL, NULL, err);
+    if (!status) status = kvq_model_init(&m, g, NULL, NULL, NULL, err);
     if (!status)
         status = kvq_kv_plan_init(&kv, g, &m.hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
-    if (!status) status = kvq_memory_free_bytes(&free_bytes, err);
+    if (!status) status = kvq_machine_free_bytes(&machine, &free_memory.bytes, err);
     if (!status) {
-        workspace_plan w = plan_workspace(o, &m.hparams, &kv);
+        workspace_plan w = plan_workspace(o, &m.hparams, &kv, &machine);
         uint64_t before = m.weight_bytes + w.bytes;
         plan->info.workspace_bytes = w.bytes;
-        free_bytes = free_bytes > before ? free_bytes - before : 0;
-        status = kvq_plan_pool_bytes(&kv, o->cache_max_entry_count, free_bytes, w.session_guess, o->max_batch_size,
+        free_memory.bytes = free_memory.bytes > before ? free_memory.bytes - before : 0;
+        free_memory.is_shared = machine.info.shares_memory;
+        status = kvq_plan_pool_bytes(&kv, o->cache_max_entry_count, free_memory, w.session_guess, o->max_batch_size,
                                      &n_blocks, err);
         if (!status)
             status = kvq_plan_session_len(&kv, n_blocks, o->session_len, m.hparams.context_len, w.chunk_tokens,
@@ -804,14 +827,19 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
     if (!status) {
         fill_info(&plan->info, o, g, &m, &kv, n_blocks, session_len);
         fill_names(&plan->info, g, plan->model_name, sizeof plan->model_name, plan->file_type, sizeof plan->file_type);
-        plan->info.backend = "cpu";
-        plan->info.isa = o->isa;
+        plan->info.backend = machine.backend->name;
+        plan->info.isa = machine.backend->ops(machine.device)->isa;
+        snprintf(plan->device, sizeof plan->device, "%s", machine.info.name);
+        snprintf(plan->device_version, sizeof plan->device_version, "%s", machine.info.version);
+        plan->info.device = plan->device;
+        plan->info.device_version = plan->device_version;
         plan->info.threads = o->threads;
         *ret = plan;
     }
     kvq_kv_plan_done(&kv);
     kvq_model_done(&m);
     kvq_gguf_close(g);
+    kvq_machine_close(&machine);
     if (status) kvq_plan_close(plan);
     return status;
 }

@@ -3,12 +3,9 @@
  * or not; differences between machines are behind the operators. */
 #include "forward.h"
 
-#include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 
-#define BUFFER_ALIGNMENT 64
+#define BUFFER_ALIGNMENT 256 /* what GPUs ask of a tensor's beginning; CPUs ask 64 */
 
 static int max_int(int a, int b) {
     return a > b ? a : b;
@@ -47,24 +44,40 @@ uint64_t kvq_forward_bytes(const kvq_hparams *p, int max_rows, int max_logit_row
     return place_buffers(&f, p, NULL);
 }
 
-kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_ops *ops,
+static uint64_t logit_bytes(const kvq_forward *f, int n_rows) {
+    return (uint64_t)n_rows * (uint64_t)f->model->hparams.vocab_size * sizeof(float);
+}
+
+kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_machine *machine,
                             kvq_stream *stream, int max_rows, int max_logit_rows, kvq_error *err) {
-    kvq_forward f = {.model = model, .kv = kv, .ops = ops, .stream = stream};
+    kvq_forward f = {.model = model, .kv = kv, .machine = machine, .stream = stream};
+    f.ops = machine->backend->ops(machine->device);
     f.max_rows = max_rows;
     f.max_logit_rows = max_logit_rows;
     f.arena_bytes = place_buffers(&f, &model->hparams, NULL);
-    /* populated: what is free for the pool is measured after this */
-    f.arena = mmap(NULL, f.arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (f.arena == MAP_FAILED)
-        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for %" PRIu64 " bytes of workspace", f.arena_bytes);
+    /* resident: what is free for the pool is measured after this */
+    kvq_status status = kvq_machine_take(machine, KVQ_MEMORY_DEVICE, f.arena_bytes, true, "workspace", &f.arena, err);
+    if (status) return status;
     (void)place_buffers(&f, &model->hparams, f.arena);
-    *ret = f;
-    return KVQ_OK;
+    f.host_logits = f.logits;
+    if (!machine->info.is_host) {
+        uint8_t *shared = NULL;
+        status =
+            kvq_machine_take(machine, KVQ_MEMORY_SHARED, logit_bytes(&f, max_logit_rows), true, "logits", &shared, err);
+        f.host_logits = (float *)shared;
+    }
+    if (status)
+        kvq_forward_done(&f);
+    else
+        *ret = f;
+    return status;
 }
 
 void kvq_forward_done(kvq_forward *f) {
-    if (!f) return;
-    if (f->arena) (void)munmap(f->arena, f->arena_bytes);
+    if (!f || !f->machine) return;
+    if (f->host_logits != f->logits)
+        kvq_machine_give(f->machine, KVQ_MEMORY_SHARED, (uint8_t *)f->host_logits, logit_bytes(f, f->max_logit_rows));
+    kvq_machine_give(f->machine, KVQ_MEMORY_DEVICE, f->arena, f->arena_bytes);
     *f = (kvq_forward){0};
 }
 
@@ -146,10 +159,12 @@ static void run_feed_forward(kvq_forward *f, const kvq_batch *batch, int l) {
 void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
     const kvq_hparams *p = &f->model->hparams;
     float scale = p->arch->scaled_embedding ? sqrtf((float)p->hidden_dim) : 1.0f;
+    f->ops->begin(f->stream, &(kvq_begin){.batch = batch, .kv = f->kv});
     for (int i = 0; i < (p->window ? 2 : 1); i++)
-        f->ops->rope_table(
-            f->stream,
-            &(kvq_rope_table){.table = f->rope[i], .rope = &p->rope[i], .pos = batch->pos, .n_rows = batch->n_rows});
+        f->ops->rope_table(f->stream, &(kvq_rope_table){.table = f->rope[i],
+                                                        .rope = &f->model->rope[i],
+                                                        .pos = batch->pos,
+                                                        .n_rows = batch->n_rows});
     f->ops->embed(
         f->stream,
         &(kvq_embed){
@@ -160,7 +175,7 @@ void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
     }
 }
 
-void kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows) {
+kvq_status kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows, kvq_error *err) {
     const kvq_hparams *p = &f->model->hparams;
     f->ops->gather(
         f->stream,
@@ -171,4 +186,5 @@ void kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows) {
         f->ops->softcap(
             f->stream,
             &(kvq_softcap){.x = f->logits, .cap = p->logit_softcap, .n_rows = n_rows, .n_cols = p->vocab_size});
+    return f->machine->backend->fetch(f->stream, f->host_logits, f->logits, logit_bytes(f, n_rows), err);
 }

@@ -7,6 +7,7 @@
 /* The buffers of one step; sizes are for max_rows rows. */
 typedef struct kvq_forward {
     const kvq_model *model;
+    const kvq_machine *machine;
     const kvq_kv *kv;
     const kvq_ops *ops;
     kvq_stream *stream;
@@ -20,21 +21,23 @@ typedef struct kvq_forward {
     float *rope[2]; /* [max_rows, n_rot / 2, 2] cos and sin, by kind of layer */
     float *picked;  /* [max_logit_rows, hidden_dim] */
     float *logits;  /* [max_logit_rows, vocab_size] */
-    uint8_t *arena;
+    uint8_t *arena; /* all of the above: the machine's memory */
     uint64_t arena_bytes;
+    float *host_logits; /* logits where the host can read them: themselves, or a copy */
 } kvq_forward;
 
 /* Bytes of the buffers above. */
 uint64_t kvq_forward_bytes(const kvq_hparams *p, int max_rows, int max_logit_rows);
 
-kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_ops *ops,
+kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_machine *machine,
                             kvq_stream *stream, int max_rows, int max_logit_rows, kvq_error *err);
 void kvq_forward_done(kvq_forward *f);
 
 /* Runs the batch through all layers; f->x holds the last layer's rows. */
 void kvq_forward_run(kvq_forward *f, const kvq_batch *batch);
 
-/* f->logits of the given rows of the batch just run; n_rows at most max_logit_rows. */
-void kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows);
+/* f->host_logits of the given rows of the batch just run; n_rows at most max_logit_rows. Waits for them. Errors: the
+ * stream's. */
+kvq_status kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows, kvq_error *err);
 
 #endif

@@ -78,7 +78,9 @@ typedef struct kvq_capacity {
 
 typedef struct kvq_info {
     const char *model_name, *architecture, *file_type; /* general.name or the file's name; e.g. "Q4_1" */
-    const char *backend, *isa, *quant_policy;
+    const char *backend, *isa, *quant_policy;          /* the backend that runs */
+    const char *device, *device_version;               /* GPU and driver; "" on the CPU */
+    const char *passed_over; /* why backend "auto" runs on the CPU although a GPU's is installed */
     uint64_t n_parameters, model_file_bytes;
     uint64_t weight_bytes, workspace_bytes, pool_bytes; /* the memory plan as it was carried out */
     uint64_t block_bytes, n_blocks;

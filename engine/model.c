@@ -7,15 +7,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#define ARENA_ALIGNMENT 64
+#define ARENA_ALIGNMENT 256             /* what GPUs ask of a tensor's beginning; CPUs ask 64 */
+#define STAGING_BYTES ((size_t)8 << 20) /* of a tensor on its way to a machine with memory of its own */
 
 typedef struct loader {
     const kvq_gguf *g;
     kvq_model *model;
     uint8_t *base; /* NULL: only count */
     uint64_t used_bytes, total_bytes;
+    uint8_t *staging; /* where the machine's memory is not the host's: bytes before they are copied; else NULL */
+    size_t staging_bytes;
     kvq_progress_fn *progress;
     void *progress_user;
     kvq_error *err;
@@ -53,14 +55,59 @@ static const kvq_gguf_tensor *find_tensor(loader *o, const char *name, bool requ
     return t;
 }
 
-/* A vector (norm weight, bias, RoPE factors) as floats; NULL when absent. While counting, a non-NULL stand-in. */
+/* Makes room for n bytes on their way into the machine's memory at `to`: that memory itself where the host can write to
+ * it. NULL after a failure. */
+static void *stage(loader *o, void *to, size_t n_bytes) {
+    if (o->model->machine->info.is_host) return to;
+    if (n_bytes > o->staging_bytes) {
+        uint8_t *larger = realloc(o->staging, n_bytes);
+        if (!larger) {
+            o->status = kvq_fail(o->err, KVQ_NO_MEMORY, "'%s': no memory for %zu bytes of a tensor on its way",
+                                 kvq_gguf_path(o->g), n_bytes);
+            return NULL;
+        }
+        o->staging = larger;
+        o->staging_bytes = n_bytes;
+    }
+    return o->staging;
+}
+
+/* What was staged goes to the machine. */
+static void unstage(loader *o, void *to, const void *staged, size_t n_bytes) {
+    const kvq_machine *m = o->model->machine;
+    if (staged && staged != to) o->status = m->backend->copy(m->device, to, staged, n_bytes, o->err);
+}
+
+/* A vector (norm weight, RoPE factors) as floats; NULL when absent, while counting and after a failure. */
 static const float *load_vector(loader *o, const char *name, bool required, int n) {
     const kvq_gguf_tensor *t = find_tensor(o, name, required, n, 0);
     if (!t) return NULL;
     float *out = (float *)arena_take(o, (uint64_t)n * sizeof(float));
     if (!out) return NULL;
-    kvq_format_to_float(t->format, t->data, out, (size_t)n);
+    float *staged = stage(o, out, (size_t)n * sizeof(float));
+    if (!staged) return NULL;
+    kvq_format_to_float(t->format, t->data, staged, (size_t)n);
+    unstage(o, out, staged, (size_t)n * sizeof(float));
     return out;
+}
+
+/* The tensor's rows into the part's tiles, as many tiles at a time as there is staging for. */
+static void repack(loader *o, const kvq_matrix_part *part, const kvq_gguf_tensor *t, int n_in) {
+    const kvq_format_info *info = kvq_format_get(t->format);
+    size_t row_bytes = (size_t)(n_in / info->block_len) * (size_t)info->block_bytes;
+    size_t n_tiles = o->model->machine->info.is_host ? (size_t)part->n_rows : STAGING_BYTES / part->tile_bytes;
+    if (n_tiles < 1) n_tiles = 1;
+    size_t most = n_tiles * KVQ_TILE_ROWS;
+    for (size_t row = 0; row < (size_t)part->n_rows && !o->status; row += most) {
+        size_t left = (size_t)part->n_rows - row, n_rows = left < most ? left : most;
+        size_t bytes = (n_rows + KVQ_TILE_ROWS - 1) / KVQ_TILE_ROWS * part->tile_bytes;
+        uint8_t *to = part->data + row / KVQ_TILE_ROWS * part->tile_bytes;
+        kvq_matrix_part tiles = *part;
+        tiles.data = stage(o, to, bytes);
+        if (!tiles.data) return;
+        kvq_matrix_repack(&tiles, t->format, (const uint8_t *)t->data + row * row_bytes, (int)n_rows, n_in);
+        unstage(o, to, tiles.data, bytes);
+    }
 }
 
 /* Appends one tensor's rows to a matrix. */
@@ -81,7 +128,7 @@ static void load_part(loader *o, kvq_matrix *m, const char *name, int n_in, int 
     part->data = arena_take(o, bytes);
     o->model->n_parameters += (uint64_t)n_in * (uint64_t)n_rows;
     if (!part->data) return;
-    kvq_matrix_repack(part, t->format, t->data, n_rows, n_in);
+    repack(o, part, t, n_in);
     kvq_gguf_drop(o->g, t);
     report(o);
 }
@@ -105,12 +152,15 @@ static void load_matrix(loader *o, int l, kvq_matrix *m, const float **ret_bias,
     }
     *ret_bias = NULL;
     if (!has_bias || o->status) return;
-    float *bias = (float *)arena_take(o, (uint64_t)m->n_out * sizeof(float));
+    size_t bias_bytes = (size_t)m->n_out * sizeof(float);
+    float *bias = (float *)arena_take(o, bias_bytes), *staged = bias ? stage(o, bias, bias_bytes) : NULL;
+    if (staged) memset(staged, 0, bias_bytes);
     for (int i = 0, row = 0; i < n; row += names[i++].n_rows) {
         snprintf(name, sizeof name, "blk.%d.%s", l, names[i].bias);
         const kvq_gguf_tensor *t = find_tensor(o, name, false, names[i].n_rows, 0);
-        if (t && bias) kvq_format_to_float(t->format, t->data, bias + row, (size_t)names[i].n_rows);
+        if (t && staged) kvq_format_to_float(t->format, t->data, staged + row, (size_t)names[i].n_rows);
     }
+    if (!o->status) unstage(o, bias, staged, bias_bytes);
     *ret_bias = bias;
 }
 
@@ -150,6 +200,23 @@ static void load_layer(loader *o, int l) {
                 (part_name[]){{"ffn_down.weight", "ffn_down.bias", p->hidden_dim}}, 1);
 }
 
+/* Llama 3's divisors of the RoPE frequencies, for the host, which plans with them, and for the operators. */
+static void load_rope_factors(loader *o) {
+    kvq_model *m = o->model;
+    kvq_rope *rope = &m->hparams.rope[0];
+    int n = rope->n_rot / 2;
+    const kvq_gguf_tensor *t = find_tensor(o, "rope_freqs.weight", false, n, 0);
+    if (t && !m->rope_factors) m->rope_factors = malloc((size_t)n * sizeof(float));
+    if (t && !m->rope_factors)
+        o->status = kvq_fail(o->err, KVQ_NO_MEMORY, "'%s': no memory for its RoPE factors", kvq_gguf_path(o->g));
+    if (t && !o->status) {
+        kvq_format_to_float(t->format, t->data, m->rope_factors, (size_t)n);
+        rope->factors = m->rope_factors;
+    }
+    memcpy(m->rope, m->hparams.rope, sizeof m->rope);
+    m->rope[0].factors = load_vector(o, "rope_freqs.weight", false, n);
+}
+
 static void load_all(loader *o) {
     kvq_model *m = o->model;
     kvq_hparams *p = &m->hparams;
@@ -164,14 +231,12 @@ static void load_all(loader *o) {
         load_part(o, &m->output, "output.weight", p->hidden_dim, p->vocab_size);
     else
         m->output = m->embedding; /* tied */
-
-    /* Llama 3's divisors of the RoPE frequencies */
-    p->rope[0].factors = load_vector(o, "rope_freqs.weight", false, p->rope[0].n_rot / 2);
+    load_rope_factors(o);
 }
 
-kvq_status kvq_model_init(kvq_model *ret_model, const kvq_gguf *g, bool only_count, kvq_progress_fn *progress,
-                          void *progress_user, kvq_error *err) {
-    kvq_model m = {0};
+kvq_status kvq_model_init(kvq_model *ret_model, const kvq_gguf *g, const kvq_machine *machine,
+                          kvq_progress_fn *progress, void *progress_user, kvq_error *err) {
+    kvq_model m = {.machine = machine};
     kvq_status status = kvq_hparams_read(g, &m.hparams, err);
     if (status) return status;
     m.layers = calloc((size_t)m.hparams.n_layers, sizeof *m.layers);
@@ -180,21 +245,15 @@ kvq_status kvq_model_init(kvq_model *ret_model, const kvq_gguf *g, bool only_cou
     loader o = {.g = g, .model = &m, .progress = progress, .progress_user = progress_user, .err = err};
     load_all(&o);
     m.weight_bytes = o.used_bytes;
-    if (!o.status && !only_count) {
-        m.arena = mmap(NULL, m.weight_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (m.arena == MAP_FAILED) {
-            m.arena = NULL;
-            o.status = kvq_fail(err, KVQ_NO_MEMORY, "'%s': no memory for %" PRIu64 " bytes of weights",
-                                kvq_gguf_path(g), m.weight_bytes);
-        } else {
-            /* huge pages spare the page walks of streaming reads; without them it only runs slower */
-            (void)madvise(m.arena, m.weight_bytes, MADV_HUGEPAGE);
-            o.base = m.arena;
-            o.total_bytes = o.used_bytes;
-            o.used_bytes = 0;
-            load_all(&o);
-        }
+    if (!o.status && machine)
+        o.status = kvq_machine_take(machine, KVQ_MEMORY_DEVICE, m.weight_bytes, false, "weights", &m.arena, err);
+    if (!o.status && machine) {
+        o.base = m.arena;
+        o.total_bytes = o.used_bytes;
+        o.used_bytes = 0;
+        load_all(&o);
     }
+    free(o.staging);
     if (o.status) {
         kvq_model_done(&m);
         return o.status;
@@ -205,7 +264,8 @@ kvq_status kvq_model_init(kvq_model *ret_model, const kvq_gguf *g, bool only_cou
 
 void kvq_model_done(kvq_model *m) {
     if (!m) return;
-    if (m->arena) (void)munmap(m->arena, m->weight_bytes);
+    if (m->machine) kvq_machine_give(m->machine, KVQ_MEMORY_DEVICE, m->arena, m->weight_bytes);
+    free(m->rope_factors);
     free(m->layers);
     *m = (kvq_model){0};
 }

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_SHARE 0.5 /* of free memory where the system lives in it too */
+#define DEFAULT_SHARE 0.5     /* of free memory where the system lives in it too */
+#define DEFAULT_SHARE_OWN 0.8 /* of a GPU's own */
 
 static int gcd(int a, int b) {
     return b ? gcd(b, a % b) : a;
@@ -137,9 +138,9 @@ static bool parse_number(const char *text, double *ret, bool *ret_has_point, con
     return has_digit;
 }
 
-kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_entry_count, uint64_t free_bytes,
+kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_entry_count, kvq_free_memory free,
                                int session_len, int max_batch_size, uint64_t *ret_n_blocks, kvq_error *err) {
-    double want = (double)free_bytes * DEFAULT_SHARE;
+    double free_bytes = (double)free.bytes, want = free_bytes * (free.is_shared ? DEFAULT_SHARE : DEFAULT_SHARE_OWN);
     if (!cache_max_entry_count) {
         double cap = 2.0 * (double)kvq_plan_blocks_f16(plan, (uint64_t)session_len) * (double)plan->block_bytes_f16 *
                      max_batch_size;
@@ -166,13 +167,13 @@ kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_en
             for (long i = 0; i <= unit - units; i++) value *= 1024;
             want = value;
         } else
-            want = value <= 1 ? value * (double)free_bytes : value * (double)plan->block_bytes_f16;
+            want = value <= 1 ? value * free_bytes : value * (double)plan->block_bytes_f16;
     }
-    if (want > (double)free_bytes)
+    if (want > free_bytes)
         return kvq_fail(err, KVQ_NO_SPACE,
                         "a KV pool of %.0f MiB is asked for, %.0f MiB are free after weights and workspace; lower "
                         "cache_max_entry_count",
-                        want / 1048576, (double)free_bytes / 1048576);
+                        want / 1048576, free_bytes / 1048576);
     *ret_n_blocks = (uint64_t)(want / (double)plan->kv.block_bytes);
     return KVQ_OK;
 }

@@ -24,10 +24,17 @@ void kvq_kv_plan_done(kvq_kv_plan *plan);
 uint64_t kvq_plan_blocks(const kvq_kv_plan *plan, uint64_t n_tokens, uint64_t chunk_tokens);
 uint64_t kvq_plan_blocks_f16(const kvq_kv_plan *plan, uint64_t n_tokens);
 
-/* The pool that cache_max_entry_count asks for: "0.5" (share of free_bytes), "4000" (f16 blocks), "1536M" (bytes; K, M,
- * G, T). NULL: half of free_bytes, at most twice the f16 bytes of max_batch_size sequences of session_len. A whole
- * number of blocks. Errors: KVQ_BAD_ARGUMENT (syntax, range), KVQ_NO_SPACE (more than is free: says both numbers). */
-kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_entry_count, uint64_t free_bytes,
+/* What is free for the pool, and whether the system lives in that memory too. */
+typedef struct kvq_free_memory {
+    uint64_t bytes;
+    bool is_shared;
+} kvq_free_memory;
+
+/* The pool that cache_max_entry_count asks for: "0.5" (share of what is free), "4000" (f16 blocks), "1536M" (bytes; K,
+ * M, G, T). NULL: half of what is free, 0.8 where the memory is not shared, at most twice the f16 bytes of
+ * max_batch_size sequences of session_len. A whole number of blocks. Errors: KVQ_BAD_ARGUMENT (syntax, range),
+ * KVQ_NO_SPACE (more than is free: says both numbers). */
+kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_entry_count, kvq_free_memory free,
                                int session_len, int max_batch_size, uint64_t *ret_n_blocks, kvq_error *err);
 
 #define KVQ_DEFAULT_SESSION_LEN 8192 /* tokens, where session_len is 0 and the model and the pool allow it */

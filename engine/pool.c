@@ -1,15 +1,12 @@
 /* pool.c: the KV pool, one allocation cut into blocks. Called by scheduler.c (take, ref, unref) and prefix.c (cache,
- * uncache). Touches no tensor: what a block's bytes mean is the policy's business (kernels/kv.h). One thread: only the
- * caller of kvq_step comes here. The free list is a stack, so that the block given back last, still in the processor's
- * cache, is taken first. */
+ * uncache). Touches no block, which may lie in a GPU's memory: what its bytes mean is the policy's business
+ * (kernels/kv.h). One thread: only the caller of kvq_step comes here. The free list is a stack, so that the block given
+ * back last, still in the processor's cache, is taken first. */
 #include "pool.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-
-#define TOUCH_BYTES 4096
 
 typedef struct block_state {
     uint32_t n_live; /* sequences that hold it */
@@ -17,6 +14,7 @@ typedef struct block_state {
 } block_state;
 
 struct kvq_pool {
+    const kvq_machine *machine;
     uint8_t *base;
     size_t block_bytes;
     uint64_t n_blocks, n_free, n_live, n_cached;
@@ -24,23 +22,22 @@ struct kvq_pool {
     uint32_t *free_stack; /* [n_blocks], n_free of them valid */
 };
 
-kvq_status kvq_pool_new(uint64_t n_blocks, size_t block_bytes, kvq_pool **ret, kvq_error *err) {
+kvq_status kvq_pool_new(const kvq_machine *machine, uint64_t n_blocks, size_t block_bytes, kvq_pool **ret,
+                        kvq_error *err) {
     uint64_t bytes;
     if (n_blocks == 0 || n_blocks > UINT32_MAX || __builtin_mul_overflow(n_blocks, (uint64_t)block_bytes, &bytes))
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "a KV pool of %" PRIu64 " blocks is not possible", n_blocks);
     kvq_pool *p = calloc(1, sizeof *p);
     if (!p) goto fail;
+    p->machine = machine;
     p->n_blocks = n_blocks;
     p->block_bytes = block_bytes;
-    p->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p->base == MAP_FAILED) p->base = NULL;
-    if (!p->base) goto fail; /* first, since it is what a size beyond the machine fails at */
+    /* first, since it is what a size beyond the machine fails at; resident: what is missing is missed now, not in the
+     * field */
+    if (kvq_machine_take(machine, KVQ_MEMORY_DEVICE, bytes, true, "the KV pool", &p->base, err)) goto fail;
     p->states = calloc(n_blocks, sizeof *p->states);
     p->free_stack = malloc(n_blocks * sizeof *p->free_stack);
     if (!p->states || !p->free_stack) goto fail;
-    (void)madvise(p->base, bytes, MADV_HUGEPAGE); /* only speed depends on it */
-    /* memory that is missing shall be missed now, not in the field */
-    for (uint64_t i = 0; i < bytes; i += TOUCH_BYTES) ((volatile uint8_t *)p->base)[i] = 0;
     for (uint64_t i = 0; i < n_blocks; i++) p->free_stack[i] = (uint32_t)(n_blocks - 1 - i);
     p->n_free = n_blocks;
     *ret = p;
@@ -53,7 +50,7 @@ fail:
 
 void kvq_pool_free(kvq_pool *p) {
     if (!p) return;
-    if (p->base) (void)munmap(p->base, p->n_blocks * p->block_bytes);
+    kvq_machine_give(p->machine, KVQ_MEMORY_DEVICE, p->base, p->n_blocks * p->block_bytes);
     free(p->states);
     free(p->free_stack);
     free(p);

@@ -7,12 +7,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../kernels/status.h"
+#include "machine.h"
 
 typedef struct kvq_pool kvq_pool;
 
-/* Allocates and touches n_blocks x block_bytes (a multiple of 64). Errors: KVQ_NO_MEMORY. */
-kvq_status kvq_pool_new(uint64_t n_blocks, size_t block_bytes, kvq_pool **ret, kvq_error *err);
+/* Takes n_blocks x block_bytes (a multiple of 64) of the machine's memory, resident; the machine is borrowed until
+ * kvq_pool_free. Errors: KVQ_NO_MEMORY. */
+kvq_status kvq_pool_new(const kvq_machine *machine, uint64_t n_blocks, size_t block_bytes, kvq_pool **ret,
+                        kvq_error *err);
 void kvq_pool_free(kvq_pool *p);
 
 uint8_t *kvq_pool_take(kvq_pool *p);               /* held by one sequence; NULL when none is free */

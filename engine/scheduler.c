@@ -67,8 +67,6 @@ kvq_status kvq_scheduler_new(const kvq_scheduler_options *options, kvq_scheduler
     s->max_closes =
         max_closing_pages(options->plan, options->max_batch_size, options->max_prefill_token_num) * s->n_groups;
     size_t n = (size_t)options->max_batch_size, rows = (size_t)s->max_rows;
-    uint64_t scratch =
-        kvq_scheduler_scratch_bytes(options->plan, options->max_batch_size, options->max_prefill_token_num);
     s->running = calloc(n, sizeof *s->running);
     s->pages = calloc(n * (size_t)s->n_groups * (size_t)s->max_pages, sizeof *s->pages);
     s->page_lists = calloc(n, sizeof *s->page_lists);
@@ -85,11 +83,7 @@ kvq_status kvq_scheduler_new(const kvq_scheduler_options *options, kvq_scheduler
         !s->row_seq || !s->batch_seqs || !s->closes || !s->scheduled || !s->by_rest)
         goto fail;
     s->batch.scratch_slot_bytes = scratch_slot_bytes(options->plan);
-    if (scratch) {
-        s->batch.scratch = aligned_alloc(64, (scratch + 63) & ~(uint64_t)63);
-        if (!s->batch.scratch) goto fail;
-        memset(s->batch.scratch, 0, scratch); /* missing memory is missed now */
-    }
+    s->batch.scratch = options->scratch;
     for (size_t i = 0; i < n; i++)
         for (int g = 0; g < s->n_groups; g++)
             s->page_lists[i][g] = s->pages + (i * (size_t)s->n_groups + (size_t)g) * (size_t)s->max_pages;
@@ -115,7 +109,6 @@ void kvq_scheduler_free(kvq_scheduler *s) {
     free(s->closes);
     free(s->scheduled);
     free(s->by_rest);
-    free(s->batch.scratch);
     free(s);
 }
 

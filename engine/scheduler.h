@@ -36,6 +36,7 @@ typedef struct kvq_scheduler_options {
     kvq_pool *pool;
     kvq_prefix *prefix; /* NULL: no prefix cache */
     int session_len, max_batch_size, max_prefill_token_num;
+    uint8_t *scratch; /* kvq_scheduler_scratch_bytes of the machine's memory; borrowed until kvq_scheduler_free */
 } kvq_scheduler_options;
 
 typedef struct kvq_scheduler_stats {

@@ -7,6 +7,10 @@
  * do. Nothing allocates: what an operator needs beyond its arguments comes from the stream's workspace, whose size
  * workspace_bytes tells before the stream is made.
  *
+ * Where memory is: tensors (floats, matrix data, blocks, scratch, k_ref, rope factors) are in the device's memory;
+ * structs and lists of ints (jobs, batch with all its lists, kv, rope, ids, pos, rows) are in the host's. A backend
+ * with memory of its own is told of the batch by `begin`, once a step.
+ *
  * Words: n_rows rows of this step, hidden_dim, ffn_dim, n_heads, n_kv_heads, head_dim, T = block_tokens. */
 #ifndef KVQ_OPS_H
 #define KVQ_OPS_H
@@ -29,8 +33,16 @@ typedef struct kvq_shapes {
     int n_heads, n_kv_heads, head_dim;
     int max_tokens; /* longest sequence */
     int block_tokens;
-    int threads; /* CPU workers, the caller's thread included; 0: one per physical core */
+    int threads;            /* CPU workers, the caller's thread included; 0: one per physical core */
+    int max_seqs, n_groups; /* of a batch */
 } kvq_shapes;
+
+/* Begins a step: what append, close_pages and attend will be given as batch and kv until the next one. Copies to the
+ * device what they need of both; on the CPU does nothing. */
+typedef struct kvq_begin {
+    const kvq_batch *batch;
+    const kvq_kv *kv;
+} kvq_begin;
 
 /* out[r] = scale * row ids[r] of table. ids are valid (the engine checks). */
 typedef struct kvq_embed {
@@ -155,7 +167,7 @@ typedef struct kvq_softcap {
 } kvq_softcap;
 
 #define KVQ_OP_MAP(X) \
-    X(embed) X(norm) X(linear) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
+    X(begin) X(embed) X(norm) X(linear) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
 
 #define KVQ_X(op) typedef void kvq_##op##_fn(kvq_stream *s, const kvq_##op *job);
 KVQ_OP_MAP(KVQ_X)
@@ -163,7 +175,7 @@ KVQ_OP_MAP(KVQ_X)
 
 typedef struct kvq_ops {
     const char *backend; /* "ref", "cpu", "cuda" */
-    const char *isa;     /* "ref", "generic", "avx2", "avx512", ... */
+    const char *isa;     /* "ref", "generic", "avx2", "avx512", "sm_90", ... */
 #define KVQ_X(op) kvq_##op##_fn *op;
     KVQ_OP_MAP(KVQ_X)
 #undef KVQ_X

@@ -444,6 +444,7 @@ void kv_world_run(kv_world *w, const kvq_ops *ops, kvq_stream *s, const int *chu
         }
         if (st.batch.n_rows == 0) break;
         gather_inputs(w, &st);
+        ops->begin(s, &(kvq_begin){.batch = &st.batch, .kv = &w->kv});
         for (int l = 0; l < KV_WORLD_LAYERS; l++) run_layer(w, &st, ops, s, l, beside_ref);
         release(w, &st);
     }

@@ -69,6 +69,10 @@ static void windowed_groups_hold_what_the_window_sees(void **state) {
     assert_int_equal(kvq_plan_blocks(&plan, 64 * 100, 256), 100 + 13);
 }
 
+static kvq_free_memory shared(uint64_t bytes) {
+    return (kvq_free_memory){.bytes = bytes, .is_shared = true};
+}
+
 static void pool_is_a_share_a_count_or_bytes(void **state) {
     (void)state;
     kvq_kv_plan plan = make_plan(KVQ_POLICY_INT8);
@@ -81,16 +85,20 @@ static void pool_is_a_share_a_count_or_bytes(void **state) {
     uint64_t n;
     kvq_error err;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        assert_int_equal(kvq_plan_pool_bytes(&plan, cases[i].text, 4 * gib, 4096, 4, &n, &err), KVQ_OK);
+        assert_int_equal(kvq_plan_pool_bytes(&plan, cases[i].text, shared(4 * gib), 4096, 4, &n, &err), KVQ_OK);
         assert_int_equal(n, (uint64_t)(cases[i].bytes * (double)gib / (double)block));
     }
     /* a number above 1 counts blocks of halves, whatever the policy: it never changes the pool's size */
-    assert_int_equal(kvq_plan_pool_bytes(&plan, "100", 4 * gib, 4096, 4, &n, &err), KVQ_OK);
+    assert_int_equal(kvq_plan_pool_bytes(&plan, "100", shared(4 * gib), 4096, 4, &n, &err), KVQ_OK);
     assert_int_equal(n, 100 * plan.block_bytes_f16 / block);
     /* unset: half of what is free, but no more than twice what the batch can fill */
-    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, gib / 4, 4096, 4, &n, &err), KVQ_OK);
+    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, shared(gib / 4), 4096, 4, &n, &err), KVQ_OK);
     assert_int_equal(n, gib / 8 / block);
-    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, 64 * gib, 4096, 4, &n, &err), KVQ_OK);
+    /* of a GPU's own memory: four fifths */
+    kvq_free_memory own = {.bytes = gib / 4};
+    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, own, 4096, 4, &n, &err), KVQ_OK);
+    assert_int_equal(n, gib / 5 / block);
+    assert_int_equal(kvq_plan_pool_bytes(&plan, NULL, shared(64 * gib), 4096, 4, &n, &err), KVQ_OK);
     assert_int_equal(n, 2 * 4 * 64 * plan.block_bytes_f16 / block);
 }
 
@@ -101,11 +109,11 @@ static void bad_pool_sizes_are_named(void **state) {
     kvq_error err;
     static const char *const bad[] = {"", "0", "-1", "0.5x", "12MB", "1e9", "1.2.3", "nan", "M"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        assert_int_equal(kvq_plan_pool_bytes(&plan, bad[i], 1 << 30, 4096, 4, &n, &err), KVQ_BAD_ARGUMENT);
+        assert_int_equal(kvq_plan_pool_bytes(&plan, bad[i], shared(1 << 30), 4096, 4, &n, &err), KVQ_BAD_ARGUMENT);
         assert_non_null(strstr(err.text, "cache_max_entry_count '"));
         assert_non_null(strstr(err.text, "a share above 0 to 1, a number of f16 blocks, bytes with a unit"));
     }
-    assert_int_equal(kvq_plan_pool_bytes(&plan, "2G", 1 << 30, 4096, 4, &n, &err), KVQ_NO_SPACE);
+    assert_int_equal(kvq_plan_pool_bytes(&plan, "2G", shared(1 << 30), 4096, 4, &n, &err), KVQ_NO_SPACE);
     assert_string_equal(err.text,
                         "a KV pool of 2048 MiB is asked for, 1024 MiB are free after weights and workspace; lower "
                         "cache_max_entry_count");

@@ -10,9 +10,11 @@
 #define N_BLOCKS 4
 #define BLOCK_BYTES 128
 
+static kvq_machine machine;
+
 static int setup(void **state) {
     kvq_error err;
-    return kvq_pool_new(N_BLOCKS, BLOCK_BYTES, (kvq_pool **)state, &err);
+    return kvq_pool_new(&machine, N_BLOCKS, BLOCK_BYTES, (kvq_pool **)state, &err);
 }
 
 static int teardown(void **state) {
@@ -77,14 +79,15 @@ static void impossible_sizes_are_refused(void **state) {
     (void)state;
     kvq_pool *p = NULL;
     kvq_error err;
-    assert_int_equal(kvq_pool_new(0, 64, &p, &err), KVQ_BAD_ARGUMENT);
+    assert_int_equal(kvq_pool_new(&machine, 0, 64, &p, &err), KVQ_BAD_ARGUMENT);
     assert_string_equal(err.text, "a KV pool of 0 blocks is not possible");
-    assert_int_equal(kvq_pool_new(1u << 31, SIZE_MAX / 2, &p, &err), KVQ_BAD_ARGUMENT);
-    assert_int_equal(kvq_pool_new(1u << 31, (size_t)1 << 31, &p, &err), KVQ_NO_MEMORY);
+    assert_int_equal(kvq_pool_new(&machine, 1u << 31, SIZE_MAX / 2, &p, &err), KVQ_BAD_ARGUMENT);
+    assert_int_equal(kvq_pool_new(&machine, 1u << 31, (size_t)1 << 31, &p, &err), KVQ_NO_MEMORY);
     assert_null(p);
 }
 
 int main(void) {
+    machine.backend = kvq_cpu_backend();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(every_block_can_be_taken_once, setup, teardown),
         cmocka_unit_test_setup_teardown(block_returns_when_the_last_sequence_lets_go, setup, teardown),

@@ -15,6 +15,7 @@
 #define BUDGET 256
 
 typedef struct world {
+    kvq_machine machine;
     kvq_kv_plan plan;
     kvq_pool *pool;
     kvq_prefix *prefix;
@@ -26,6 +27,7 @@ typedef struct world {
 static world *make_world(kvq_policy_id policy, int window, uint64_t n_blocks) {
     world *w = calloc(1, sizeof *w);
     kvq_error err;
+    w->machine.backend = kvq_cpu_backend();
     w->n_blocks = n_blocks;
     w->plan.kv = (kvq_kv){.policy = kvq_policy_get(policy),
                           .block_tokens = T,
@@ -36,7 +38,7 @@ static world *make_world(kvq_policy_id policy, int window, uint64_t n_blocks) {
                           .block_bytes = 64};
     w->plan.block_bytes_f16 = 256;
     w->plan.group_window[1] = window;
-    assert_int_equal(kvq_pool_new(n_blocks, 64, &w->pool, &err), KVQ_OK);
+    assert_int_equal(kvq_pool_new(&w->machine, n_blocks, 64, &w->pool, &err), KVQ_OK);
     assert_int_equal(kvq_prefix_new(w->pool, w->plan.kv.n_groups, w->plan.group_window, T, n_blocks, &w->prefix, &err),
                      KVQ_OK);
     assert_int_equal(kvq_scheduler_new(&(kvq_scheduler_options){.plan = &w->plan,
