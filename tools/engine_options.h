@@ -20,7 +20,7 @@ typedef struct engine_options {
     {.name = "backend", .kind = OPTION_NAME, .offset = offsetof(values, engine.backend), .argument = "NAME", .fallback = "auto", \
      .names = "auto|cpu|cuda", .doc = "Where the model runs; auto takes the GPU if one is usable."}, \
     {.name = "isa", .kind = OPTION_TEXT, .offset = offsetof(values, engine.isa), .argument = "NAME", .fallback = "auto", \
-     .doc = "The CPU's instruction set (ref, generic, avx2, avx512, ...); auto takes the best there is."}, \
+     .doc = "The CPU's instruction set (ref, generic; avx2, avx512; neon, dotprod, i8mm); auto takes the best there is."}, \
     {.name = "device", .kind = OPTION_INT, .offset = offsetof(values, engine.device), .argument = "N", .fallback = "0", \
      .min = 0, .max = 63, .doc = "Which GPU."}, \
     {.letter = 't', .name = "threads", .kind = OPTION_INT, .offset = offsetof(values, engine.threads), .argument = "N", \

@@ -156,9 +156,14 @@ typedef struct dot {
     const void *with[BLOCK_QUERIES_MOST]; /* bytes, or floats for halves */
 } dot;
 
+/* K: codes unsigned, bytes signed. V: bytes unsigned, codes unsigned, or with bits 8 what v_value_b made of them. */
+V_INLINE v16i dot_four(v16i sum, v64b code, v64b bytes, const int bits, const bool is_v) {
+    if (is_v) return bits == 4 ? v_dot_nibble(sum, bytes, code) : v_dot_value(sum, bytes, code);
+    return bits == 4 ? v_dot_narrow(sum, code, bytes) : v_dot_wide(sum, code, bytes);
+}
+
 /* sums[n][v] += codes times bytes over `inner` values, for n_vectors x 16 lanes from job->codes on: the layout of K
- * (inner: channels, lanes: tokens) and of V (the other way round). K: codes unsigned, bytes signed. V: bytes unsigned,
- * 8-bit codes signed. */
+ * (inner: channels, lanes: tokens) and of V (the other way round). */
 V_INLINE void dot_codes(v16i sums[BLOCK_QUERIES_MOST][BLOCK_VECTORS_MOST], const dot *job, const int bits,
                         const bool is_v, const int n, const int n_vectors) {
     const uint8_t *codes = job->codes;
@@ -166,19 +171,15 @@ V_INLINE void dot_codes(v16i sums[BLOCK_QUERIES_MOST][BLOCK_VECTORS_MOST], const
         v64b code[BLOCK_VECTORS_MOST], high[BLOCK_VECTORS_MOST];
         for (int v = 0; v < n_vectors; v++) {
             code[v] = v_load_b(codes + 4 * V_LANES * v);
-            if (bits == 8 && is_v) code[v] = v_flip_b(code[v]);
+            if (bits == 8 && is_v) code[v] = v_value_b(code[v]);
             if (bits == 4) high[v] = v_high_b(code[v]), code[v] = v_low_b(code[v]);
         }
         for (int q = 0; q < n; q++) {
             v64b x = v_splat4((const uint8_t *)job->with[q] + j);
-            for (int v = 0; v < n_vectors; v++)
-                sums[q][v] = bits == 4 ? v_dot_narrow(sums[q][v], is_v ? x : code[v], is_v ? code[v] : x)
-                             : is_v ? v_dot_exact(sums[q][v], x, code[v])
-                                       : v_dot_wide(sums[q][v], code[v], x);
+            for (int v = 0; v < n_vectors; v++) sums[q][v] = dot_four(sums[q][v], code[v], x, bits, is_v);
             if (bits != 4) continue;
             x = v_splat4((const uint8_t *)job->with[q] + j + 4);
-            for (int v = 0; v < n_vectors; v++)
-                sums[q][v] = v_dot_narrow(sums[q][v], is_v ? x : high[v], is_v ? high[v] : x);
+            for (int v = 0; v < n_vectors; v++) sums[q][v] = dot_four(sums[q][v], high[v], x, bits, is_v);
         }
     }
 }
@@ -363,17 +364,17 @@ V_LARGE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int
     }
     float max = v_hmax(largest);
     v16f per_byte = v_set1(max > 1e-30f ? 255.0f / max : 0.0f);
+    /* Zeros of the codes as the dot product sees them: 8 or, mirrored, 7 at 4 bits; at 8 bits one for all. */
+    const int zero8 = p->v.bits == 8 ? (p->v.sym ? 128 : 0) - V_VALUE_BIAS : 0;
     v16i zero = v_zero_i();
     for (int v = 0; v < n_vectors; v++) {
         v16i byte = v_rint(v_mul(x[v], per_byte));
         v_store_low_b(&b->w_bytes[n][V_LANES * v], byte);
-        /* Zeros of the codes as the dot product sees them: 8 or, mirrored, 7; and -128 of asym 8-bit codes, which it
-         * flips. */
         if (p->v.bits == 4 && p->v.sym)
             zero = v_add_i(zero, v_sub_i(v_shl_i(byte, 3), v_and_i(byte, v_load_i(p->v_mirrored + V_LANES * v))));
-        if (p->v.bits == 8 && !p->v.sym) zero = v_sub_i(zero, v_shl_i(byte, 7));
+        if (zero8 != 0) zero = v_add_i(zero, byte);
     }
-    b->zero[n] = (p->v.bits == 4) == p->v.sym ? v_hsum_i(zero) : 0;
+    b->zero[n] = p->v.bits == 4 ? (p->v.sym ? v_hsum_i(zero) : 0) : zero8 != 0 ? zero8 * v_hsum_i(zero) : 0;
     b->w_scale[n] = max * (1.0f / 255.0f);
     b->plus[n] = p->v.sym ? 0 : v_hsum(plus);
 }

@@ -1,4 +1,4 @@
-/* features.c: CPUID and XGETBV, see features.h. */
+/* features.c: CPUID and XGETBV on x86-64, the kernel's auxiliary vector on arm64; see features.h. */
 #include "features.h"
 
 #if defined(__x86_64__)
@@ -56,6 +56,32 @@ bool kvq_cpu_has_avx2(void) {
     return false;
 }
 bool kvq_cpu_has_avx512(void) {
+    return false;
+}
+
+#endif
+
+#if defined(__aarch64__)
+
+#include <sys/auxv.h>
+
+/* Linux, Documentation/arm64/elf_hwcaps.rst. -march=armv8.2-a+dotprod lets a compiler use CRC32, LSE atomics and RDM
+ * too, which every CPU with dot products has; a hypervisor may hide them. */
+#define DOTPROD_CAPS (HWCAP_ASIMDDP | HWCAP_ASIMDRDM | HWCAP_ATOMICS | HWCAP_CRC32)
+
+bool kvq_cpu_has_dotprod(void) {
+    return (getauxval(AT_HWCAP) & DOTPROD_CAPS) == DOTPROD_CAPS;
+}
+bool kvq_cpu_has_i8mm(void) {
+    return kvq_cpu_has_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM);
+}
+
+#else
+
+bool kvq_cpu_has_dotprod(void) {
+    return false;
+}
+bool kvq_cpu_has_i8mm(void) {
     return false;
 }
 

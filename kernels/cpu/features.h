@@ -9,4 +9,7 @@
 bool kvq_cpu_has_avx2(void);   /* AVX2, FMA, F16C, BMI2 */
 bool kvq_cpu_has_avx512(void); /* the above, AVX-512 F, BW, DQ, VL, VNNI */
 
+bool kvq_cpu_has_dotprod(void); /* SDOT and UDOT, and the rest of ARMv8.2 that a compiler may use for it */
+bool kvq_cpu_has_i8mm(void);    /* the above, SMMLA and USDOT */
+
 #endif

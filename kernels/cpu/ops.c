@@ -30,6 +30,10 @@ static const struct isa {
 #if defined(__x86_64__)
     {"avx2", kvq_cpu_has_avx2, {kvq_rows_fill_avx2, kvq_linear_fill_avx2, kvq_kv_fill_avx2}},
     {"avx512", kvq_cpu_has_avx512, {kvq_rows_fill_avx512, kvq_linear_fill_avx512, kvq_kv_fill_avx512}},
+#elif defined(__aarch64__)
+    {"neon", always, {kvq_rows_fill_neon, kvq_linear_fill_neon, kvq_kv_fill_neon}}, /* part of every arm64 CPU */
+    {"dotprod", kvq_cpu_has_dotprod, {kvq_rows_fill_dotprod, kvq_linear_fill_dotprod, kvq_kv_fill_dotprod}},
+    {"i8mm", kvq_cpu_has_i8mm, {kvq_rows_fill_i8mm, kvq_linear_fill_i8mm, kvq_kv_fill_i8mm}},
 #endif
 };
 

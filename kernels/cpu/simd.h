@@ -1,5 +1,6 @@
-/* simd.h: what the three instruction sets have in common; included by simd_generic.h, simd_avx2.h and simd_avx512.h,
- * one of which a kernel file includes before the *_tmpl.h files that it is made of.
+/* clang-format off */
+/* simd.h: what the instruction sets have in common; included by simd_generic.h, simd_avx2.h, simd_neon.h and so on, one of
+ * which a kernel file includes before the *_tmpl.h files that it is made of.
  *
  * A vector is always 16 lanes: v16f floats, v16i 32-bit integers, v64b 64 bytes (lane l = bytes 4 l .. 4 l + 3). A
  * kernel is written once over these and compiled per instruction set, with results that are the same bit for bit:
@@ -16,16 +17,21 @@
  *             v_load_i8: 16 int8 as integers
  *             v_lanes_i = 0, 1, .. 15   v_hmax_i v_hsum_i
  *   between   v_rint(f) to the nearest even integer, in range only   v_float(i)   v_bits(f)   v_from_bits(i)
- *   bytes     v_load_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes
- *             v_or_b   v_bits_to_4_b(x, from, mask): bit `from` of each byte moved to bit 4, others with it, & mask (16
- * or 48) v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)   v_store_low_b: low byte of each
- * lane dots      acc lane + sum over the lane's 4 bytes, exact: v_dot_narrow(acc, u, s)  u unsigned, at most 127; s
- * signed v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
+ *   bytes     v_load_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes   v_or_b
+ *             v_bits_to_4_b(x, from, mask): bit `from` of each byte moved to bit 4, others with it, & mask (16 or 48)
+ *             v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)
+ *             v_store_low_b: low byte of each lane
+ *   dots      acc lane + sum over the lane's 4 bytes, exact:
+ *             v_dot_narrow(acc, u, s)  u unsigned, at most 127; s signed
+ *             v_dot_nibble(acc, u, n)  u unsigned; n 0 .. 15
+ *             v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
  *                                      the set's own (0 or 128): AVX2 has no u8 x s8 sum that cannot saturate
- *             v_dot_exact(acc, u, s)   u unsigned, s signed, anything; slower than wide on AVX2
+ *             v_dot_value(acc, u, v_value_b(c))  u and c unsigned; adds sum u (c - V_VALUE_BIAS), 0 or 128 again: what
+ *                                      the set has, unsigned by signed or unsigned by unsigned
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves
  *   V_UNROLL before a loop of a known length over registers
  *   memory    v_prefetch(p): a hint, any address */
+/* clang-format on */
 #ifndef KVQ_SIMD_H
 #define KVQ_SIMD_H
 

@@ -8,6 +8,7 @@
 
 #define V_ISA avx2
 #define V_WIDE_BIAS 128
+#define V_VALUE_BIAS 128
 #define V_REGISTERS 8 /* vectors of 16 lanes that fit in registers */
 
 typedef struct v16f {
@@ -249,6 +250,15 @@ V_INLINE __m256i v_dot_exact8(__m256i acc, __m256i u, __m256i s) {
 }
 V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
     return (v16i){v_dot_exact8(acc.a, u.a, s.a), v_dot_exact8(acc.b, u.b, s.b)};
+}
+V_INLINE v64b v_value_b(v64b c) {
+    return v_flip_b(c);
+}
+V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b s) {
+    return v_dot_exact(acc, u, s);
+}
+V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
+    return v_dot_narrow(acc, u, n);
 }
 V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
     return (v16i){_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
