@@ -102,7 +102,8 @@ static uint64_t blocks_of(const kvq_kv_plan *plan, uint64_t n_tokens, uint64_t c
     uint64_t block_tokens = (uint64_t)plan->kv.block_tokens, blocks = 0;
     for (int i = 0; i < plan->kv.n_groups; i++) {
         uint64_t pages = group_pages(n_tokens, (uint64_t)plan->group_window[i], chunk, block_tokens);
-        bool keeps_first = pages * block_tokens >= n_tokens;
+        /* While it is read, the first page has not left the window yet and stands beside as many others. */
+        bool keeps_first = chunk > 0 || pages * block_tokens >= n_tokens;
         uint64_t wide_pages = !wide || pages == 0 ? 0 : pages > 1 && keeps_first ? 2 : 1;
         blocks += pages + wide_pages * (uint64_t)(plan->kv.policy->wide_blocks - 1);
     }

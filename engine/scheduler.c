@@ -366,12 +366,19 @@ static void share_budget(kvq_scheduler *s) {
  * --------------------------------------------------------------------------------------------------------------------
  */
 
-/* Reserves in order of admission; who finds no block preempts the youngest, which may be itself. */
+/* Reserves in order of admission; who finds no block preempts the youngest. The youngest itself first makes do with the
+ * rest of its page: a chunk that crosses a page's end needs wide blocks on both sides of it, which is more than the
+ * plan counts for a sequence. */
 static void reserve_all(kvq_scheduler *s) {
     for (int i = 0; i < s->n_running; i++) {
         kvq_sequence *seq = s->running[i];
         while (seq->n_rows > 0 && !reserve(s, seq, seq->n_rows)) {
             kvq_sequence *youngest = s->running[s->n_running - 1];
+            int page_rest = s->block_tokens - seq->n_computed % s->block_tokens;
+            if (youngest == seq && seq->n_rows > page_rest) {
+                seq->n_rows = page_rest;
+                continue;
+            }
             preempt(s, youngest);
             if (youngest == seq) return; /* it was the last in the list */
         }

@@ -23,8 +23,8 @@ typedef struct world {
     uint64_t n_blocks;
 } world;
 
-/* One group without a window, or one of each kind; a policy with wide pages or without. */
-static world *make_world(kvq_policy_id policy, int window, uint64_t n_blocks) {
+/* One group without a window and n_local with one; a policy with wide pages or without. */
+static world *make_world_of(kvq_policy_id policy, int window, int n_local, uint64_t n_blocks, int budget) {
     world *w = calloc(1, sizeof *w);
     kvq_error err;
     w->machine.backend = kvq_cpu_backend();
@@ -33,11 +33,11 @@ static world *make_world(kvq_policy_id policy, int window, uint64_t n_blocks) {
                           .block_tokens = T,
                           .head_dim = 64,
                           .n_kv_heads = 1,
-                          .n_layers = window ? 2 : 1,
-                          .n_groups = window ? 2 : 1,
+                          .n_layers = 1 + n_local,
+                          .n_groups = 1 + n_local,
                           .block_bytes = 64};
     w->plan.block_bytes_f16 = 256;
-    w->plan.group_window[1] = window;
+    for (int g = 1; g <= n_local; g++) w->plan.group_window[g] = window;
     assert_int_equal(kvq_pool_new(&w->machine, n_blocks, 64, &w->pool, &err), KVQ_OK);
     assert_int_equal(kvq_prefix_new(w->pool, w->plan.kv.n_groups, w->plan.group_window, T, n_blocks, &w->prefix, &err),
                      KVQ_OK);
@@ -46,10 +46,14 @@ static world *make_world(kvq_policy_id policy, int window, uint64_t n_blocks) {
                                                                 .prefix = w->prefix,
                                                                 .session_len = SESSION_LEN,
                                                                 .max_batch_size = BATCH,
-                                                                .max_prefill_token_num = BUDGET},
+                                                                .max_prefill_token_num = budget},
                                        &w->scheduler, &err),
                      KVQ_OK);
     return w;
+}
+
+static world *make_world(kvq_policy_id policy, int window, uint64_t n_blocks) {
+    return make_world_of(policy, window, window > 0, n_blocks, BUDGET);
 }
 
 static void free_world(world *w) {
@@ -274,6 +278,35 @@ static void higher_priority_is_admitted_first_and_clients_take_turns(void **stat
     free_world(w);
 }
 
+/* The plan promises that a sequence of so many tokens fits in so many blocks; then it must never be left without one,
+ * wherever its chunks begin and end: an open page that closes is wide until the step is over, while the next is too. */
+static void a_sequence_that_fills_the_pool_exactly_never_lacks_a_block(void **state) {
+    (void)state;
+    static const kvq_policy_id policies[] = {KVQ_POLICY_INT4, KVQ_POLICY_INT8};
+    static const int windows[] = {0, 1, 70, 128, 300}, budgets[] = {1, 7, 33, 64, 100, 255, 256};
+    for (int i = 0; i < 2 * 5 * 7; i++) {
+        kvq_policy_id policy = policies[i % 2];
+        int window = windows[i / 2 % 5], budget = budgets[i / 10];
+        for (int n = 1; n < 1100; n += 13) {
+            int n_local = window ? 1 + n % 5 : 0;
+            world *w = make_world_of(policy, window, n_local, 1, budget);
+            uint64_t n_blocks = kvq_plan_blocks(&w->plan, (uint64_t)n, (uint64_t)budget);
+            free_world(w);
+            w = make_world_of(policy, window, n_local, n_blocks, budget);
+            kvq_sequence a = make_sequence(n > 20 ? n - 20 : 1, 1);
+            kvq_scheduler_enqueue(w->scheduler, &a);
+            while (a.n_computed < n)
+                if (step(w) == 0)
+                    fail_msg("policy %d, window %d, chunks of %d, %d tokens: stuck at %d", policy, window, budget, n,
+                             a.n_computed);
+            assert_int_equal(a.n_preemptions, 0);
+            kvq_scheduler_remove(w->scheduler, &a);
+            free(a.tokens);
+            free_world(w);
+        }
+    }
+}
+
 /* Random arrivals, ends and cancels over small pools: counts always come back, nothing is stuck. */
 static void random_traffic_leaves_no_block_behind(void **state) {
     (void)state;
@@ -320,6 +353,7 @@ int main(void) {
         cmocka_unit_test(evicted_prefixes_make_room_and_every_cached_block_can_go),
         cmocka_unit_test(all_finish_over_a_pool_that_holds_few),
         cmocka_unit_test(higher_priority_is_admitted_first_and_clients_take_turns),
+        cmocka_unit_test(a_sequence_that_fills_the_pool_exactly_never_lacks_a_block),
         cmocka_unit_test(random_traffic_leaves_no_block_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
