@@ -124,7 +124,10 @@ bool check_begin(check *c, const char *format, ...) {
 
 void check_end(check *c) {
     for (int i = 0; i < c->n_buffers; i++) {
-        munmap(c->buffers[i].map, c->buffers[i].map_bytes);
+        if (c->device_memory)
+            check_give(c, c->buffers[i].map, c->buffers[i].map_bytes);
+        else
+            munmap(c->buffers[i].map, c->buffers[i].map_bytes);
         free(c->buffers[i].before);
     }
     c->n_buffers = 0;
@@ -150,7 +153,41 @@ static void out_of_memory(void) {
     exit(2);
 }
 
+void *check_take(const check *c, size_t bytes) {
+    uint8_t *ret = NULL;
+    size_t rounded = (bytes + 127) / 64 * 64; /* never nothing */
+    if (c->device_memory) {
+        const check_level *level = &c->levels[1];
+        kvq_error error;
+        if (level->backend->take(level->device, KVQ_MEMORY_SHARED, rounded, true, "a check", &ret, &error))
+            out_of_memory();
+        return ret;
+    }
+    ret = aligned_alloc(64, rounded);
+    if (!ret) out_of_memory();
+    return memset(ret, 0, rounded);
+}
+
+void check_give(const check *c, void *memory, size_t bytes) {
+    if (c->device_memory)
+        c->levels[1].backend->give(c->levels[1].device, KVQ_MEMORY_SHARED, memory, (bytes + 127) / 64 * 64);
+    else
+        free(memory);
+}
+
+/* A buffer without the page behind it that no one may touch: devices have none to give. */
+static void *alloc_on_device(check *c, size_t bytes, size_t rounded) {
+    if (c->n_buffers == CHECK_MAX_BUFFERS) out_of_memory();
+    size_t map_bytes = GUARD_BYTES + rounded + GUARD_BYTES;
+    uint8_t *map = check_take(c, map_bytes), *data = map + GUARD_BYTES;
+    memset(map, GUARD_BYTE, map_bytes);
+    memset(data, 0, bytes);
+    c->buffers[c->n_buffers++] = (check_buffer){.map = map, .map_bytes = map_bytes, .data = data, .bytes = bytes};
+    return data;
+}
+
 void *check_alloc(check *c, size_t bytes) {
+    if (c->device_memory) return alloc_on_device(c, bytes, (bytes + 63) / 64 * 64);
     size_t rounded = (bytes + 63) / 64 * 64;
     size_t map_bytes = (GUARD_BYTES + rounded + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES;
     uint8_t *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -243,14 +280,15 @@ static void catch_crashes(void) {
 }
 
 /* The signal that the call died of; 0 when it returned. */
-static int call_guarded(check *c, const check_op *op, const kvq_ops *ops, kvq_stream *s) {
+static int call_guarded(check *c, const check_op *op, const check_level *level, kvq_stream *s) {
     catch_crashes();
     crash_case = c->name;
     crash_thread = pthread_self();
     int number = sigsetjmp(crash_return, 1);
     if (number == 0) {
         crash_armed = 1;
-        op->call(ops, s, op->job);
+        op->call(&level->ops, s, op->job);
+        (void)level->backend->fetch(s, NULL, NULL, 0, NULL); /* waits; the error is looked at below */
     }
     crash_armed = 0;
     return number;
@@ -326,13 +364,13 @@ static void look_at_buffers(check *c, const check_op *op, const char *level) {
 /* Runs one level on one stream from the remembered contents; false when there is nothing to compare. */
 static bool run_level(check *c, const check_op *op, const check_level *level, kvq_stream *s) {
     restore_buffers(c);
-    int number = call_guarded(c, op, &level->ops, s);
+    int number = call_guarded(c, op, level, s);
     if (number != 0) {
         check_fail(c, CHECK_CRASH, "%s crashed: %s", level->name, strsignal(number));
         return false;
     }
     kvq_error error;
-    if (kvq_cpu_stream_error(s, &error) != KVQ_OK) {
+    if (level->backend->stream_error(s, &error) != KVQ_OK) {
         check_fail(c, CHECK_STREAM, "%s: %s", level->name, error.text);
         return false;
     }
@@ -352,11 +390,11 @@ void check_run(check *c, const check_op *op) {
     uint8_t *want[CHECK_MAX_OUTS] = {0}, *first[CHECK_MAX_OUTS] = {0};
     const char *first_level = NULL;
     remember_buffers(c);
-    if (!run_level(c, op, &c->levels[0], c->one)) return;
+    if (!run_level(c, op, &c->levels[0], c->levels[0].one)) return;
     copy_outputs(c, op, want);
     for (int l = 1; l < c->n_levels && c->failure == CHECK_PASSED; l++) {
         const char *name = c->levels[l].name;
-        if (!run_level(c, op, &c->levels[l], c->one)) break;
+        if (!run_level(c, op, &c->levels[l], c->levels[l].one)) break;
         c->n_runs++;
         compare_with_ref(c, op, name, want);
         if (first_level)
@@ -364,7 +402,7 @@ void check_run(check *c, const check_op *op) {
         else
             copy_outputs(c, op, first);
         first_level = first_level ? first_level : name;
-        if (c->failure != CHECK_PASSED || !run_level(c, op, &c->levels[l], c->many)) break;
+        if (c->failure != CHECK_PASSED || !run_level(c, op, &c->levels[l], c->levels[l].many)) break;
         compare_bits(c, op, "the same by several threads", first, first_level);
     }
     restore_buffers(c);

@@ -9,10 +9,11 @@
  *     check_run(c, &(check_op){.call = call_norm, .job = &job, .outs = {out}, .n_outs = 1, .bound = bound});
  *     check_end(c);                                                      // frees the buffers
  *
- * check_run calls the operator of `ref`, then that of every instruction set the machine has, by one thread and by
- * three, each time from the same contents of all buffers. It fails the case when a result is further from ref's than
- * the bound, when two instruction sets or thread counts differ in a bit, when a byte around a buffer or in an input has
- * changed, when the operator crashes, or when the stream has an error. */
+ * check_run calls the operator of `ref`, then that of every instruction set the machine has (or of the plugin of
+ * --plugin alone), by one thread and by three (a plugin: on two streams, of which the shim's second runs blocks and
+ * warps backwards), each time from the same contents of all buffers. It fails the case when a result is further from
+ * ref's than the bound, when two instruction sets or thread counts differ in a bit, when a byte around a buffer or in
+ * an input has changed, when the operator crashes, or when the stream has an error. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -20,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/ops.h"
+#include "kernels/backend.h"
 
 #define CHECK_MAX_LEVELS 8
 #define CHECK_MAX_BUFFERS 64
@@ -49,6 +50,9 @@ typedef enum check_failure {
 typedef struct check_level {
     const char *name; /* instruction set */
     kvq_ops ops;
+    const kvq_backend *backend;
+    kvq_device *device;     /* of a plugin; NULL: the CPU, whose streams need none */
+    kvq_stream *one, *many; /* streams of one and of CHECK_THREADS threads */
 } check_level;
 
 typedef struct check_buffer {
@@ -67,7 +71,8 @@ typedef struct check {
 
     check_level levels[CHECK_MAX_LEVELS]; /* [0] is ref */
     int n_levels;
-    kvq_stream *one, *many; /* streams of one and of CHECK_THREADS threads */
+    kvq_stream *one, *many; /* of the CPU */
+    bool device_memory;     /* buffers have to be in memory that levels[1].device sees */
 
     char name[160]; /* the case */
     uint64_t rng;
@@ -106,6 +111,10 @@ void check_end(check *c);
 
 /* Records a failure of the current case and prints it. */
 void check_fail(check *c, check_failure failure, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Memory that every level can use: the host's, or what a device sees too. Filled with zeros, 64-byte aligned. */
+void *check_take(const check *c, size_t bytes);
+void check_give(const check *c, void *memory, size_t bytes);
 
 /* Buffers of the case, 64-byte aligned, guarded, freed by check_end. */
 void *check_alloc(check *c, size_t bytes);

@@ -74,13 +74,13 @@ static void fill_inputs(kv_world *w) {
     size_t d = (size_t)spec->head_dim, n_k = d * (size_t)spec->n_kv_heads;
     float *bias = allocate(n_k * sizeof *bias);
     for (size_t i = 0; i < n_k; i++) bias[i] = normal(&state) * (i % 7 == 0 ? 20.0f : 0.5f);
-    w->q_norm = allocate(d * sizeof(float));
-    w->k_norm = allocate(d * sizeof(float));
+    w->q_norm = check_take(w->check, d * sizeof(float));
+    w->k_norm = check_take(w->check, d * sizeof(float));
     for (size_t i = 0; i < d; i++) {
         w->q_norm[i] = 1 + 0.2f * normal(&state);
         w->k_norm[i] = 1 + 0.2f * normal(&state);
     }
-    w->k_ref = allocate((size_t)w->n_pages * n_k * sizeof(float));
+    w->k_ref = check_take(w->check, (size_t)w->n_pages * n_k * sizeof(float));
     kvq_kv_bias_ref(w->k_ref, bias, &w->rope, w->n_pages, spec->n_kv_heads, spec->head_dim, spec->block_tokens,
                     w->kv.policy->rotated);
     for (int i = 0; i < KV_WORLD_SEQS; i++) {
@@ -104,7 +104,7 @@ static uint8_t *block_at(const kv_world *w, uint8_t *blocks, int page) {
 }
 
 static uint8_t *new_blocks(const kv_world *w) {
-    uint8_t *blocks = allocate((size_t)w->n_pages * guarded(w));
+    uint8_t *blocks = check_take(w->check, (size_t)w->n_pages * guarded(w));
     memset(blocks, GUARD, (size_t)w->n_pages * guarded(w));
     for (int p = 0; p < w->n_pages; p++) memset(block_at(w, blocks, p), UNWRITTEN, w->kv.block_bytes);
     return blocks;
@@ -124,8 +124,9 @@ static void place_layers(kv_world *w) {
     w->kv.block_bytes = end[0] > end[1] ? end[0] : end[1];
 }
 
-kv_world *kv_world_new(const kv_world_spec *spec) {
+kv_world *kv_world_new(const check *c, const kv_world_spec *spec) {
     kv_world *w = allocate(sizeof *w);
+    w->check = c;
     w->spec = *spec;
     w->kv = (kvq_kv){.policy = kvq_policy_get(spec->policy),
                      .block_tokens = spec->block_tokens,
@@ -158,16 +159,21 @@ kv_world *kv_world_new(const kv_world_spec *spec) {
     }
     w->slot_bytes = 2 * (size_t)spec->n_kv_heads * kvq_kv_wide_half_bytes(spec->head_dim, spec->block_tokens);
     size_t scratch_bytes = (size_t)(w->n_pages * KV_WORLD_SEQS) * w->slot_bytes;
-    w->scratch = (uint8_t *)allocate(scratch_bytes + 2 * GUARD_BYTES);
+    w->scratch = check_take(c, scratch_bytes + 2 * GUARD_BYTES);
     memset(w->scratch, GUARD, scratch_bytes + 2 * GUARD_BYTES);
     return w;
 }
 
+static size_t scratch_bytes_of(const kv_world *w) {
+    return (size_t)(w->n_pages * KV_WORLD_SEQS) * w->slot_bytes;
+}
+
 void kv_world_free(kv_world *w) {
+    size_t head_bytes = (size_t)w->spec.head_dim * sizeof(float);
     for (int i = 0; i < KV_WORLD_SEQS; i++) {
         for (int g = 0; g < KV_WORLD_GROUPS; g++) {
-            free(w->blocks[i][g]);
-            free(w->wide_blocks[i][g]);
+            check_give(w->check, w->blocks[i][g], (size_t)w->n_pages * guarded(w));
+            check_give(w->check, w->wide_blocks[i][g], (size_t)w->n_pages * guarded(w));
         }
         for (int l = 0; l < KV_WORLD_LAYERS; l++) {
             free(w->q[l][i]);
@@ -177,16 +183,17 @@ void kv_world_free(kv_world *w) {
         }
         free(w->qkv[i]);
     }
-    free(w->q_norm);
-    free(w->k_norm);
-    free(w->k_ref);
-    free(w->scratch);
+    check_give(w->check, w->q_norm, head_bytes);
+    check_give(w->check, w->k_norm, head_bytes);
+    check_give(w->check, w->k_ref, (size_t)(w->n_pages * w->spec.n_kv_heads) * head_bytes);
+    check_give(w->check, w->scratch, scratch_bytes_of(w) + 2 * GUARD_BYTES);
     free(w);
 }
 
 /* ---- a step ---- */
 
 typedef struct step {
+    size_t n_rows; /* of room */
     kvq_batch batch;
     kvq_batch_seq seqs[KV_WORLD_SEQS];
     int which[KV_WORLD_SEQS]; /* sequence of the world */
@@ -358,8 +365,9 @@ static void look_beside(kv_world *w, const step *st, int l, const kvq_attend *jo
 
 /* ---- the run ---- */
 
-static void run_layer(kv_world *w, step *st, const kvq_ops *ops, kvq_stream *s, int l, bool beside_ref) {
+static void run_layer(kv_world *w, step *st, const check_level *level, kvq_stream *s, int l, bool beside_ref) {
     const kv_world_spec *spec = &w->spec;
+    const kvq_ops *ops = &level->ops;
     memset(w->scratch + GUARD_BYTES, UNWRITTEN, (size_t)(w->n_pages * KV_WORLD_SEQS) * w->slot_bytes);
     ops->append(s, &(kvq_append){.q_out = st->q,
                                  .qkv = st->qkv,
@@ -384,6 +392,7 @@ static void run_layer(kv_world *w, step *st, const kvq_ops *ops, kvq_stream *s, 
                       .kv = &w->kv,
                       .layer = l};
     if (ops->attend) ops->attend(s, &job);
+    (void)level->backend->fetch(s, NULL, NULL, 0, NULL); /* waits; its caller looks at the error */
     scatter(w, st, st->q, w->q[l]);
     scatter(w, st, st->out, w->out[l]);
     if (beside_ref) look_beside(w, st, l, &job);
@@ -396,20 +405,22 @@ static void init_step(const kv_world *w, step *st) {
     *st = (step){.closes = allocate((size_t)(w->n_pages * KV_WORLD_SEQS * KV_WORLD_GROUPS) * sizeof *st->closes),
                  .pos = allocate(rows * sizeof(int)),
                  .row_seq = allocate(rows * sizeof(int)),
-                 .qkv = allocate(rows * (size_t)row_floats(spec) * sizeof(float)),
-                 .rope = allocate(rows * (size_t)(spec->n_rot + 1) * sizeof(float)),
-                 .q = allocate(rows * n_q * sizeof(float)),
-                 .out = allocate(rows * n_q * sizeof(float))};
+                 .n_rows = rows,
+                 .qkv = check_take(w->check, rows * (size_t)row_floats(spec) * sizeof(float)),
+                 .rope = check_take(w->check, rows * (size_t)(spec->n_rot + 1) * sizeof(float)),
+                 .q = check_take(w->check, rows * n_q * sizeof(float)),
+                 .out = check_take(w->check, rows * n_q * sizeof(float))};
 }
 
-static void done_step(step *st) {
+static void done_step(const kv_world *w, step *st) {
     free(st->closes);
     free(st->pos);
     free(st->row_seq);
-    free(st->qkv);
-    free(st->rope);
-    free(st->q);
-    free(st->out);
+    size_t n_q = (size_t)w->spec.n_heads * (size_t)w->spec.head_dim * sizeof(float);
+    check_give(w->check, st->qkv, st->n_rows * (size_t)row_floats(&w->spec) * sizeof(float));
+    check_give(w->check, st->rope, st->n_rows * (size_t)(w->spec.n_rot + 1) * sizeof(float));
+    check_give(w->check, st->q, st->n_rows * n_q);
+    check_give(w->check, st->out, st->n_rows * n_q);
 }
 
 /* Pages that closed give their wide blocks back. */
@@ -423,7 +434,7 @@ static void release(kv_world *w, const step *st) {
         for (int g = 0; g < KV_WORLD_GROUPS; g++) free(st->pages[i][g]);
 }
 
-void kv_world_run(kv_world *w, const kvq_ops *ops, kvq_stream *s, const int *chunks, bool beside_ref) {
+void kv_world_run(kv_world *w, const check_level *level, kvq_stream *s, const int *chunks, bool beside_ref) {
     int done[KV_WORLD_SEQS] = {0}, n_chunks = 0;
     while (chunks[n_chunks] > 0) n_chunks++;
     step st;
@@ -444,11 +455,11 @@ void kv_world_run(kv_world *w, const kvq_ops *ops, kvq_stream *s, const int *chu
         }
         if (st.batch.n_rows == 0) break;
         gather_inputs(w, &st);
-        ops->begin(s, &(kvq_begin){.batch = &st.batch, .kv = &w->kv});
-        for (int l = 0; l < KV_WORLD_LAYERS; l++) run_layer(w, &st, ops, s, l, beside_ref);
+        level->ops.begin(s, &(kvq_begin){.batch = &st.batch, .kv = &w->kv});
+        for (int l = 0; l < KV_WORLD_LAYERS; l++) run_layer(w, &st, level, s, l, beside_ref);
         release(w, &st);
     }
-    done_step(&st);
+    done_step(w, &st);
 }
 
 /* ---- what came out ---- */
@@ -468,7 +479,7 @@ static const char *guards_of(const kv_world *w, uint8_t *blocks, int i, int g, c
 }
 
 const char *kv_world_guards(const kv_world *w) {
-    size_t scratch_bytes = (size_t)(w->n_pages * KV_WORLD_SEQS) * w->slot_bytes;
+    size_t scratch_bytes = scratch_bytes_of(w);
     for (size_t b = 0; b < GUARD_BYTES; b++)
         if (w->scratch[b] != GUARD || w->scratch[GUARD_BYTES + scratch_bytes + b] != GUARD)
             return sentence("guard byte %zu of the scratch was written", b);

@@ -8,7 +8,7 @@
 #ifndef KV_WORLD_H
 #define KV_WORLD_H
 
-#include "kernels/ops.h"
+#include "check.h"
 
 #define KV_WORLD_SEQS 3
 #define KV_WORLD_LAYERS 3
@@ -27,6 +27,7 @@ typedef struct kv_world_spec {
 } kv_world_spec;
 
 typedef struct kv_world {
+    const check *check; /* whose memory it is in */
     kv_world_spec spec;
     kvq_kv kv;
     kvq_kv_layer layers[KV_WORLD_LAYERS];
@@ -45,13 +46,13 @@ typedef struct kv_world {
 } kv_world;
 
 /* Random inputs from spec->seed: outlier channels, a bias in K, an attention sink, rows of zeros. */
-kv_world *kv_world_new(const kv_world_spec *spec);
+kv_world *kv_world_new(const check *c, const kv_world_spec *spec);
 void kv_world_free(kv_world *w);
 
 /* Feeds all sequences: step by step each takes the next chunk size of `chunks` (ended by 0, then from the start again;
- * sequence i begins i sizes later). Without ops->attend only the cache is made. With beside_ref, ref's attend runs on
- * the same cache and `bound` is filled. */
-void kv_world_run(kv_world *w, const kvq_ops *ops, kvq_stream *s, const int *chunks, bool beside_ref);
+ * sequence i begins i sizes later). Without level->ops.attend only the cache is made. With beside_ref, ref's attend
+ * runs on the same cache and `bound` is filled. */
+void kv_world_run(kv_world *w, const check_level *level, kvq_stream *s, const int *chunks, bool beside_ref);
 
 /* NULL, or where guard bytes were overwritten. */
 const char *kv_world_guards(const kv_world *w);

@@ -91,14 +91,21 @@ static const kvq_shapes shapes = {.max_rows = 96,
                                   .n_kv_heads = 32,
                                   .head_dim = 256,
                                   .max_tokens = 4096,
-                                  .block_tokens = 128};
+                                  .block_tokens = 128,
+                                  .max_seqs = 1,
+                                  .n_groups = 1};
 
 static void usage(void) {
-    printf("usage: check_kernels [--list] [--test=PATTERN] [--seed=N] [--sample=N] [--expect=SET,SET...] [--bench]\n"
-           "  --test    only cases whose name contains PATTERN (* stands for anything)\n"
-           "  --sample  one case in N: another choice for every seed; for emulators\n"
-           "  --expect  the instruction sets that must be found, instead of what the machine says\n"
-           "  --bench   times instead of checks\n");
+    printf(
+        "usage: check_kernels [--list] [--test=PATTERN] [--seed=N] [--sample=N] [--expect=SET,SET...] [--bench]\n"
+        "                     [--plugin=FILE [--device=N] [--host-memory]]\n"
+        "  --test    only cases whose name contains PATTERN (* stands for anything)\n"
+        "  --sample  one case in N: another choice for every seed; for emulators\n"
+        "  --expect  the instruction sets that must be found, instead of what the machine says\n"
+        "  --plugin  check the CUDA backend of this file instead of the CPU's instruction sets\n"
+        "  --device  of the plugin: which GPU\n"
+        "  --host-memory  its device sees the host's memory (the SIMT shim): buffers end at a page no one may touch\n"
+        "  --bench   times instead of checks\n");
 }
 
 static bool has_word(const char *text, const char *word, const char *separators) {
@@ -129,6 +136,7 @@ static bool find_levels(check *c, const char *expect) {
         kvq_error error;
         check_level *level = &c->levels[c->n_levels];
         level->name = sets[i].name;
+        level->backend = kvq_cpu_backend();
         bool has = kvq_cpu_ops_init(&level->ops, sets[i].name, &error) == KVQ_OK;
         c->n_levels += has;
         if (!has) printf("skipped: %s\n", error.text);
@@ -140,18 +148,66 @@ static bool find_levels(check *c, const char *expect) {
     return right && auto_is_best(c);
 }
 
+/* Instead of the CPU's sets: ref, and the plugin's device. */
+static bool find_plugin(check *c, const char *path, int index) {
+    kvq_error error = {0};
+    check_level *level = &c->levels[1];
+    kvq_device_info info;
+    c->levels[0] = (check_level){.name = "ref", .backend = kvq_cpu_backend()};
+    kvq_status status = kvq_cpu_ops_init(&c->levels[0].ops, "ref", &error);
+    if (!status) status = kvq_plugin_open(path, &level->backend, &error);
+    if (!status)
+        status = level->backend->open(&(kvq_device_options){.isa = "auto", .index = index}, &level->device, &error);
+    if (status) {
+        printf("FAILED: %s\n", error.text);
+        return false;
+    }
+    level->ops = *level->backend->ops(level->device);
+    level->name = level->ops.isa;
+    level->backend->describe(level->device, &info);
+    printf("%s (%s)\n", info.name, info.version);
+    c->n_levels = 2;
+    return true;
+}
+
 static bool open_streams(check *c) {
     kvq_error error = {0};
     kvq_shapes one = shapes, many = shapes;
     one.threads = 1;
     many.threads = CHECK_THREADS;
-    if (kvq_cpu_stream_new(&one, &c->one, &error) == KVQ_OK && kvq_cpu_stream_new(&many, &c->many, &error) == KVQ_OK)
-        return true;
-    printf("FAILED: %s\n", error.text);
-    return false;
+    kvq_status status = kvq_cpu_stream_new(&one, &c->one, &error);
+    if (!status) status = kvq_cpu_stream_new(&many, &c->many, &error);
+    for (int l = 0; l < c->n_levels && !status; l++) {
+        check_level *level = &c->levels[l];
+        level->one = c->one;
+        level->many = c->many;
+        if (!level->device) continue;
+        status = level->backend->stream_new(level->device, &one, &level->one, &error);
+        if (!status) status = level->backend->stream_new(level->device, &many, &level->many, &error);
+    }
+    if (status) printf("FAILED: %s\n", error.text);
+    return !status;
 }
 
-static bool parse(int argc, char **argv, check *c, const char **expect) {
+static void close_streams(check *c) {
+    for (int l = 0; l < c->n_levels; l++) {
+        const check_level *level = &c->levels[l];
+        if (!level->device) continue;
+        level->backend->stream_free(level->one);
+        level->backend->stream_free(level->many);
+        level->backend->close(level->device);
+    }
+    kvq_cpu_stream_free(c->one);
+    kvq_cpu_stream_free(c->many);
+}
+
+typedef struct arguments {
+    const char *expect, *plugin;
+    int device;
+    bool host_memory;
+} arguments;
+
+static bool parse(int argc, char **argv, check *c, arguments *a) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--list") == 0)
             c->list = true;
@@ -164,7 +220,13 @@ static bool parse(int argc, char **argv, check *c, const char **expect) {
         else if (strncmp(argv[i], "--sample=", 9) == 0)
             c->sample = atoi(argv[i] + 9);
         else if (strncmp(argv[i], "--expect=", 9) == 0)
-            *expect = argv[i] + 9;
+            a->expect = argv[i] + 9;
+        else if (strncmp(argv[i], "--plugin=", 9) == 0)
+            a->plugin = argv[i] + 9;
+        else if (strncmp(argv[i], "--device=", 9) == 0)
+            a->device = atoi(argv[i] + 9);
+        else if (strcmp(argv[i], "--host-memory") == 0)
+            a->host_memory = true;
         else
             return false;
     }
@@ -191,17 +253,18 @@ static int run_suites(check *c) {
 
 int main(int argc, char **argv) {
     check *c = calloc(1, sizeof *c);
-    const char *expect = NULL;
+    arguments a = {0};
     if (!c) return 2;
     c->seed = 1;
-    if (!parse(argc, argv, c, &expect)) {
+    if (!parse(argc, argv, c, &a)) {
         usage();
         return 2;
     }
     int code = 1;
-    if (find_levels(c, expect) && open_streams(c)) code = run_suites(c);
-    kvq_cpu_stream_free(c->one);
-    kvq_cpu_stream_free(c->many);
+    bool found = a.plugin ? find_plugin(c, a.plugin, a.device) : find_levels(c, a.expect);
+    c->device_memory = a.plugin && !a.host_memory;
+    if (found && open_streams(c)) code = run_suites(c);
+    close_streams(c);
     free(c);
     return code;
 }

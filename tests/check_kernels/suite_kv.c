@@ -29,7 +29,7 @@ static const kv_world_spec shapes[] = {
 };
 /* clang-format on */
 
-static kvq_stream *new_stream(check *c, const kv_world_spec *spec, int threads) {
+static kvq_stream *new_stream(check *c, const check_level *level, const kv_world_spec *spec, int threads) {
     kvq_shapes sizes = {.max_rows = 1024,
                         .max_in = 64,
                         .max_out = 64,
@@ -38,25 +38,29 @@ static kvq_stream *new_stream(check *c, const kv_world_spec *spec, int threads) 
                         .head_dim = spec->head_dim,
                         .max_tokens = 1024,
                         .block_tokens = spec->block_tokens,
-                        .threads = threads};
+                        .threads = threads,
+                        .max_seqs = KV_WORLD_SEQS,
+                        .n_groups = KV_WORLD_GROUPS};
     kvq_stream *s = NULL;
     kvq_error error;
-    if (kvq_cpu_stream_new(&sizes, &s, &error) != KVQ_OK) check_fail(c, CHECK_STREAM, "%s", error.text);
+    if (level->backend->stream_new(level->device, &sizes, &s, &error) != KVQ_OK)
+        check_fail(c, CHECK_STREAM, "%s", error.text);
     return s;
 }
 
 /* A new world, fed by one instruction set; what is wrong with the bytes around is reported. */
 static kv_world *grow(check *c, const kv_world_spec *spec, const check_level *level, const int *chunks, int threads,
                       bool beside_ref) {
-    kv_world *w = kv_world_new(spec);
-    kvq_stream *s = new_stream(c, spec, threads);
+    kv_world *w = kv_world_new(c, spec);
+    kvq_stream *s = new_stream(c, level, spec, threads);
     kvq_error error;
     if (!s) return w;
-    kv_world_run(w, &level->ops, s, chunks, beside_ref);
-    if (kvq_cpu_stream_error(s, &error) != KVQ_OK) check_fail(c, CHECK_STREAM, "%s: %s", level->name, error.text);
+    kv_world_run(w, level, s, chunks, beside_ref);
+    if (level->backend->stream_error(s, &error) != KVQ_OK)
+        check_fail(c, CHECK_STREAM, "%s: %s", level->name, error.text);
     const char *wrong = kv_world_guards(w);
     if (wrong) check_fail(c, CHECK_GUARD, "%s: %s", level->name, wrong);
-    kvq_cpu_stream_free(s);
+    level->backend->stream_free(s);
     return w;
 }
 
@@ -88,7 +92,8 @@ static void world_case(check *c, const kv_world_spec *spec) {
     check_near(c, first, ref, c->levels[1].name);
     for (int l = 1; l < c->n_levels; l++) {
         const check_level *level = &c->levels[l];
-        if (l > 1) compare(c, first, grow(c, spec, level, odd_sizes, CHECK_THREADS, false), level->name, 0);
+        if (l > 1 || level->device) /* a device's second stream is another order of blocks */
+            compare(c, first, grow(c, spec, level, odd_sizes, CHECK_THREADS, false), level->name, 0);
     }
     const check_level *last = &c->levels[c->n_levels - 1];
     compare(c, first, grow(c, spec, last, at_once, CHECK_THREADS, false), "at once", 0);
@@ -240,7 +245,7 @@ void bench_kv(check *c) {
     kv_world_spec sizes = {.n_heads = 32, .n_kv_heads = 8, .head_dim = 256, .block_tokens = 64};
     const check_level *level = &c->levels[c->n_levels - 1];
     for (int threads = 1; threads <= 2; threads++) {
-        kvq_stream *stream = new_stream(c, &sizes, threads);
+        kvq_stream *stream = new_stream(c, level, &sizes, threads);
         for (int m = 0; m < COUNT(models); m++)
             for (int p = 0; p < KVQ_POLICY_COUNT; p++) {
                 bench_world *w = bench_alloc(sizeof *w, 0);

@@ -107,7 +107,8 @@ static void call_norm(const kvq_ops *ops, kvq_stream *s, void *job) {
 static check_failure found(check *c, const struct broken *kernel) {
     check inner = {.seed = c->seed, .quiet = true, .one = c->one, .many = c->many, .n_levels = 2};
     inner.levels[0] = c->levels[0];
-    inner.levels[1] = (check_level){.name = kernel->name, .ops = c->levels[0].ops};
+    inner.levels[1] = c->levels[0];
+    inner.levels[1].name = kernel->name;
     inner.levels[1].ops.norm = kernel->norm;
     if (!check_begin(&inner, "selftest_inner_%s", kernel->name)) return CHECK_PASSED;
     kvq_norm job = {.n_rows = ROWS, .n_cols = COLS, .eps = 1e-6f};

@@ -1,0 +1,303 @@
+/* backend.cu: the CUDA backend behind ../backend.h: the device, its memory, streams, and the one symbol that the plugin
+ * exports. Every call of the runtime is checked; nothing here prints or aborts, and after start nothing allocates. */
+#include "stream.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#define LEAST_CAPABILITY 75 /* Turing: dp4a, tensor cores for int8, what the toolkit still compiles for */
+#define ARCHITECTURES "7.5 and later"
+
+struct kvq_device {
+    kvq_ops ops;
+    kvq_device_info info;
+    char isa[16];
+};
+
+static kvq_status fail_call(kvq_error *err, cudaError_t error, const char *what) {
+    (void)cudaGetLastError(); /* it is told here */
+    return kvq_fail(err, KVQ_DEVICE, "%s: %s (%s)", what, cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+/* ---- the device ---- */
+
+/* Says what is missing: the driver, its version, or a device. */
+static kvq_status count_devices(int *ret, kvq_error *err) {
+    int driver = 0, runtime = 0;
+    cudaError_t error = cudaGetDeviceCount(ret);
+    (void)cudaDriverGetVersion(&driver); /* 0 stays when there is none */
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (error == cudaSuccess && *ret > 0) return KVQ_OK;
+    (void)cudaGetLastError();
+    if (driver == 0) return kvq_fail(err, KVQ_DEVICE, "no NVIDIA driver is installed (libcuda.so.1 is not there)");
+    if (error == cudaErrorInsufficientDriver || driver / 1000 < runtime / 1000)
+        return kvq_fail(err, KVQ_DEVICE, "the NVIDIA driver is too old: it knows CUDA %d.%d, this backend needs %d.0",
+                        driver / 1000, driver % 1000 / 10, runtime / 1000);
+    if (error == cudaErrorNoDevice || error == cudaSuccess)
+        return kvq_fail(err, KVQ_DEVICE,
+                        "no NVIDIA GPU is found; is there one, and may this user open /dev/nvidia* (service: the "
+                        "drop-in of kvqd-cuda)?");
+    return fail_call(err, error, "looking for GPUs");
+}
+
+__global__ void probe(int *out) {
+    if (threadIdx.x == 0) *out = 7;
+}
+
+/* Runs a kernel: a plugin without code for this architecture is found out here, not in the first answer. */
+static kvq_status run_probe(kvq_error *err) {
+    kvq_stream s = {};
+    int *memory = NULL, result = 0;
+    cudaError_t error = cudaMalloc((void **)&memory, sizeof *memory);
+    if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&s.cuda, cudaStreamNonBlocking);
+    if (error == cudaSuccess) {
+        KVQ_LAUNCH(probe, dim3(1), dim3(32), 0, &s, memory);
+        if (s.error.code == KVQ_OK) error = cudaStreamSynchronize(s.cuda);
+        if (error == cudaSuccess && s.error.code == KVQ_OK)
+            error = cudaMemcpy(&result, memory, sizeof result, cudaMemcpyDeviceToHost);
+        (void)cudaStreamDestroy(s.cuda); /* what can go wrong here went wrong before */
+    }
+    (void)cudaFree(memory);
+    if (error != cudaSuccess) return fail_call(err, error, "the GPU does not run a first kernel");
+    if (s.error.code != KVQ_OK) return kvq_fail(err, KVQ_DEVICE, "%s", s.error.text);
+    if (result != 7) return kvq_fail(err, KVQ_DEVICE, "the GPU ran a first kernel and computed %d instead of 7", result);
+    return KVQ_OK;
+}
+
+static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
+    cudaDeviceProp properties;
+    int driver = 0, runtime = 0;
+    cudaError_t error = cudaGetDeviceProperties(&properties, index);
+    if (error == cudaSuccess) error = cudaSetDevice(index);
+    if (error != cudaSuccess) return fail_call(err, error, "the GPU cannot be opened");
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    snprintf(d->info.name, sizeof d->info.name, "%.95s", properties.name);
+    snprintf(d->info.version, sizeof d->info.version, "driver for CUDA %d.%d, runtime %d.%d, compute capability %d.%d",
+             driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, properties.major, properties.minor);
+    snprintf(d->isa, sizeof d->isa, "sm_%d%d", properties.major, properties.minor);
+    d->info.shares_memory = properties.integrated != 0;
+    if (properties.major * 10 + properties.minor < LEAST_CAPABILITY)
+        return kvq_fail(err, KVQ_DEVICE, "'%s' has compute capability %d.%d, this backend runs on " ARCHITECTURES,
+                        properties.name, properties.major, properties.minor);
+    return run_probe(err);
+}
+
+static void fill(kvq_ops *ops, const char *isa) {
+    *ops = kvq_ops{};
+    ops->backend = "cuda";
+    ops->isa = isa;
+    kvq_cuda_fill_step(ops);
+    kvq_cuda_fill_rows(ops);
+    kvq_cuda_fill_linear(ops);
+    kvq_cuda_fill_append(ops);
+    kvq_cuda_fill_close(ops);
+    kvq_cuda_fill_attend(ops);
+}
+
+static void close_device(kvq_device *d) {
+    free(d);
+}
+
+static kvq_status open_device(const kvq_device_options *options, kvq_device **ret, kvq_error *err) {
+    int n = 0;
+    kvq_status status = count_devices(&n, err);
+    if (status) return status;
+    if (options->index < 0 || options->index >= n)
+        return kvq_fail(err, KVQ_DEVICE, "GPU %d is asked for, this machine has %d, counted from 0", options->index, n);
+    kvq_device *d = (kvq_device *)calloc(1, sizeof *d);
+    if (!d) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the CUDA backend");
+    status = examine(d, options->index, err);
+    if (status) {
+        close_device(d);
+        return status;
+    }
+    fill(&d->ops, d->isa);
+    *ret = d;
+    return KVQ_OK;
+}
+
+static void describe(const kvq_device *d, kvq_device_info *ret) {
+    *ret = d->info;
+}
+
+static const kvq_ops *ops_of(const kvq_device *d) {
+    return &d->ops;
+}
+
+/* ---- memory ---- */
+
+static kvq_status free_bytes(kvq_device *d, uint64_t *ret, kvq_error *err) {
+    size_t free_now = 0, total = 0;
+    (void)d;
+    cudaError_t error = cudaMemGetInfo(&free_now, &total);
+    if (error != cudaSuccess) return fail_call(err, error, "asking for the GPU's free memory");
+    *ret = free_now;
+    return KVQ_OK;
+}
+
+static kvq_status no_memory(kvq_device *d, kvq_memory_kind kind, uint64_t bytes, const char *what, kvq_error *err) {
+    uint64_t left = 0;
+    (void)cudaGetLastError();
+    if (kind == KVQ_MEMORY_SHARED || free_bytes(d, &left, NULL) != KVQ_OK)
+        return kvq_fail(err, KVQ_NO_MEMORY, "no memory for %" PRIu64 " bytes of %s", bytes, what);
+    return kvq_fail(err, KVQ_NO_MEMORY,
+                    "no memory on the GPU for %s: %" PRIu64 " MiB are needed, %" PRIu64 " MiB are free", what,
+                    (bytes + 1048575) >> 20, left >> 20);
+}
+
+/* Plain allocations, the device's always resident; pinned memory of the host for what both sides see. */
+static kvq_status take(kvq_device *d, kvq_memory_kind kind, uint64_t bytes, bool resident, const char *what,
+                       uint8_t **ret, kvq_error *err) {
+    void *memory = NULL;
+    (void)resident;
+    cudaError_t error = kind == KVQ_MEMORY_SHARED ? cudaHostAlloc(&memory, bytes, cudaHostAllocMapped)
+                                                  : cudaMalloc(&memory, bytes);
+    if (error == cudaErrorMemoryAllocation) return no_memory(d, kind, bytes, what, err);
+    if (error != cudaSuccess) return fail_call(err, error, what);
+    if (kind == KVQ_MEMORY_SHARED)
+        memset(memory, 0, bytes);
+    else
+        error = cudaMemset(memory, 0, bytes);
+    if (error != cudaSuccess) {
+        (void)cudaFree(memory);
+        return fail_call(err, error, what);
+    }
+    *ret = (uint8_t *)memory;
+    return KVQ_OK;
+}
+
+static void give(kvq_device *d, kvq_memory_kind kind, uint8_t *memory, uint64_t bytes) {
+    (void)d;
+    (void)bytes;
+    if (!memory) return;
+    (void)(kind == KVQ_MEMORY_SHARED ? cudaFreeHost(memory) : cudaFree(memory)); /* nothing could be done about it */
+}
+
+static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes, kvq_error *err) {
+    (void)d;
+    if (bytes == 0) return KVQ_OK;
+    cudaError_t error = cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice);
+    return error == cudaSuccess ? KVQ_OK : fail_call(err, error, "copying to the GPU");
+}
+
+/* ---- streams ---- */
+
+static size_t operator_bytes(const kvq_shapes *shapes) {
+    size_t linear = kvq_cuda_linear_bytes(shapes), attend = kvq_cuda_attend_bytes(shapes);
+    return linear > attend ? linear : attend;
+}
+
+/* Rows, sequences, page tables, closing pages and tiles of the largest step (step.cu's order). */
+static size_t lists_bytes(const kvq_shapes *shapes) {
+    size_t rows = (size_t)shapes->max_rows, seqs = (size_t)(shapes->max_seqs > 0 ? shapes->max_seqs : 1);
+    size_t groups = (size_t)(shapes->n_groups > 0 ? shapes->n_groups : 1);
+    size_t pages = (size_t)kvq_cuda_blocks(shapes->max_tokens, shapes->block_tokens) + 1;
+    size_t closes = (seqs + rows / (size_t)shapes->block_tokens + 1) * groups;
+    return kvq_cuda_aligned(rows * (3 * sizeof(int) + sizeof(kvq_cuda_run)) + seqs * sizeof(kvq_batch_seq) +
+                            seqs * groups * (pages * sizeof(kvq_kv_page) + 16) + closes * sizeof(kvq_batch_close) +
+                            8 * 16);
+}
+
+static size_t ints_bytes(const kvq_shapes *shapes) {
+    return 4 * kvq_cuda_aligned((size_t)shapes->max_rows * sizeof(int));
+}
+
+static size_t workspace_bytes(const kvq_shapes *shapes) {
+    return operator_bytes(shapes) + lists_bytes(shapes) + ints_bytes(shapes);
+}
+
+static void stream_free(kvq_stream *s) {
+    if (!s) return;
+    if (s->cuda) (void)cudaStreamSynchronize(s->cuda); /* an error was told or does not matter any more */
+    if (s->uploaded) (void)cudaEventDestroy(s->uploaded);
+    if (s->cuda) (void)cudaStreamDestroy(s->cuda);
+    give(s->device, KVQ_MEMORY_DEVICE, s->workspace, 0);
+    give(s->device, KVQ_MEMORY_DEVICE, s->lists, 0);
+    give(s->device, KVQ_MEMORY_SHARED, s->staging, 0);
+    free(s);
+}
+
+/* Heads of a KV group that share a block of attend, as equal as they can be; the rest of its queries are rows. */
+static void shape_tiles(kvq_stream *s) {
+    int group = s->shapes.n_heads / s->shapes.n_kv_heads;
+    int tiles_a_group = kvq_cuda_blocks(group, KVQ_CUDA_QUERIES);
+    s->heads_a_tile = kvq_cuda_blocks(group, tiles_a_group);
+    s->n_head_tiles = s->shapes.n_kv_heads * tiles_a_group;
+    s->rows_a_tile = KVQ_CUDA_QUERIES / s->heads_a_tile;
+}
+
+static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
+    if (shapes->max_rows < 1 || shapes->max_in < 1 || shapes->n_kv_heads < 1 || shapes->block_tokens < 1)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "a CUDA stream for %d rows of %d inputs and %d KV heads: at least 1 each",
+                        shapes->max_rows, shapes->max_in, shapes->n_kv_heads);
+    kvq_stream *s = (kvq_stream *)calloc(1, sizeof *s);
+    if (!s) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
+    s->device = d;
+    s->shapes = *shapes;
+    s->workspace_bytes = operator_bytes(shapes);
+    s->lists_bytes = lists_bytes(shapes);
+    s->ints_bytes = ints_bytes(shapes);
+    shape_tiles(s);
+    size_t lists = s->lists_bytes + s->ints_bytes;
+    kvq_status status = take(d, KVQ_MEMORY_DEVICE, s->workspace_bytes, true, "workspace", &s->workspace, err);
+    if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);
+    if (!status) status = take(d, KVQ_MEMORY_SHARED, lists, true, "a step's lists", &s->staging, err);
+    if (!status) {
+        cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
+        if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
+        if (error != cudaSuccess) status = fail_call(err, error, "making a stream");
+    }
+    if (status) {
+        stream_free(s);
+        return status;
+    }
+#ifdef KVQ_SIMT
+    simt_stream_reverse(s->cuda, shapes->threads > 1); /* the checks' second stream: another order of blocks */
+#endif
+    *ret = s;
+    return KVQ_OK;
+}
+
+static int stream_threads(const kvq_stream *s) {
+    (void)s;
+    return 1; /* of the host */
+}
+
+static kvq_status stream_error(kvq_stream *s, kvq_error *err) {
+    if (err) *err = s->error;
+    return s->error.code;
+}
+
+static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
+    if (bytes > 0 && s->error.code == KVQ_OK)
+        kvq_cuda_check(s, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s->cuda), "copying results");
+    kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "a step");
+    return stream_error(s, err);
+}
+
+static kvq_backend make_backend() {
+    kvq_backend ret = {};
+    ret.interface = KVQ_BACKEND_INTERFACE;
+    ret.name = "cuda";
+    ret.open = open_device;
+    ret.close = close_device;
+    ret.describe = describe;
+    ret.ops = ops_of;
+    ret.free_bytes = free_bytes;
+    ret.take = take;
+    ret.give = give;
+    ret.copy = copy;
+    ret.workspace_bytes = workspace_bytes;
+    ret.stream_new = stream_new;
+    ret.stream_free = stream_free;
+    ret.stream_threads = stream_threads;
+    ret.stream_error = stream_error;
+    ret.fetch = fetch;
+    return ret;
+}
+
+extern "C" __attribute__((visibility("default"))) const kvq_backend *kvq_cuda_backend(void) {
+    static const kvq_backend backend = make_backend();
+    return &backend;
+}

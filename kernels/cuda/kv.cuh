@@ -1,0 +1,117 @@
+/* kv.cuh: pages as kernels see them: ../kv.c's addresses on the device, and what append and attend do to one head in
+ * shared memory: the Hadamard transform. */
+#ifndef KVQ_CUDA_KV_CUH
+#define KVQ_CUDA_KV_CUH
+
+#include "stream.h"
+
+#define KVQ_ABSENT ((size_t)-1)
+
+/* The cache of one layer; a kernel's argument. */
+typedef struct kvq_cuda_kv {
+    kvq_policy policy;
+    int block_tokens, head_dim, n_kv_heads;
+    kvq_kv_layer layer;
+} kvq_cuda_kv;
+
+static inline kvq_cuda_kv kvq_cuda_kv_of(const kvq_kv *kv, int layer) {
+    kvq_cuda_kv ret = {};
+    ret.policy = *kv->policy;
+    ret.block_tokens = kv->block_tokens;
+    ret.head_dim = kv->head_dim;
+    ret.n_kv_heads = kv->n_kv_heads;
+    ret.layer = kv->layers[layer];
+    return ret;
+}
+
+static __device__ __forceinline__ uint16_t *kvq_part_at(uint8_t *image, size_t offset) {
+    return offset == KVQ_ABSENT ? nullptr : (uint16_t *)(image + offset);
+}
+
+static __device__ __forceinline__ void kvq_closed_halves(const kvq_cuda_kv &kv, const kvq_kv_page &page, int g,
+                                                         kvq_kv_half *k, kvq_kv_half *v) {
+    const kvq_kv_image &image = kv.layer.closed;
+    uint8_t *head = page.block + kv.layer.offset + (size_t)g * image.bytes;
+    *k = kvq_kv_half{head + image.k_codes,           kvq_part_at(head, image.k_scales), kvq_part_at(head, image.k_mins),
+                     kvq_part_at(head, image.k_mean), image.k_bits,                     kv.policy.sym};
+    *v = kvq_kv_half{head + image.v_codes, kvq_part_at(head, image.v_scales), kvq_part_at(head, image.v_mins), nullptr,
+                     image.v_bits,         kv.policy.sym};
+}
+
+static __device__ __forceinline__ size_t kvq_wide_half_bytes(const kvq_cuda_kv &kv) {
+    return (size_t)kv.block_tokens * (size_t)(kv.head_dim + 2);
+}
+
+static __device__ __forceinline__ kvq_kv_half kvq_wide_half(const kvq_cuda_kv &kv, uint8_t *at) {
+    uint16_t *scales = (uint16_t *)(at + (size_t)kv.block_tokens * (size_t)kv.head_dim);
+    return kvq_kv_half{at, scales, nullptr, nullptr, 8, true};
+}
+
+/* In the scratch slot while the page closes in this step (use_slot), else in its two blocks. */
+static __device__ __forceinline__ void kvq_wide_halves(const kvq_cuda_kv &kv, const kvq_kv_page &page,
+                                                       const kvq_batch &batch, bool use_slot, int g, kvq_kv_half *k,
+                                                       kvq_kv_half *v) {
+    if (use_slot && page.scratch >= 0) {
+        size_t half = kvq_wide_half_bytes(kv);
+        uint8_t *at = batch.scratch + (size_t)page.scratch * batch.scratch_slot_bytes + (size_t)g * 2 * half;
+        *k = kvq_wide_half(kv, at);
+        *v = kvq_wide_half(kv, at + half);
+        return;
+    }
+    size_t at = kv.layer.offset + (size_t)g * kv.layer.closed.bytes;
+    *k = kvq_wide_half(kv, page.block + at);
+    *v = kvq_wide_half(kv, page.wide_v + at);
+}
+
+static __device__ __forceinline__ bool kvq_sees_wide(const kvq_cuda_kv &kv, int pos, int p) {
+    return kv.policy.wide && (p == 0 || p == pos / kv.block_tokens);
+}
+
+/* ---- the orthonormal Hadamard transform of a head (../hadamard.c) in shared memory ---- */
+
+typedef struct kvq_cuda_hadamard {
+    int base;           /* 1, 12 or 20 */
+    uint32_t minus[20]; /* row i of the base matrix: bit j set where it is -1 */
+} kvq_cuda_hadamard;
+
+static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
+    kvq_cuda_hadamard ret = {};
+    ret.base = kvq_hadamard_base(head_dim);
+    for (int i = 0; i < ret.base; i++)
+        for (int j = 0; j < ret.base; j++)
+            if (kvq_hadamard_base_sign(ret.base, i, j) < 0) ret.minus[i] |= 1u << j;
+    return ret;
+}
+
+/* x [d], all threads of the block; other [d] is room for heads with a base. Begins and ends with a barrier. */
+static __device__ inline void kvq_hadamard_block(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
+                                          const kvq_cuda_hadamard &h) {
+    int n_block = d / h.base;
+    float unit = 1.0f / sqrtf((float)d);
+    __syncthreads();
+    for (int i = threadIdx.x; i < d; i += blockDim.x) x[i] = x[i] * unit;
+    __syncthreads();
+    for (int step = 1; step < n_block; step *= 2) {
+        for (int j = threadIdx.x; j < d / 2; j += blockDim.x) {
+            int i = j / step * 2 * step + j % step;
+            float a = x[i], b = x[i + step];
+            x[i] = a + b;
+            x[i + step] = a - b;
+        }
+        __syncthreads();
+    }
+    if (h.base == 1) return;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) {
+        float sum = 0;
+        for (int j = 0; j < h.base; j++) {
+            float value = x[j * n_block + i % n_block];
+            sum = h.minus[i / n_block] >> j & 1 ? sum - value : sum + value;
+        }
+        other[i] = sum;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < d; i += blockDim.x) x[i] = other[i];
+    __syncthreads();
+}
+
+#endif

@@ -1,0 +1,174 @@
+/* step.cu: a stream of the CUDA backend, and `begin`: the step's lists copied to the device in one piece. What is on the
+ * device is laid out as on the host, pointers and all, so that the same structs serve kernels. */
+#include "stream.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+/* ---- errors ---- */
+
+void kvq_cuda_fail(kvq_stream *s, kvq_status code, const char *format, ...) {
+    if (s->error.code != KVQ_OK) return;
+    char text[KVQ_ERROR_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    (void)kvq_fail(&s->error, code, "%s", text); /* the code is in s->error */
+}
+
+void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what) {
+    if (error == cudaSuccess) return;
+    (void)cudaGetLastError(); /* it is told here; the next call shall not tell it again */
+    kvq_cuda_fail(s, KVQ_DEVICE, "%s failed on the GPU: %s (%s)", what, cudaGetErrorName(error),
+                  cudaGetErrorString(error));
+}
+
+void kvq_cuda_launched(kvq_stream *s, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes) {
+    cudaError_t error = cudaGetLastError();
+    if (error == cudaSuccess) return;
+    kvq_cuda_fail(s, KVQ_DEVICE,
+                  "the GPU refused kernel %s (grid %u x %u x %u, %u threads, %zu bytes of shared memory): %s (%s)",
+                  kernel, grid.x, grid.y, grid.z, block.x, shared_bytes, cudaGetErrorName(error),
+                  cudaGetErrorString(error));
+}
+
+void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes) {
+    size_t aligned = kvq_cuda_aligned(bytes);
+    if (aligned < bytes || aligned > s->workspace_bytes - *used) {
+        kvq_cuda_fail(s, KVQ_INTERNAL, "an operator wants %zu bytes of GPU workspace, %zu of %zu are left", aligned,
+                      s->workspace_bytes - *used, s->workspace_bytes);
+        return NULL;
+    }
+    void *ret = s->workspace + *used;
+    *used += aligned;
+    return ret;
+}
+
+/* ---- lists ---- */
+
+/* What is being laid out in staging; the same offsets hold on the device. */
+typedef struct layout {
+    kvq_stream *s;
+    size_t used;
+    bool overflows;
+} layout;
+
+/* Room for n_bytes, on the host; *ret_device is where they will be. NULL when the lists are full. */
+static void *place(layout *l, size_t n_bytes, const void **ret_device) {
+    size_t aligned = (n_bytes + 15) / 16 * 16;
+    if (aligned > l->s->lists_bytes - l->used) {
+        l->overflows = true;
+        return NULL;
+    }
+    *ret_device = l->s->lists + l->used;
+    void *ret = l->s->staging + l->used;
+    l->used += aligned;
+    return ret;
+}
+
+static const void *place_copy(layout *l, const void *from, size_t n_bytes) {
+    const void *device = NULL;
+    void *to = from ? place(l, n_bytes, &device) : NULL;
+    if (to) memcpy(to, from, n_bytes);
+    return device;
+}
+
+static void place_sequences(layout *l, kvq_batch *b, const kvq_kv *kv) {
+    const void *device = NULL;
+    kvq_batch_seq *seqs = (kvq_batch_seq *)place(l, (size_t)b->n_seqs * sizeof *seqs, &device);
+    if (!seqs) return;
+    memcpy(seqs, b->seqs, (size_t)b->n_seqs * sizeof *seqs);
+    for (int i = 0; i < b->n_seqs; i++) {
+        size_t n_pages = (size_t)kvq_cuda_blocks(seqs[i].pos_begin + seqs[i].n_rows, kv->block_tokens);
+        for (int g = 0; g < kv->n_groups; g++)
+            seqs[i].pages[g] =
+                (const kvq_kv_page *)place_copy(l, b->seqs[i].pages[g], n_pages * sizeof *seqs[i].pages[g]);
+    }
+    b->seqs = (const kvq_batch_seq *)device;
+}
+
+/* Cuts every sequence's rows where a page ends and into at most rows_a_tile rows. */
+static int cut_tiles(const kvq_batch *b, int block_tokens, int rows_a_tile, kvq_cuda_run *tiles) {
+    int n = 0;
+    for (int i = 0; i < b->n_seqs; i++) {
+        const kvq_batch_seq *seq = &b->seqs[i];
+        for (int done = 0; done < seq->n_rows; n++) {
+            int rows = block_tokens - (seq->pos_begin + done) % block_tokens;
+            if (rows > seq->n_rows - done) rows = seq->n_rows - done;
+            if (rows > rows_a_tile) rows = rows_a_tile;
+            tiles[n] = kvq_cuda_run{i, seq->row_begin + done, rows};
+            done += rows;
+        }
+    }
+    return n;
+}
+
+static void begin(kvq_stream *s, const kvq_begin *job) {
+    const kvq_batch *b = job->batch;
+    kvq_cuda_check(s, cudaEventSynchronize(s->uploaded), "waiting for a copy");
+    layout l = {s, 0, false};
+    kvq_cuda_step step = {};
+    step.batch = *b;
+    step.host = b;
+    step.n_groups = job->kv->n_groups;
+    step.batch.ids = (const int *)place_copy(&l, b->ids, (size_t)b->n_rows * sizeof(int));
+    step.batch.pos = (const int *)place_copy(&l, b->pos, (size_t)b->n_rows * sizeof(int));
+    step.batch.row_seq = (const int *)place_copy(&l, b->row_seq, (size_t)b->n_rows * sizeof(int));
+    step.batch.closes = (const kvq_batch_close *)place_copy(&l, b->closes, (size_t)b->n_closes * sizeof *b->closes);
+    place_sequences(&l, &step.batch, job->kv);
+    const void *tiles_at = NULL;
+    kvq_cuda_run *tiles = (kvq_cuda_run *)place(&l, (size_t)b->n_rows * sizeof *tiles, &tiles_at);
+    if (l.overflows) {
+        kvq_cuda_fail(s, KVQ_INTERNAL, "the lists of a step of %d rows do not fit in %zu bytes", b->n_rows,
+                      s->lists_bytes);
+        s->step = kvq_cuda_step{};
+        return;
+    }
+    step.n_tiles = cut_tiles(b, job->kv->block_tokens, s->rows_a_tile, tiles);
+    step.tiles = (const kvq_cuda_run *)tiles_at;
+    int longest = 1;
+    for (int i = 0; i < b->n_seqs; i++) {
+        int n = b->seqs[i].pos_begin + b->seqs[i].n_rows;
+        if (n > longest) longest = n;
+    }
+    step.most_splits = kvq_cuda_blocks(longest, job->kv->block_tokens * KVQ_SPLIT_PAGES);
+    s->step = step;
+    s->ints_used = 0;
+    kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, l.used, cudaMemcpyHostToDevice, s->cuda),
+                   "copying a step's lists");
+    kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a step's lists");
+}
+
+const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch) {
+    if (s->step.host == batch) return &s->step;
+    kvq_cuda_fail(s, KVQ_INTERNAL, "an operator was given a batch that no `begin` told of");
+    return NULL;
+}
+
+const int *kvq_cuda_ints(kvq_stream *s, const int *host, int n) {
+    const kvq_batch *b = s->step.host;
+    if (b && host == b->ids && n <= b->n_rows) return s->step.batch.ids;
+    if (b && host == b->pos && n <= b->n_rows) return s->step.batch.pos;
+    size_t bytes = kvq_cuda_aligned((size_t)n * sizeof(int));
+    if (bytes > s->ints_bytes - s->ints_used) { /* all of the room is used: wait until it is free */
+        kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "waiting for a copy");
+        s->ints_used = 0;
+    }
+    if (bytes > s->ints_bytes) {
+        kvq_cuda_fail(s, KVQ_INTERNAL, "a list of %d numbers, the stream is for %d rows", n, s->shapes.max_rows);
+        return (const int *)s->lists; /* of the step: whatever is read there is no good any more */
+    }
+    size_t at = s->lists_bytes + s->ints_used;
+    memcpy(s->staging + at, host, (size_t)n * sizeof(int));
+    s->ints_used += bytes;
+    kvq_cuda_check(s, cudaMemcpyAsync(s->lists + at, s->staging + at, (size_t)n * sizeof(int), cudaMemcpyHostToDevice,
+                                      s->cuda),
+                   "copying a list");
+    kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a list");
+    return (const int *)(s->lists + at);
+}
+
+void kvq_cuda_fill_step(kvq_ops *ops) {
+    ops->begin = begin;
+}

@@ -1,0 +1,81 @@
+/* stream.h (cuda): the CUDA backend's stream, and what its files say to each other. Included by every .cu file first:
+ * it brings the operators' contracts, which are C. */
+#ifndef KVQ_CUDA_STREAM_H
+#define KVQ_CUDA_STREAM_H
+
+extern "C" {
+#include "../backend.h"
+#include "../formats.h"
+#include "../hadamard.h"
+}
+#include "launch.cuh"
+#include "ptx.cuh"
+
+#define KVQ_CUDA_QUERIES 8 /* most queries of a block of attend */
+
+/* A run of rows of one sequence that lie in one page: with heads of a KV group, a block of attend. */
+typedef struct kvq_cuda_run {
+    int seq, row_begin, n_rows;
+} kvq_cuda_run;
+
+/* The step on the device: what `begin` was given, with every list and page table copied there in one piece. */
+typedef struct kvq_cuda_step {
+    kvq_batch batch; /* all pointers are the device's */
+    const kvq_batch *host;
+    const kvq_cuda_run *tiles; /* of attend */
+    int n_tiles, n_groups;
+    int most_splits; /* that a tile sees when nothing is behind a window */
+} kvq_cuda_step;
+
+struct kvq_stream {
+    cudaStream_t cuda;
+    kvq_device *device;
+    kvq_shapes shapes;
+    int heads_a_tile, n_head_tiles; /* attend: heads of a KV group that share a block; such tiles of all heads */
+    int rows_a_tile;
+
+    uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
+    size_t workspace_bytes;
+    uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then ints of other lists */
+    size_t lists_bytes, ints_bytes, ints_used;
+    cudaEvent_t uploaded; /* staging may be written again */
+    kvq_cuda_step step;
+    kvq_error error; /* the first */
+};
+
+/* Keeps the first error of the stream. */
+void kvq_cuda_fail(kvq_stream *s, kvq_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* After a call of the runtime or a launch: a failure becomes the stream's error. */
+void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what);
+void kvq_cuda_launched(kvq_stream *s, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes);
+
+/* `bytes` of the workspace from *used on; NULL after an error of the stream when it is too small, which only a job
+ * beyond the stream's shapes can cause. */
+void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes);
+
+/* The step on the device; NULL after an error of the stream when `begin` was not called for this batch. */
+const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch);
+
+/* A list of ints on the device: the step's own when it is one of the batch's, else copied behind the step's lists. */
+const int *kvq_cuda_ints(kvq_stream *s, const int *host, int n);
+
+static inline size_t kvq_cuda_aligned(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+static inline int kvq_cuda_blocks(int n, int per_block) {
+    return (n + per_block - 1) / per_block;
+}
+
+/* What operators need of the workspace at most; each stands beside its operator. */
+size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
+size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
+
+/* The table's fillers, one per file. */
+void kvq_cuda_fill_rows(kvq_ops *ops);   /* embed, norm, glu, rope_table, gather, softcap */
+void kvq_cuda_fill_linear(kvq_ops *ops);
+void kvq_cuda_fill_append(kvq_ops *ops);
+void kvq_cuda_fill_close(kvq_ops *ops);
+void kvq_cuda_fill_attend(kvq_ops *ops);
+void kvq_cuda_fill_step(kvq_ops *ops); /* begin */
+
+#endif

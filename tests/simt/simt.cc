@@ -1,0 +1,677 @@
+/* simt.cc: the machine behind simt.h: fibers, barriers, the race detector, memory and streams. Linked into
+ * libkvq-cuda-shim.so and the shim's own test. One thread of the host uses it at a time.
+ *
+ * Faults on purpose, from the environment, for the tests of what the engine says then:
+ *   KVQ_SIMT_FAULT = no_driver | old_driver | no_device | old_device | no_image | launch
+ *   KVQ_SIMT_MEMORY = bytes of device memory (4 GiB) */
+#include "simt.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+#if !defined(__x86_64__)
+#error "the shim switches fibers by hand, on x86-64 only"
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#define FIBER_BYTES ((size_t)256 << 10)
+#else
+#define FIBER_BYTES ((size_t)64 << 10)
+#endif
+
+#define PAGE_BYTES ((size_t)4096)
+#define DEVICE_ALIGN ((size_t)256) /* as cudaMalloc */
+
+simt_place simt_now;
+
+/* ---- fibers ------------------------------------------------------------------------------------------------------- */
+
+/* Pushes what a call must keep, leaves the stack pointer in *save and goes on at `to`. */
+extern "C" void simt_switch(void **save, void *to);
+asm(".text\n"
+    ".globl simt_switch\n"
+    ".hidden simt_switch\n"
+    ".type simt_switch, @function\n"
+    "simt_switch:\n"
+    "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"
+    "    movq %rsp, (%rdi)\n"
+    "    movq %rsi, %rsp\n"
+    "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
+    "    ret\n"
+    ".size simt_switch, . - simt_switch\n");
+
+typedef enum fiber_state { FIBER_READY, FIBER_AT_BARRIER, FIBER_IN_WARP, FIBER_DONE } fiber_state;
+
+typedef struct fiber {
+    void *stack_pointer;
+    void *fake_stack; /* the address sanitizer's */
+    fiber_state state;
+    int line; /* of the barrier */
+    simt_place place;
+} fiber;
+
+typedef struct warp {
+    unsigned n_arrived;
+    uint32_t generation; /* of exchanges */
+    const char *what;    /* the exchange that lanes wait in */
+    uint8_t slots[2][SIMT_WARP][SIMT_SLOT_BYTES];
+} warp;
+
+/* Who touched a byte of shared memory last. A phase below the block's first is an earlier block's: nobody. */
+typedef struct shadow {
+    uint32_t write_phase, write_warp_phase, read_phase, read_warp_phase;
+    uint16_t writer, reader;
+    uint8_t n_readers; /* since the last barrier: 1, 2: more in one warp at once, 3: in several warps */
+} shadow;
+
+/* The machine. */
+static struct {
+    uint8_t *stacks;
+    fiber fibers[SIMT_MAX_THREADS];
+    warp warps[SIMT_MAX_THREADS / SIMT_WARP];
+    unsigned n_threads, current;
+    void *scheduler_pointer, *scheduler_fake_stack;
+    const void *scheduler_stack; /* of the thread that called, for the sanitizer */
+    size_t scheduler_stack_bytes;
+    const simt_launch *launch;
+    uint64_t n_launches;
+    bool stacks_are_dirty;
+
+    alignas(256) uint8_t shared[SIMT_SHARED_BYTES];
+    shadow shadows[SIMT_SHARED_BYTES];
+    size_t shared_used;
+    uint32_t next_phase, first_phase;
+
+    bool failed;
+    char error[512]; /* of the launch that failed */
+    cudaError_t last;
+} simt;
+
+static void enter_fiber(unsigned index) {
+    fiber *f = &simt.fibers[index];
+    simt.current = index;
+    simt_now = f->place;
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(&simt.scheduler_fake_stack, simt.stacks + index * FIBER_BYTES, FIBER_BYTES);
+#endif
+    simt_switch(&simt.scheduler_pointer, f->stack_pointer);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(simt.scheduler_fake_stack, NULL, NULL);
+#endif
+}
+
+/* Back to the scheduler; returns when the fiber is entered again. */
+static void leave_fiber(bool for_ever) {
+    fiber *f = &simt.fibers[simt.current];
+    f->place = simt_now;
+    (void)for_ever; /* only the sanitizer wants to know */
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(for_ever ? NULL : &f->fake_stack, simt.scheduler_stack, simt.scheduler_stack_bytes);
+#endif
+    simt_switch(&f->stack_pointer, simt.scheduler_pointer);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(f->fake_stack, NULL, NULL);
+#endif
+}
+
+__attribute__((no_sanitize("address"))) static void fiber_main(void) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(NULL, &simt.scheduler_stack, &simt.scheduler_stack_bytes);
+#endif
+    simt.launch->run(simt.launch->body);
+    simt.fibers[simt.current].state = FIBER_DONE;
+    leave_fiber(true);
+    abort(); /* nobody enters it again */
+}
+
+static void make_fiber(unsigned index, dim3 block) {
+    fiber *f = &simt.fibers[index];
+    const simt_launch *l = simt.launch;
+    void **top = (void **)(simt.stacks + (index + 1) * FIBER_BYTES);
+    *--top = NULL;
+    *--top = NULL; /* so that the stack is aligned as after a call */
+    *--top = (void *)fiber_main;
+    for (int i = 0; i < 6; i++) *--top = NULL;
+    f->stack_pointer = top;
+    f->state = FIBER_READY;
+    f->place = simt_place{};
+    f->place.thread = dim3(index % l->block.x, index / l->block.x % l->block.y, index / (l->block.x * l->block.y));
+    f->place.block = block;
+    f->place.block_dim = l->block;
+    f->place.grid_dim = l->grid;
+    f->place.index = index;
+    f->place.lane = index % SIMT_WARP;
+    f->place.warp = index / SIMT_WARP;
+    f->place.block_phase = f->place.warp_phase = simt.first_phase;
+}
+
+static void set_error(const char *format, va_list args) {
+    if (simt.failed) return;
+    simt.failed = true;
+    int n = snprintf(simt.error, sizeof simt.error, "kernel %s, block (%u, %u, %u): ", simt.launch->kernel,
+                     simt_now.block.x, simt_now.block.y, simt_now.block.z);
+    vsnprintf(simt.error + n, sizeof simt.error - (size_t)n, format, args);
+}
+
+void simt_fail(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    set_error(format, args);
+    va_end(args);
+    leave_fiber(false);
+    abort();
+}
+
+static void fail_block(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void fail_block(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    set_error(format, args);
+    va_end(args);
+}
+
+/* ---- barriers and warps ------------------------------------------------------------------------------------------- */
+
+void simt_barrier(int line) {
+    fiber *f = &simt.fibers[simt.current];
+    f->state = FIBER_AT_BARRIER;
+    f->line = line;
+    leave_fiber(false);
+}
+
+const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value, size_t bytes,
+                              bool ordered))[SIMT_SLOT_BYTES] {
+    fiber *f = &simt.fibers[simt.current];
+    warp *w = &simt.warps[simt_now.warp];
+    if (mask != 0xffffffffu) simt_fail("%s with mask %08x in thread %u: only whole warps are used", what, mask,
+                                       simt_now.index);
+    if (w->n_arrived > 0 && strcmp(w->what, what) != 0)
+        simt_fail("thread %u is at %s while its warp is at %s", simt_now.index, what, w->what);
+    w->what = what;
+    uint8_t(*slots)[SIMT_SLOT_BYTES] = w->slots[w->generation % 2];
+    if (bytes > 0) memcpy(slots[simt_now.lane], value, bytes);
+    if (++w->n_arrived < SIMT_WARP) {
+        f->state = FIBER_IN_WARP;
+        leave_fiber(false);
+    } else {
+        w->n_arrived = 0;
+        w->generation++;
+        for (unsigned i = 0; i < SIMT_WARP; i++) {
+            fiber *other = &simt.fibers[simt_now.warp * SIMT_WARP + i];
+            if (other->state == FIBER_IN_WARP) other->state = FIBER_READY;
+        }
+    }
+    if (ordered) simt_now.warp_phase++;
+    return slots;
+}
+
+/* ---- shared memory ------------------------------------------------------------------------------------------------ */
+
+/* Whether what `other` did in these phases is unordered with what the running thread does now. */
+static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_phase) {
+    if (other == simt_now.index || block_phase != simt_now.block_phase) return false;
+    return other / SIMT_WARP != simt_now.warp || warp_phase == simt_now.warp_phase;
+}
+
+static void check_write(const shadow *s, size_t at) {
+    if (s->write_phase >= simt.first_phase && is_unordered(s->writer, s->write_phase, s->write_warp_phase))
+        simt_fail("shared-memory race at byte %zu: thread %u writes what thread %u wrote since the last barrier", at,
+                  simt_now.index, s->writer);
+    bool read_here = s->read_phase >= simt.first_phase && s->read_phase == simt_now.block_phase;
+    if (read_here && (s->n_readers == 3 || is_unordered(s->reader, s->read_phase, s->read_warp_phase) ||
+                      (s->n_readers == 2 && s->read_warp_phase == simt_now.warp_phase)))
+        simt_fail("shared-memory race at byte %zu: thread %u writes what thread %u read since the last barrier", at,
+                  simt_now.index, s->reader);
+}
+
+static void check_read(const shadow *s, size_t at) {
+    if (s->write_phase < simt.first_phase)
+        simt_fail("thread %u reads byte %zu of shared memory, which nobody wrote", simt_now.index, at);
+    if (is_unordered(s->writer, s->write_phase, s->write_warp_phase))
+        simt_fail("shared-memory race at byte %zu: thread %u reads what thread %u wrote since the last barrier", at,
+                  simt_now.index, s->writer);
+}
+
+static void remember_read(shadow *s) {
+    bool others = s->read_phase == simt_now.block_phase && s->reader != simt_now.index;
+    bool same_warp = others && s->reader / SIMT_WARP == simt_now.warp;
+    if (others && !same_warp)
+        s->n_readers = 3;
+    else if (same_warp && s->n_readers < 3)
+        s->n_readers = s->read_warp_phase == simt_now.warp_phase ? 2 : 1;
+    else if (s->read_phase != simt_now.block_phase)
+        s->n_readers = 1;
+    s->reader = (uint16_t)simt_now.index;
+    s->read_phase = simt_now.block_phase;
+    s->read_warp_phase = simt_now.warp_phase;
+}
+
+uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
+    for (size_t i = at; i < at + bytes; i++) {
+        shadow *s = &simt.shadows[i];
+        if (writes) {
+            check_write(s, i);
+            s->writer = (uint16_t)simt_now.index;
+            s->write_phase = simt_now.block_phase;
+            s->write_warp_phase = simt_now.warp_phase;
+        } else {
+            check_read(s, i);
+            remember_read(s);
+        }
+    }
+    return simt.shared + at;
+}
+
+size_t simt_place_static(simt_site *site, size_t bytes) {
+    if (site->launch == simt.n_launches) return site->at;
+    size_t at = (simt.shared_used + 15) / 16 * 16;
+    if (bytes > SIMT_SHARED_BYTES - at) simt_fail("%zu bytes of shared memory, a block has %d", at + bytes,
+                                                  SIMT_SHARED_BYTES);
+    simt.shared_used = at + bytes;
+    site->launch = simt.n_launches;
+    site->at = at;
+    return at;
+}
+
+size_t simt_dynamic_bytes(void) {
+    return simt.launch->shared_bytes;
+}
+
+/* ---- a block ------------------------------------------------------------------------------------------------------ */
+
+static bool run_warp(unsigned index) {
+    bool ran = false, again = true;
+    while (again && !simt.failed) {
+        again = false;
+        for (unsigned i = 0; i < SIMT_WARP && !simt.failed; i++) {
+            unsigned thread = index * SIMT_WARP + i;
+            if (simt.fibers[thread].state != FIBER_READY) continue;
+            enter_fiber(thread);
+            ran = again = true;
+        }
+    }
+    return ran;
+}
+
+/* Opens the barrier when all threads are at it. */
+static bool pass_barrier(void) {
+    for (unsigned t = 0; t < simt.n_threads; t++)
+        if (simt.fibers[t].state != FIBER_AT_BARRIER || simt.fibers[t].line != simt.fibers[0].line) return false;
+    uint32_t phase = ++simt.next_phase;
+    for (unsigned t = 0; t < simt.n_threads; t++) {
+        simt.fibers[t].state = FIBER_READY;
+        simt.fibers[t].place.block_phase = phase;
+        simt.fibers[t].place.warp_phase++;
+    }
+    return true;
+}
+
+static bool all_done(void) {
+    for (unsigned t = 0; t < simt.n_threads; t++)
+        if (simt.fibers[t].state != FIBER_DONE) return false;
+    return true;
+}
+
+/* Says who waits for whom: threads that can never go on. */
+static void report_stuck(void) {
+    static const char *const where[] = {"running", "at a barrier", "in a warp-wide instruction", "gone"};
+    const fiber *first = NULL;
+    for (unsigned t = 0; t < simt.n_threads && !first; t++)
+        if (simt.fibers[t].state != FIBER_DONE) first = &simt.fibers[t];
+    for (unsigned t = 0; t < simt.n_threads; t++) {
+        const fiber *f = &simt.fibers[t];
+        if (f->state == first->state && f->line == first->line) continue;
+        fail_block("divergent barrier: thread %u is %s (line %d), thread %u is %s (line %d)", first->place.index,
+                   where[first->state], first->line, t, where[f->state], f->line);
+        return;
+    }
+    fail_block("divergent warp: thread %u waits for lanes that never come", first->place.index);
+}
+
+static void run_block(dim3 block, bool reverse) {
+    unsigned n_warps = simt.n_threads / SIMT_WARP;
+    simt.first_phase = ++simt.next_phase;
+    for (unsigned w = 0; w < n_warps; w++) {
+        simt.warps[w].n_arrived = 0;
+        simt.warps[w].generation = 0;
+    }
+    for (unsigned t = 0; t < simt.n_threads; t++) make_fiber(t, block);
+    while (!simt.failed) {
+        bool ran = false;
+        for (unsigned w = 0; w < n_warps && !simt.failed; w++) ran |= run_warp(reverse ? n_warps - 1 - w : w);
+        if (simt.failed || all_done()) return;
+        if (!pass_barrier() && !ran) report_stuck();
+    }
+}
+
+/* Where an abandoned thread stood, its poisoned places stay. */
+static void clean_stacks(void) {
+    if (!simt.stacks)
+        simt.stacks = (uint8_t *)mmap(NULL, FIBER_BYTES * SIMT_MAX_THREADS, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (simt.stacks == MAP_FAILED) abort();
+#if defined(__SANITIZE_ADDRESS__)
+    if (simt.stacks_are_dirty) __asan_unpoison_memory_region(simt.stacks, FIBER_BYTES * SIMT_MAX_THREADS);
+#endif
+    simt.stacks_are_dirty = true; /* until the launch has ended well */
+}
+
+static void run_launch(const simt_launch *l, bool reverse) {
+    simt.launch = l;
+    simt.n_launches++;
+    simt.n_threads = l->block.x * l->block.y * l->block.z;
+    simt.shared_used = l->shared_bytes;
+    simt.failed = false;
+    simt_now = simt_place{};
+    if (simt.n_threads == 0 || simt.n_threads > SIMT_MAX_THREADS || simt.n_threads % SIMT_WARP != 0)
+        fail_block("%u threads in a block, not whole warps up to 1024", simt.n_threads);
+    if (l->shared_bytes > SIMT_SHARED_BYTES || l->grid.y > 65535 || l->grid.z > 65535 || l->grid.x == 0 ||
+        l->grid.y == 0 || l->grid.z == 0)
+        fail_block("%zu bytes of shared memory or a grid of %u x %u x %u are not possible", l->shared_bytes, l->grid.x,
+                   l->grid.y, l->grid.z);
+    clean_stacks();
+    uint64_t n = (uint64_t)l->grid.x * l->grid.y * l->grid.z;
+    for (uint64_t i = 0; i < n && !simt.failed; i++) {
+        uint64_t b = reverse ? n - 1 - i : i;
+        run_block(dim3((unsigned)(b % l->grid.x), (unsigned)(b / l->grid.x % l->grid.y),
+                       (unsigned)(b / l->grid.x / l->grid.y)),
+                  reverse);
+    }
+    simt.stacks_are_dirty = simt.failed;
+    if (simt.failed) simt.last = cudaErrorLaunchFailure;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------- */
+
+typedef struct allocation {
+    struct allocation *next;
+    uint8_t *map, *data;
+    size_t map_bytes, bytes;
+    bool is_device;
+} allocation;
+
+static allocation *allocations;
+static bool is_open = true; /* device memory may be touched */
+
+static bool fault_is(const char *name) {
+    const char *fault = getenv("KVQ_SIMT_FAULT");
+    return fault && strcmp(fault, name) == 0;
+}
+
+static size_t device_bytes(void) {
+    const char *text = getenv("KVQ_SIMT_MEMORY");
+    return text ? (size_t)strtoull(text, NULL, 10) : (size_t)4 << 30;
+}
+
+static size_t used_bytes(void) {
+    size_t ret = 0;
+    for (const allocation *a = allocations; a; a = a->next) ret += a->is_device ? a->bytes : 0;
+    return ret;
+}
+
+static void open_memory(bool open) {
+    if (open == is_open) return;
+    is_open = open;
+    for (const allocation *a = allocations; a; a = a->next)
+        if (a->is_device && mprotect(a->map, a->map_bytes - PAGE_BYTES, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+            abort();
+}
+
+static cudaError_t failed(cudaError_t error) {
+    simt.last = error;
+    return error;
+}
+
+static cudaError_t allocate(void **ret, size_t bytes, bool is_device) {
+    size_t rounded = (bytes + DEVICE_ALIGN - 1) / DEVICE_ALIGN * DEVICE_ALIGN;
+    size_t map_bytes = (rounded + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES;
+    if (bytes == 0 || rounded < bytes) return failed(cudaErrorInvalidValue);
+    if (is_device && bytes > device_bytes() - used_bytes()) return failed(cudaErrorMemoryAllocation);
+    allocation *a = (allocation *)calloc(1, sizeof *a);
+    uint8_t *map = (uint8_t *)mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (!a || map == MAP_FAILED || mprotect(map + map_bytes - PAGE_BYTES, PAGE_BYTES, PROT_NONE) != 0) abort();
+    a->map = map;
+    a->data = map + map_bytes - PAGE_BYTES - rounded;
+    a->map_bytes = map_bytes;
+    a->bytes = bytes;
+    a->is_device = is_device;
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(a->data + bytes, rounded - bytes);
+#endif
+    a->next = allocations;
+    allocations = a;
+    *ret = a->data;
+    if (is_device) { /* the others' state */
+        is_open = !is_open;
+        open_memory(!is_open);
+    }
+    return cudaSuccess;
+}
+
+static cudaError_t release(void *memory) {
+    if (!memory) return cudaSuccess;
+    for (allocation **link = &allocations; *link; link = &(*link)->next) {
+        allocation *a = *link;
+        if (a->data != memory) continue;
+        *link = a->next;
+#if defined(__SANITIZE_ADDRESS__)
+        __asan_unpoison_memory_region(a->map, a->map_bytes);
+#endif
+        munmap(a->map, a->map_bytes);
+        free(a);
+        return cudaSuccess;
+    }
+    return failed(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMalloc(void **ret, size_t bytes) {
+    return allocate(ret, bytes, true);
+}
+cudaError_t cudaFree(void *memory) {
+    return release(memory);
+}
+cudaError_t cudaHostAlloc(void **ret, size_t bytes, unsigned flags) {
+    (void)flags;
+    return allocate(ret, bytes, false);
+}
+cudaError_t cudaFreeHost(void *memory) {
+    return release(memory);
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
+    *total_bytes = device_bytes();
+    *free_bytes = *total_bytes - used_bytes();
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
+    open_memory(true);
+    memset(memory, value, bytes);
+    open_memory(false);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    (void)kind;
+    open_memory(true);
+    memcpy(to, from, bytes);
+    open_memory(false);
+    return cudaSuccess;
+}
+
+/* ---- streams ------------------------------------------------------------------------------------------------------ */
+
+struct simt_stream {
+    simt_launch *first, **end;
+    bool reverse;
+};
+struct simt_event {
+    cudaStream_t stream;
+};
+
+typedef struct copy_body {
+    void *to;
+    const void *from;
+    size_t bytes;
+} copy_body;
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *ret, unsigned flags) {
+    (void)flags;
+    *ret = (cudaStream_t)calloc(1, sizeof **ret);
+    if (!*ret) abort();
+    (*ret)->end = &(*ret)->first;
+    return cudaSuccess;
+}
+
+static simt_launch *take_first(cudaStream_t s) {
+    simt_launch *l = s->first;
+    s->first = l->next;
+    if (!s->first) s->end = &s->first;
+    return l;
+}
+
+static void drop_launch(simt_launch *l) {
+    l->drop(l->body);
+    free(l);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t s) {
+    while (s->first) drop_launch(take_first(s));
+    free(s);
+    return cudaSuccess;
+}
+
+void simt_stream_reverse(cudaStream_t s, bool reverse) {
+    s->reverse = reverse;
+}
+
+void simt_enqueue(cudaStream_t s, const simt_launch *launch) {
+    simt_launch *l = (simt_launch *)malloc(sizeof *l);
+    if (!l) abort();
+    *l = *launch;
+    l->next = NULL;
+    *s->end = l;
+    s->end = &l->next;
+    if (launch->kernel && fault_is("no_image")) simt.last = cudaErrorNoKernelImageForDevice;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
+    (void)kind;
+    copy_body *body = (copy_body *)malloc(sizeof *body);
+    if (!body) abort();
+    body->to = to;
+    body->from = from;
+    body->bytes = bytes;
+    simt_launch copy = {};
+    copy.run = [](void *b) {
+        const copy_body *c = (const copy_body *)b;
+        memcpy(c->to, c->from, c->bytes);
+    };
+    copy.drop = free;
+    copy.body = body;
+    simt_enqueue(s, &copy);
+    return cudaSuccess;
+}
+
+/* Runs what was asked for so far. After a failure nothing runs any more, as on a device. */
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    cudaError_t error = simt.last;
+    open_memory(true);
+    while (s->first) {
+        simt_launch *l = take_first(s);
+        if (error == cudaSuccess && l->kernel) run_launch(l, s->reverse);
+        if (error == cudaSuccess && !l->kernel) l->run(l->body);
+        if (fault_is("launch") && l->kernel) {
+            snprintf(simt.error, sizeof simt.error, "kernel %s: a fault on purpose", l->kernel);
+            simt.last = cudaErrorLaunchFailure;
+        }
+        error = simt.last;
+        drop_launch(l);
+    }
+    open_memory(false);
+    return error;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags) {
+    (void)flags;
+    *ret = (cudaEvent_t)calloc(1, sizeof **ret);
+    if (!*ret) abort();
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s) {
+    event->stream = s;
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    return event->stream ? cudaStreamSynchronize(event->stream) : cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    free(event);
+    return cudaSuccess;
+}
+
+/* ---- the device --------------------------------------------------------------------------------------------------- */
+
+cudaError_t cudaGetLastError(void) {
+    cudaError_t ret = simt.last;
+    simt.last = cudaSuccess;
+    return ret;
+}
+
+const char *cudaGetErrorName(cudaError_t error) {
+    switch (error) {
+    case cudaSuccess:
+        return "cudaSuccess";
+    case cudaErrorInvalidValue:
+        return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+        return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver:
+        return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+        return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice:
+        return "cudaErrorInvalidDevice";
+    case cudaErrorNoKernelImageForDevice:
+        return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorLaunchFailure:
+        return "cudaErrorLaunchFailure";
+    }
+    return "?";
+}
+
+const char *cudaGetErrorString(cudaError_t error) {
+    return error == cudaErrorLaunchFailure ? simt.error : cudaGetErrorName(error);
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (fault_is("no_driver") || fault_is("old_driver")) return failed(cudaErrorInsufficientDriver);
+    if (fault_is("no_device")) return failed(cudaErrorNoDevice);
+    *count = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+    return device == 0 ? cudaSuccess : failed(cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *ret, int device) {
+    if (device != 0) return failed(cudaErrorInvalidDevice);
+    memset(ret, 0, sizeof *ret);
+    snprintf(ret->name, sizeof ret->name, "SIMT shim on the host");
+    ret->major = fault_is("old_device") ? 6 : 9;
+    ret->minor = fault_is("old_device") ? 1 : 0;
+    ret->multiProcessorCount = 4;
+    ret->totalGlobalMem = device_bytes();
+    ret->sharedMemPerBlockOptin = SIMT_SHARED_BYTES;
+    return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *ret) {
+    *ret = fault_is("no_driver") ? 0 : fault_is("old_driver") ? 11040 : 13000;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *ret) {
+    *ret = 13000;
+    return cudaSuccess;
+}
