@@ -18,8 +18,7 @@
 /* kernel<<<grid, block, shared_bytes>>>(...) on a kvq_stream; a failure becomes the stream's error. */
 #define KVQ_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                   \
     do {                                                                                        \
-        simt_launch_body((s)->cuda, #kernel, grid, block, shared_bytes,                         \
-                         [=]() { kernel(__VA_ARGS__); });                                       \
+        simt_launch_call((s)->cuda, #kernel, grid, block, shared_bytes, kernel, __VA_ARGS__); \
         kvq_cuda_launched(s, #kernel, grid, block, shared_bytes);                               \
     } while (0)
 

@@ -23,8 +23,10 @@
 
 #define PAGE_BYTES ((size_t)4096)
 #define DEVICE_ALIGN ((size_t)256) /* as cudaMalloc */
+#define PROTECTED_BYTES ((size_t)8 << 20) /* larger allocations stay open: protecting every page costs too much */
 
-simt_place simt_now;
+static simt_place no_place; /* outside of launches */
+simt_place *simt_current = &no_place;
 
 /* ---- fibers ------------------------------------------------------------------------------------------------------- */
 
@@ -42,7 +44,7 @@ asm(".text\n"
     "    ret\n"
     ".size simt_switch, . - simt_switch\n");
 
-typedef enum fiber_state { FIBER_READY, FIBER_AT_BARRIER, FIBER_IN_WARP, FIBER_DONE } fiber_state;
+typedef enum fiber_state { FIBER_RUNS, FIBER_AT_BARRIER, FIBER_DONE } fiber_state;
 
 typedef struct fiber {
     void *stack_pointer;
@@ -53,6 +55,7 @@ typedef struct fiber {
 } fiber;
 
 typedef struct warp {
+    uint32_t ready; /* lanes that can go on */
     unsigned n_arrived;
     uint32_t generation; /* of exchanges */
     const char *what;    /* the exchange that lanes wait in */
@@ -72,6 +75,7 @@ static struct {
     fiber fibers[SIMT_MAX_THREADS];
     warp warps[SIMT_MAX_THREADS / SIMT_WARP];
     unsigned n_threads, current;
+    bool from_scheduler; /* the last switch */
     void *scheduler_pointer, *scheduler_fake_stack;
     const void *scheduler_stack; /* of the thread that called, for the sanitizer */
     size_t scheduler_stack_bytes;
@@ -89,26 +93,34 @@ static struct {
     cudaError_t last;
 } simt;
 
-static void enter_fiber(unsigned index) {
+/* From where we are (*pointer, *fake_stack keep it; fake_stack NULL: it will never go on) into a fiber. */
+static void enter_fiber(unsigned index, void **pointer, void **fake_stack) {
     fiber *f = &simt.fibers[index];
     simt.current = index;
-    simt_now = f->place;
+    simt_current = &f->place;
+    (void)fake_stack; /* only the sanitizer wants it */
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&simt.scheduler_fake_stack, simt.stacks + index * FIBER_BYTES, FIBER_BYTES);
+    __sanitizer_start_switch_fiber(fake_stack, simt.stacks + index * FIBER_BYTES, FIBER_BYTES);
 #endif
-    simt_switch(&simt.scheduler_pointer, f->stack_pointer);
+    simt_switch(pointer, f->stack_pointer);
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(simt.scheduler_fake_stack, NULL, NULL);
+    __sanitizer_finish_switch_fiber(fake_stack ? *fake_stack : NULL, NULL, NULL);
 #endif
 }
 
-/* Back to the scheduler; returns when the fiber is entered again. */
+/* The running fiber waits: another lane of its warp goes on, or else the scheduler. Returns when it may go on itself. */
 static void leave_fiber(bool for_ever) {
     fiber *f = &simt.fibers[simt.current];
-    f->place = simt_now;
-    (void)for_ever; /* only the sanitizer wants to know */
+    warp *w = &simt.warps[simt.current / SIMT_WARP];
+    void **fake_stack = for_ever ? NULL : &f->fake_stack;
+    if (w->ready != 0 && !simt.failed) {
+        simt.from_scheduler = false;
+        enter_fiber(simt.current / SIMT_WARP * SIMT_WARP + (unsigned)__builtin_ctz(w->ready), &f->stack_pointer,
+                    fake_stack);
+        return;
+    }
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_ever ? NULL : &f->fake_stack, simt.scheduler_stack, simt.scheduler_stack_bytes);
+    __sanitizer_start_switch_fiber(fake_stack, simt.scheduler_stack, simt.scheduler_stack_bytes);
 #endif
     simt_switch(&f->stack_pointer, simt.scheduler_pointer);
 #if defined(__SANITIZE_ADDRESS__)
@@ -118,10 +130,17 @@ static void leave_fiber(bool for_ever) {
 
 __attribute__((no_sanitize("address"))) static void fiber_main(void) {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(NULL, &simt.scheduler_stack, &simt.scheduler_stack_bytes);
+    const void *stack;
+    size_t stack_bytes;
+    __sanitizer_finish_switch_fiber(NULL, &stack, &stack_bytes);
+    if (simt.from_scheduler) {
+        simt.scheduler_stack = stack;
+        simt.scheduler_stack_bytes = stack_bytes;
+    }
 #endif
     simt.launch->run(simt.launch->body);
     simt.fibers[simt.current].state = FIBER_DONE;
+    simt.warps[simt.current / SIMT_WARP].ready &= ~(1u << simt.current % SIMT_WARP);
     leave_fiber(true);
     abort(); /* nobody enters it again */
 }
@@ -130,12 +149,11 @@ static void make_fiber(unsigned index, dim3 block) {
     fiber *f = &simt.fibers[index];
     const simt_launch *l = simt.launch;
     void **top = (void **)(simt.stacks + (index + 1) * FIBER_BYTES);
-    *--top = NULL;
-    *--top = NULL; /* so that the stack is aligned as after a call */
+    *--top = NULL; /* where a caller's address would be: so that the stack is aligned as after a call */
     *--top = (void *)fiber_main;
     for (int i = 0; i < 6; i++) *--top = NULL;
     f->stack_pointer = top;
-    f->state = FIBER_READY;
+    f->state = FIBER_RUNS;
     f->place = simt_place{};
     f->place.thread = dim3(index % l->block.x, index / l->block.x % l->block.y, index / (l->block.x * l->block.y));
     f->place.block = block;
@@ -178,30 +196,27 @@ void simt_barrier(int line) {
     fiber *f = &simt.fibers[simt.current];
     f->state = FIBER_AT_BARRIER;
     f->line = line;
+    simt.warps[simt_now.warp].ready &= ~(1u << simt_now.lane);
     leave_fiber(false);
 }
 
 const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value, size_t bytes,
                               bool ordered))[SIMT_SLOT_BYTES] {
-    fiber *f = &simt.fibers[simt.current];
     warp *w = &simt.warps[simt_now.warp];
     if (mask != 0xffffffffu) simt_fail("%s with mask %08x in thread %u: only whole warps are used", what, mask,
                                        simt_now.index);
-    if (w->n_arrived > 0 && strcmp(w->what, what) != 0)
+    if (w->n_arrived > 0 && w->what != what && strcmp(w->what, what) != 0)
         simt_fail("thread %u is at %s while its warp is at %s", simt_now.index, what, w->what);
     w->what = what;
     uint8_t(*slots)[SIMT_SLOT_BYTES] = w->slots[w->generation % 2];
     if (bytes > 0) memcpy(slots[simt_now.lane], value, bytes);
     if (++w->n_arrived < SIMT_WARP) {
-        f->state = FIBER_IN_WARP;
+        w->ready &= ~(1u << simt_now.lane);
         leave_fiber(false);
     } else {
         w->n_arrived = 0;
         w->generation++;
-        for (unsigned i = 0; i < SIMT_WARP; i++) {
-            fiber *other = &simt.fibers[simt_now.warp * SIMT_WARP + i];
-            if (other->state == FIBER_IN_WARP) other->state = FIBER_READY;
-        }
+        w->ready = 0xffffffffu; /* all of them wait here, but the last */
     }
     if (ordered) simt_now.warp_phase++;
     return slots;
@@ -282,15 +297,11 @@ size_t simt_dynamic_bytes(void) {
 /* ---- a block ------------------------------------------------------------------------------------------------------ */
 
 static bool run_warp(unsigned index) {
-    bool ran = false, again = true;
-    while (again && !simt.failed) {
-        again = false;
-        for (unsigned i = 0; i < SIMT_WARP && !simt.failed; i++) {
-            unsigned thread = index * SIMT_WARP + i;
-            if (simt.fibers[thread].state != FIBER_READY) continue;
-            enter_fiber(thread);
-            ran = again = true;
-        }
+    bool ran = false;
+    for (const warp *w = &simt.warps[index]; w->ready != 0 && !simt.failed; ran = true) {
+        simt.from_scheduler = true;
+        enter_fiber(index * SIMT_WARP + (unsigned)__builtin_ctz(w->ready), &simt.scheduler_pointer,
+                    &simt.scheduler_fake_stack);
     }
     return ran;
 }
@@ -301,10 +312,11 @@ static bool pass_barrier(void) {
         if (simt.fibers[t].state != FIBER_AT_BARRIER || simt.fibers[t].line != simt.fibers[0].line) return false;
     uint32_t phase = ++simt.next_phase;
     for (unsigned t = 0; t < simt.n_threads; t++) {
-        simt.fibers[t].state = FIBER_READY;
+        simt.fibers[t].state = FIBER_RUNS;
         simt.fibers[t].place.block_phase = phase;
         simt.fibers[t].place.warp_phase++;
     }
+    for (unsigned w = 0; w < simt.n_threads / SIMT_WARP; w++) simt.warps[w].ready = 0xffffffffu;
     return true;
 }
 
@@ -316,7 +328,7 @@ static bool all_done(void) {
 
 /* Says who waits for whom: threads that can never go on. */
 static void report_stuck(void) {
-    static const char *const where[] = {"running", "at a barrier", "in a warp-wide instruction", "gone"};
+    static const char *const where[] = {"in a warp-wide instruction", "at a barrier", "gone"};
     const fiber *first = NULL;
     for (unsigned t = 0; t < simt.n_threads && !first; t++)
         if (simt.fibers[t].state != FIBER_DONE) first = &simt.fibers[t];
@@ -334,6 +346,7 @@ static void run_block(dim3 block, bool reverse) {
     unsigned n_warps = simt.n_threads / SIMT_WARP;
     simt.first_phase = ++simt.next_phase;
     for (unsigned w = 0; w < n_warps; w++) {
+        simt.warps[w].ready = 0xffffffffu;
         simt.warps[w].n_arrived = 0;
         simt.warps[w].generation = 0;
     }
@@ -364,7 +377,7 @@ static void run_launch(const simt_launch *l, bool reverse) {
     simt.n_threads = l->block.x * l->block.y * l->block.z;
     simt.shared_used = l->shared_bytes;
     simt.failed = false;
-    simt_now = simt_place{};
+    simt_current = &no_place;
     if (simt.n_threads == 0 || simt.n_threads > SIMT_MAX_THREADS || simt.n_threads % SIMT_WARP != 0)
         fail_block("%u threads in a block, not whole warps up to 1024", simt.n_threads);
     if (l->shared_bytes > SIMT_SHARED_BYTES || l->grid.y > 65535 || l->grid.z > 65535 || l->grid.x == 0 ||
@@ -380,6 +393,7 @@ static void run_launch(const simt_launch *l, bool reverse) {
                   reverse);
     }
     simt.stacks_are_dirty = simt.failed;
+    simt_current = &no_place;
     if (simt.failed) simt.last = cudaErrorLaunchFailure;
 }
 
@@ -389,7 +403,7 @@ typedef struct allocation {
     struct allocation *next;
     uint8_t *map, *data;
     size_t map_bytes, bytes;
-    bool is_device;
+    bool is_device, is_protected;
 } allocation;
 
 static allocation *allocations;
@@ -415,7 +429,7 @@ static void open_memory(bool open) {
     if (open == is_open) return;
     is_open = open;
     for (const allocation *a = allocations; a; a = a->next)
-        if (a->is_device && mprotect(a->map, a->map_bytes - PAGE_BYTES, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+        if (a->is_protected && mprotect(a->map, a->map_bytes - PAGE_BYTES, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
             abort();
 }
 
@@ -437,6 +451,7 @@ static cudaError_t allocate(void **ret, size_t bytes, bool is_device) {
     a->map_bytes = map_bytes;
     a->bytes = bytes;
     a->is_device = is_device;
+    a->is_protected = is_device && bytes <= PROTECTED_BYTES;
 #if defined(__SANITIZE_ADDRESS__)
     __asan_poison_memory_region(a->data + bytes, rounded - bytes);
 #endif

@@ -63,7 +63,8 @@ typedef struct simt_place {
     unsigned lane, warp, index;
     uint32_t block_phase, warp_phase;
 } simt_place;
-extern simt_place simt_now;
+extern simt_place *simt_current;
+#define simt_now (*simt_current)
 
 #define threadIdx (simt_now.thread)
 #define blockIdx (simt_now.block)
@@ -265,11 +266,14 @@ typedef struct simt_launch {
 } simt_launch;
 void simt_enqueue(cudaStream_t s, const simt_launch *launch);
 
-template <typename Body>
-static inline void simt_launch_body(cudaStream_t s, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes,
-                                    const Body &body) {
+/* kernel(args...), with the values that the arguments have now. */
+template <typename Kernel, typename... Args>
+static inline void simt_launch_call(cudaStream_t s, const char *name, dim3 grid, dim3 block, size_t shared_bytes,
+                                    Kernel kernel, Args... args) {
+    auto body = [=]() { kernel(args...); };
+    typedef decltype(body) Body;
     simt_launch launch = {};
-    launch.kernel = kernel;
+    launch.kernel = name;
     launch.grid = grid;
     launch.block = block;
     launch.shared_bytes = shared_bytes;

@@ -1,0 +1,46 @@
+# The CUDA backend: libkvq-cuda.so, made by nvcc (KVQ_CUDA=ON), and the same sources for the host with the SIMT shim, for the tests.
+file(GLOB KVQ_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
+file(GLOB KVQ_CUDA_HEADERS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.h ${CMAKE_SOURCE_DIR}/kernels/cuda/*.h ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cuh)
+# What the plugin needs of the kernels' C: errors, halves, the Hadamard matrices.
+add_library(kvq_cuda_common OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/kernels/status.c ${CMAKE_SOURCE_DIR}/kernels/formats.c
+            ${CMAKE_SOURCE_DIR}/kernels/hadamard.c)
+set_target_properties(kvq_cuda_common PROPERTIES POSITION_INDEPENDENT_CODE ON C_VISIBILITY_PRESET hidden)
+target_link_libraries(kvq_cuda_common PRIVATE kvq_flags)
+
+if(KVQ_CUDA)
+  set(KVQ_CUDA_ROOT /usr/local/cuda CACHE PATH "The CUDA toolkit")
+  set(KVQ_CUDA_ARCHITECTURES "75;80;86;87;89;90;100;110;120" CACHE STRING "Compute capabilities to compile for; the last one also as PTX")
+  set(KVQ_NVCC ${KVQ_CUDA_ROOT}/bin/nvcc)
+  if(NOT EXISTS ${KVQ_NVCC})
+    message(FATAL_ERROR "KVQ_CUDA is on, but there is no ${KVQ_NVCC}: install cuda-nvcc and cuda-cudart-dev (CUDA 12.4 to 13) or set KVQ_CUDA_ROOT")
+  endif()
+  set(KVQ_GENCODE)
+  foreach(architecture ${KVQ_CUDA_ARCHITECTURES})
+    list(APPEND KVQ_GENCODE -gencode arch=compute_${architecture},code=sm_${architecture})
+    set(KVQ_LAST_ARCHITECTURE ${architecture})
+  endforeach()
+  list(APPEND KVQ_GENCODE -gencode arch=compute_${KVQ_LAST_ARCHITECTURE},code=compute_${KVQ_LAST_ARCHITECTURE})
+  set(KVQ_CUDA_OBJECTS)
+  foreach(source ${KVQ_CUDA_SOURCES})
+    get_filename_component(name ${source} NAME_WE)
+    set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
+    add_custom_command(OUTPUT ${object}
+      COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/cuda
+      COMMAND ${KVQ_NVCC} -std=c++20 -O3 -fmad=false -Werror all-warnings ${KVQ_GENCODE}
+              -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall -c ${source} -o ${object}
+      DEPENDS ${source} ${KVQ_CUDA_HEADERS} COMMENT "nvcc ${name}.cu" VERBATIM)
+    list(APPEND KVQ_CUDA_OBJECTS ${object})
+  endforeach()
+  # libcuda is opened by the static runtime when it is needed: the plugin loads on machines without a driver, and says so.
+  add_library(kvq_cuda MODULE ${KVQ_CUDA_OBJECTS} $<TARGET_OBJECTS:kvq_cuda_common>)
+  set_target_properties(kvq_cuda PROPERTIES PREFIX lib OUTPUT_NAME kvq-cuda LINKER_LANGUAGE C)
+  target_link_options(kvq_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,defs)
+  target_link_libraries(kvq_cuda PRIVATE ${KVQ_CUDA_ROOT}/lib64/libcudart_static.a stdc++ Threads::Threads m rt ${CMAKE_DL_LIBS})
+  install(TARGETS kvq_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/kvqd/backends)
+endif()
+
+# The shim: x86-64 only (it switches fibers by hand), and not under the thread sanitizer, which would want to know of them.
+if(KVQ_BUILD_TESTS AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING AND CMAKE_C_COMPILER_ID STREQUAL GNU
+   AND NOT KVQ_SANITIZE MATCHES thread)
+  include(${CMAKE_SOURCE_DIR}/tests/simt/simt.cmake)
+endif()

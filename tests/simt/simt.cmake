@@ -1,0 +1,25 @@
+# libkvq-cuda-shim.so: the CUDA backend's sources compiled for the host with the SIMT shim (simt.h), and what is tested with it.
+enable_language(CXX)
+add_library(kvq_simt_flags INTERFACE)
+target_compile_options(kvq_simt_flags INTERFACE -std=c++20 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -Wall -Wextra
+                       -Wno-unknown-pragmas $<$<BOOL:${KVQ_WERROR}>:-Werror>)
+target_compile_definitions(kvq_simt_flags INTERFACE KVQ_SIMT)
+target_include_directories(kvq_simt_flags INTERFACE ${CMAKE_SOURCE_DIR}/tests/simt)
+if(KVQ_SANITIZE)
+  target_compile_options(kvq_simt_flags INTERFACE -fsanitize=${KVQ_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g)
+  target_link_options(kvq_simt_flags INTERFACE -fsanitize=${KVQ_SANITIZE})
+else()
+  target_compile_options(kvq_simt_flags INTERFACE -O2)
+endif()
+set_source_files_properties(${KVQ_CUDA_SOURCES} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+add_library(kvq_cuda_shim MODULE ${KVQ_CUDA_SOURCES} ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc $<TARGET_OBJECTS:kvq_cuda_common>)
+set_target_properties(kvq_cuda_shim PROPERTIES PREFIX lib OUTPUT_NAME kvq-cuda-shim)
+target_link_libraries(kvq_cuda_shim PRIVATE kvq_simt_flags)
+# The shim itself: broken kernels, each of which it must find.
+add_executable(test_simt ${CMAKE_SOURCE_DIR}/tests/simt/test_simt.cc ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc)
+target_link_libraries(test_simt PRIVATE kvq_simt_flags)
+add_test(NAME test_simt COMMAND test_simt)
+# The operators against ref, as on a device.
+add_test(NAME check_kernels_cuda COMMAND check_kernels --plugin=$<TARGET_FILE:kvq_cuda_shim> --host-memory)
+set_tests_properties(check_kernels_cuda PROPERTIES TIMEOUT 900)
+set_property(TEST check_kernels_cuda PROPERTY ENVIRONMENT "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
