@@ -1,7 +1,6 @@
-/* attend.cu: attention on the codes (../ops.h), plain: a block is a tile (up to 8 queries: rows of one sequence that lie
- * in one page, times heads of one KV group) times one split of the cache (KVQ_SPLIT_PAGES pages at a fixed place). A
- * page at a time:
- *   scores   a thread per token: one load of K codes serves all queries; integer dot products with dp4a
+/* attend.cu: attention on the codes (../ops.h), plain: a block is a tile (up to 8 queries: rows of one sequence that
+ * lie in one page, times heads of one KV group) times one split of the cache (KVQ_SPLIT_PAGES pages at a fixed place).
+ * A page at a time: scores   a thread per token: one load of K codes serves all queries; integer dot products with dp4a
  *   weigh    a warp per query: soft-max, probabilities times V's scales to bytes
  *   values   a thread per channel: integer sums over the page, then one fused multiply-add into the accumulator
  * Splits leave their soft-max states in the workspace; a second kernel merges them in order of position and turns the
@@ -69,19 +68,19 @@ static __device__ __forceinline__ size_t query_at(const attend_job &a, const til
 
 /* Shared memory of a block. */
 typedef struct shared {
-    KVQ_SHARED_PTR(uint8_t) q;      /* [MAX_QUERIES, KVQ_MAX_HEAD_DIM] bytes of the queries */
-    KVQ_SHARED_PTR(float) q_scale;  /* [MAX_QUERIES] of the bytes, in units of the job's scale */
-    KVQ_SHARED_PTR(int) q_sum;      /* [MAX_QUERIES] of the bytes */
-    KVQ_SHARED_PTR(float) plus;     /* [MAX_QUERIES] what the page's constant adds to every score */
-    KVQ_SHARED_PTR(float) scores;   /* [MAX_QUERIES, MAX_TOKENS]; of halves: then the probabilities */
-    KVQ_SHARED_PTR(uint8_t) w;      /* [MAX_QUERIES, MAX_TOKENS] probabilities in bytes */
-    KVQ_SHARED_PTR(float) max;      /* [MAX_QUERIES] of the state so far */
-    KVQ_SHARED_PTR(float) sum;      /* [MAX_QUERIES] */
-    KVQ_SHARED_PTR(float) factor;   /* [MAX_QUERIES] of what the state has so far */
-    KVQ_SHARED_PTR(float) w_scale;  /* [MAX_QUERIES] value = w_scale (integer sum - zero) + w_plus */
-    KVQ_SHARED_PTR(float) w_plus;   /* [MAX_QUERIES] */
-    KVQ_SHARED_PTR(int) w_zero;     /* [MAX_QUERIES] */
-    KVQ_SHARED_PTR(int) seen;       /* [MAX_QUERIES] something of the page is */
+    KVQ_SHARED_PTR(uint8_t) q;     /* [MAX_QUERIES, KVQ_MAX_HEAD_DIM] bytes of the queries */
+    KVQ_SHARED_PTR(float) q_scale; /* [MAX_QUERIES] of the bytes, in units of the job's scale */
+    KVQ_SHARED_PTR(int) q_sum;     /* [MAX_QUERIES] of the bytes */
+    KVQ_SHARED_PTR(float) plus;    /* [MAX_QUERIES] what the page's constant adds to every score */
+    KVQ_SHARED_PTR(float) scores;  /* [MAX_QUERIES, MAX_TOKENS]; of halves: then the probabilities */
+    KVQ_SHARED_PTR(uint8_t) w;     /* [MAX_QUERIES, MAX_TOKENS] probabilities in bytes */
+    KVQ_SHARED_PTR(float) max;     /* [MAX_QUERIES] of the state so far */
+    KVQ_SHARED_PTR(float) sum;     /* [MAX_QUERIES] */
+    KVQ_SHARED_PTR(float) factor;  /* [MAX_QUERIES] of what the state has so far */
+    KVQ_SHARED_PTR(float) w_scale; /* [MAX_QUERIES] value = w_scale (integer sum - zero) + w_plus */
+    KVQ_SHARED_PTR(float) w_plus;  /* [MAX_QUERIES] */
+    KVQ_SHARED_PTR(int) w_zero;    /* [MAX_QUERIES] */
+    KVQ_SHARED_PTR(int) seen;      /* [MAX_QUERIES] something of the page is */
 } shared;
 
 static __device__ __forceinline__ float unit_of(const kvq_attend &job) {
@@ -205,7 +204,8 @@ static __device__ void weights_to_bytes(float *x, const shared &s, const kvq_kv_
     for (int j = 0; j < LANE_TOKENS; j++) {
         int t = j * KVQ_WARP_LANES + lane, byte = __float2int_rn(x[j] * per_byte) & 255;
         if (t < n_tokens) s.w[n * MAX_TOKENS + t] = (uint8_t)byte;
-        /* zeros of the codes as the sums see them: 8 or, mirrored, 7; and -128 of asym 8-bit codes, which are flipped */
+        /* zeros of the codes as the sums see them: 8 or, mirrored, 7; and -128 of asym 8-bit codes, which are flipped
+         */
         if (v.bits == 4 && v.sym) zero += byte * (mirrored[j] ? 7 : 8);
         if (v.bits == 8 && !v.sym) zero -= byte * 128;
     }
@@ -312,7 +312,7 @@ static __device__ __forceinline__ void add_values(const attend_job &a, const til
 __global__ void attend_split(attend_job a) {
     KVQ_SHARED(uint8_t, q, MAX_QUERIES * KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(uint8_t, w, MAX_QUERIES * MAX_TOKENS);
-    KVQ_SHARED(float, scores, MAX_QUERIES * MAX_TOKENS);
+    KVQ_SHARED(float, scores, MAX_QUERIES *MAX_TOKENS);
     KVQ_SHARED(float, floats, 7 * MAX_QUERIES);
     KVQ_SHARED(int, ints, 3 * MAX_QUERIES);
     const shared s = {q,
@@ -381,8 +381,7 @@ __global__ void attend_merge(attend_job a) {
     KVQ_SHARED(float, other, KVQ_MAX_HEAD_DIM);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
-    const float *states =
-        a.states + ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits * a.state_floats;
+    const float *states = a.states + ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits * a.state_floats;
     for (int n = 0; n < t.n_queries; n++) {
         float max = -INFINITY, sum = 0, acc[MAX_CHANNELS] = {};
         for (int i = 0; i < n_splits; i++) {

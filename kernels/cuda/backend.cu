@@ -60,7 +60,8 @@ static kvq_status run_probe(kvq_error *err) {
     (void)cudaFree(memory);
     if (error != cudaSuccess) return fail_call(err, error, "the GPU does not run a first kernel");
     if (s.error.code != KVQ_OK) return kvq_fail(err, KVQ_DEVICE, "%s", s.error.text);
-    if (result != 7) return kvq_fail(err, KVQ_DEVICE, "the GPU ran a first kernel and computed %d instead of 7", result);
+    if (result != 7)
+        return kvq_fail(err, KVQ_DEVICE, "the GPU ran a first kernel and computed %d instead of 7", result);
     return KVQ_OK;
 }
 
@@ -74,7 +75,8 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
     (void)cudaRuntimeGetVersion(&runtime);
     snprintf(d->info.name, sizeof d->info.name, "%.95s", properties.name);
     snprintf(d->info.version, sizeof d->info.version, "driver for CUDA %d.%d, runtime %d.%d, compute capability %d.%d",
-             driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, properties.major, properties.minor);
+             driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, properties.major,
+             properties.minor);
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", properties.major, properties.minor);
     d->info.shares_memory = properties.integrated != 0;
     if (properties.major * 10 + properties.minor < LEAST_CAPABILITY)
@@ -151,8 +153,8 @@ static kvq_status take(kvq_device *d, kvq_memory_kind kind, uint64_t bytes, bool
                        uint8_t **ret, kvq_error *err) {
     void *memory = NULL;
     (void)resident;
-    cudaError_t error = kind == KVQ_MEMORY_SHARED ? cudaHostAlloc(&memory, bytes, cudaHostAllocMapped)
-                                                  : cudaMalloc(&memory, bytes);
+    cudaError_t error =
+        kind == KVQ_MEMORY_SHARED ? cudaHostAlloc(&memory, bytes, cudaHostAllocMapped) : cudaMalloc(&memory, bytes);
     if (error == cudaErrorMemoryAllocation) return no_memory(d, kind, bytes, what, err);
     if (error != cudaSuccess) return fail_call(err, error, what);
     if (kind == KVQ_MEMORY_SHARED)
@@ -229,8 +231,9 @@ static void shape_tiles(kvq_stream *s) {
 
 static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
     if (shapes->max_rows < 1 || shapes->max_in < 1 || shapes->n_kv_heads < 1 || shapes->block_tokens < 1)
-        return kvq_fail(err, KVQ_BAD_ARGUMENT, "a CUDA stream for %d rows of %d inputs and %d KV heads: at least 1 each",
-                        shapes->max_rows, shapes->max_in, shapes->n_kv_heads);
+        return kvq_fail(err, KVQ_BAD_ARGUMENT,
+                        "a CUDA stream for %d rows of %d inputs and %d KV heads: at least 1 each", shapes->max_rows,
+                        shapes->max_in, shapes->n_kv_heads);
     kvq_stream *s = (kvq_stream *)calloc(1, sizeof *s);
     if (!s) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
     s->device = d;

@@ -63,7 +63,8 @@ static __device__ void close_k_token(const kvq_cuda_kv &kv, const kvq_kv_half &w
 }
 
 /* Eight tokens from t on, by one warp. */
-static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &wide, const kvq_kv_half &closed, int t) {
+static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &wide, const kvq_kv_half &closed,
+                                      int t) {
     int d = kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
     float per_code[8];
     bool mirrored[8];

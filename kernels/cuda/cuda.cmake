@@ -42,5 +42,9 @@ endif()
 # The shim: x86-64 only (it switches fibers by hand), and not under the thread sanitizer, which would want to know of them.
 if(KVQ_BUILD_TESTS AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING AND CMAKE_C_COMPILER_ID STREQUAL GNU
    AND NOT KVQ_SANITIZE MATCHES thread)
-  include(${CMAKE_SOURCE_DIR}/tests/simt/simt.cmake)
+  include(CheckLanguage)
+  check_language(CXX)
+  if(CMAKE_CXX_COMPILER) # scripts/test installs one; scripts/demo does without
+    include(${CMAKE_SOURCE_DIR}/tests/simt/simt.cmake)
+  endif()
 endif()

@@ -32,10 +32,15 @@ static __device__ __forceinline__ void kvq_closed_halves(const kvq_cuda_kv &kv, 
                                                          kvq_kv_half *k, kvq_kv_half *v) {
     const kvq_kv_image &image = kv.layer.closed;
     uint8_t *head = page.block + kv.layer.offset + (size_t)g * image.bytes;
-    *k = kvq_kv_half{head + image.k_codes,           kvq_part_at(head, image.k_scales), kvq_part_at(head, image.k_mins),
-                     kvq_part_at(head, image.k_mean), image.k_bits,                     kv.policy.sym};
-    *v = kvq_kv_half{head + image.v_codes, kvq_part_at(head, image.v_scales), kvq_part_at(head, image.v_mins), nullptr,
-                     image.v_bits,         kv.policy.sym};
+    *k = kvq_kv_half{head + image.k_codes,
+                     kvq_part_at(head, image.k_scales),
+                     kvq_part_at(head, image.k_mins),
+                     kvq_part_at(head, image.k_mean),
+                     image.k_bits,
+                     kv.policy.sym};
+    *v = kvq_kv_half{
+        head + image.v_codes, kvq_part_at(head, image.v_scales), kvq_part_at(head, image.v_mins), nullptr, image.v_bits,
+        kv.policy.sym};
 }
 
 static __device__ __forceinline__ size_t kvq_wide_half_bytes(const kvq_cuda_kv &kv) {
@@ -85,7 +90,7 @@ static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
 
 /* x [d], all threads of the block; other [d] is room for heads with a base. Begins and ends with a barrier. */
 static __device__ inline void kvq_hadamard_block(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
-                                          const kvq_cuda_hadamard &h) {
+                                                 const kvq_cuda_hadamard &h) {
     int n_block = d / h.base;
     float unit = 1.0f / sqrtf((float)d);
     __syncthreads();

@@ -1,8 +1,8 @@
 /* linear.cu: matrix products (../matrix.h), plain: a block of 128 threads is one tile of 16 output rows times up to 8
- * activation rows. Its 8 half-warps take every eighth group of 32 inputs, a lane per output row, and are added in order:
- * so the bits of a result do not depend on how many rows a step has. Weights are read once per 8 rows, in lines of 64
- * bytes. Activations are quantized before by a kernel of their own, exactly as on the CPU; the integer products are
- * those of the CPU too, only the order of the float sums differs.
+ * activation rows. Its 8 half-warps take every eighth group of 32 inputs, a lane per output row, and are added in
+ * order: so the bits of a result do not depend on how many rows a step has. Weights are read once per 8 rows, in lines
+ * of 64 bytes. Activations are quantized before by a kernel of their own, exactly as on the CPU; the integer products
+ * are those of the CPU too, only the order of the float sums differs.
  *
  * Made to be right first: no tensor cores. Not measured on any GPU yet. */
 #include "stream.h"
@@ -49,8 +49,8 @@ __global__ void quantize_groups(const float *x, int8_t *q, float *d, int *sums, 
 
 /* One group of 32 inputs of one output, times ROWS activation rows. */
 template <int BITS, int GROUP, int ROWS>
-static __device__ __forceinline__ void add_group(float *acc, const uint8_t *tile, const kvq_layout *layout, int r, int i,
-                                                 const activations *x, int row, int n_rows, int n_in) {
+static __device__ __forceinline__ void add_group(float *acc, const uint8_t *tile, const kvq_layout *layout, int r,
+                                                 int i, const activations *x, int row, int n_rows, int n_in) {
     for (int half = 0; half < KVQ_ACT_GROUP / GROUP; half++) {
         size_t super_at, at = kvq_group_at(layout, GROUP, BITS, i + half * GROUP, &super_at);
         const uint8_t *group = tile + at, *scales = group + kvq_codes_bytes(GROUP, BITS);
@@ -80,8 +80,9 @@ static __device__ __forceinline__ void add_group(float *acc, const uint8_t *tile
 
 /* Adds the slices in order, then bias and residual. */
 template <int ROWS>
-static __device__ __forceinline__ void store_tile(const float *acc, KVQ_SHARED_PTR(float) partial, const kvq_linear &job,
-                                                  int n_out, const kvq_matrix_part &part, int row, int n_rows) {
+static __device__ __forceinline__ void store_tile(const float *acc, KVQ_SHARED_PTR(float) partial,
+                                                  const kvq_linear &job, int n_out, const kvq_matrix_part &part,
+                                                  int row, int n_rows) {
     int slice = threadIdx.x / KVQ_TILE_ROWS, r = threadIdx.x % KVQ_TILE_ROWS;
 #pragma unroll
     for (int n = 0; n < ROWS; n++) partial[(n * SLICES + slice) * KVQ_TILE_ROWS + r] = acc[n];
@@ -98,7 +99,7 @@ static __device__ __forceinline__ void store_tile(const float *acc, KVQ_SHARED_P
 
 template <int BITS, int GROUP, int ROWS>
 __global__ void coded_tile(kvq_linear job, kvq_matrix_part part, activations x, int n_in, int n_out) {
-    KVQ_SHARED(float, partial, ROWS * SLICES * KVQ_TILE_ROWS);
+    KVQ_SHARED(float, partial, ROWS *SLICES *KVQ_TILE_ROWS);
     int slice = threadIdx.x / KVQ_TILE_ROWS, r = threadIdx.x % KVQ_TILE_ROWS, row = blockIdx.y * MOST_ROWS;
     int n_rows = job.n_rows - row < ROWS ? job.n_rows - row : ROWS;
     const uint8_t *tile = part.data + blockIdx.x * part.tile_bytes;
@@ -110,7 +111,7 @@ __global__ void coded_tile(kvq_linear job, kvq_matrix_part part, activations x, 
 
 /* Float weights: activations as they are, inputs in eight interleaved chains. */
 template <int ROWS> __global__ void float_tile(kvq_linear job, kvq_matrix_part part, int n_in, int n_out) {
-    KVQ_SHARED(float, partial, ROWS * SLICES * KVQ_TILE_ROWS);
+    KVQ_SHARED(float, partial, ROWS *SLICES *KVQ_TILE_ROWS);
     int slice = threadIdx.x / KVQ_TILE_ROWS, r = threadIdx.x % KVQ_TILE_ROWS, row = blockIdx.y * MOST_ROWS;
     int n_rows = job.n_rows - row < ROWS ? job.n_rows - row : ROWS;
     const uint8_t *tile = part.data + blockIdx.x * part.tile_bytes;

@@ -1,5 +1,5 @@
-/* matrix.cuh: the execution layouts of ../matrix.h as kernels read them: the same bytes as on the CPU, since a tile's 16
- * rows are 16 lanes of a warp here as they are 16 lanes of a vector there. */
+/* matrix.cuh: the execution layouts of ../matrix.h as kernels read them: the same bytes as on the CPU, since a tile's
+ * 16 rows are 16 lanes of a warp here as they are 16 lanes of a vector there. */
 #ifndef KVQ_CUDA_MATRIX_CUH
 #define KVQ_CUDA_MATRIX_CUH
 

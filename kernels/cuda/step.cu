@@ -1,5 +1,5 @@
-/* step.cu: a stream of the CUDA backend, and `begin`: the step's lists copied to the device in one piece. What is on the
- * device is laid out as on the host, pointers and all, so that the same structs serve kernels. */
+/* step.cu: a stream of the CUDA backend, and `begin`: the step's lists copied to the device in one piece. What is on
+ * the device is laid out as on the host, pointers and all, so that the same structs serve kernels. */
 #include "stream.h"
 
 #include <stdarg.h>
@@ -27,10 +27,9 @@ void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what) {
 void kvq_cuda_launched(kvq_stream *s, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes) {
     cudaError_t error = cudaGetLastError();
     if (error == cudaSuccess) return;
-    kvq_cuda_fail(s, KVQ_DEVICE,
-                  "the GPU refused kernel %s (grid %u x %u x %u, %u threads, %zu bytes of shared memory): %s (%s)",
-                  kernel, grid.x, grid.y, grid.z, block.x, shared_bytes, cudaGetErrorName(error),
-                  cudaGetErrorString(error));
+    kvq_cuda_fail(
+        s, KVQ_DEVICE, "the GPU refused kernel %s (grid %u x %u x %u, %u threads, %zu bytes of shared memory): %s (%s)",
+        kernel, grid.x, grid.y, grid.z, block.x, shared_bytes, cudaGetErrorName(error), cudaGetErrorString(error));
 }
 
 void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes) {
@@ -162,9 +161,9 @@ const int *kvq_cuda_ints(kvq_stream *s, const int *host, int n) {
     size_t at = s->lists_bytes + s->ints_used;
     memcpy(s->staging + at, host, (size_t)n * sizeof(int));
     s->ints_used += bytes;
-    kvq_cuda_check(s, cudaMemcpyAsync(s->lists + at, s->staging + at, (size_t)n * sizeof(int), cudaMemcpyHostToDevice,
-                                      s->cuda),
-                   "copying a list");
+    kvq_cuda_check(
+        s, cudaMemcpyAsync(s->lists + at, s->staging + at, (size_t)n * sizeof(int), cudaMemcpyHostToDevice, s->cuda),
+        "copying a list");
     kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a list");
     return (const int *)(s->lists + at);
 }

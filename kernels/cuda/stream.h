@@ -71,7 +71,7 @@ size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 
 /* The table's fillers, one per file. */
-void kvq_cuda_fill_rows(kvq_ops *ops);   /* embed, norm, glu, rope_table, gather, softcap */
+void kvq_cuda_fill_rows(kvq_ops *ops); /* embed, norm, glu, rope_table, gather, softcap */
 void kvq_cuda_fill_linear(kvq_ops *ops);
 void kvq_cuda_fill_append(kvq_ops *ops);
 void kvq_cuda_fill_close(kvq_ops *ops);

@@ -22,13 +22,14 @@
 #endif
 
 #define PAGE_BYTES ((size_t)4096)
-#define DEVICE_ALIGN ((size_t)256) /* as cudaMalloc */
+#define DEVICE_ALIGN ((size_t)256)        /* as cudaMalloc */
 #define PROTECTED_BYTES ((size_t)8 << 20) /* larger allocations stay open: protecting every page costs too much */
 
 static simt_place no_place; /* outside of launches */
 simt_place *simt_current = &no_place;
 
-/* ---- fibers ------------------------------------------------------------------------------------------------------- */
+/* ---- fibers -------------------------------------------------------------------------------------------------------
+ */
 
 /* Pushes what a call must keep, leaves the stack pointer in *save and goes on at `to`. */
 extern "C" void simt_switch(void **save, void *to);
@@ -108,7 +109,8 @@ static void enter_fiber(unsigned index, void **pointer, void **fake_stack) {
 #endif
 }
 
-/* The running fiber waits: another lane of its warp goes on, or else the scheduler. Returns when it may go on itself. */
+/* The running fiber waits: another lane of its warp goes on, or else the scheduler. Returns when it may go on itself.
+ */
 static void leave_fiber(bool for_ever) {
     fiber *f = &simt.fibers[simt.current];
     warp *w = &simt.warps[simt.current / SIMT_WARP];
@@ -190,7 +192,8 @@ static void fail_block(const char *format, ...) {
     va_end(args);
 }
 
-/* ---- barriers and warps ------------------------------------------------------------------------------------------- */
+/* ---- barriers and warps -------------------------------------------------------------------------------------------
+ */
 
 void simt_barrier(int line) {
     fiber *f = &simt.fibers[simt.current];
@@ -203,8 +206,8 @@ void simt_barrier(int line) {
 const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value, size_t bytes,
                               bool ordered))[SIMT_SLOT_BYTES] {
     warp *w = &simt.warps[simt_now.warp];
-    if (mask != 0xffffffffu) simt_fail("%s with mask %08x in thread %u: only whole warps are used", what, mask,
-                                       simt_now.index);
+    if (mask != 0xffffffffu)
+        simt_fail("%s with mask %08x in thread %u: only whole warps are used", what, mask, simt_now.index);
     if (w->n_arrived > 0 && w->what != what && strcmp(w->what, what) != 0)
         simt_fail("thread %u is at %s while its warp is at %s", simt_now.index, what, w->what);
     w->what = what;
@@ -222,7 +225,8 @@ const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value
     return slots;
 }
 
-/* ---- shared memory ------------------------------------------------------------------------------------------------ */
+/* ---- shared memory ------------------------------------------------------------------------------------------------
+ */
 
 /* Whether what `other` did in these phases is unordered with what the running thread does now. */
 static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_phase) {
@@ -282,8 +286,8 @@ uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
 size_t simt_place_static(simt_site *site, size_t bytes) {
     if (site->launch == simt.n_launches) return site->at;
     size_t at = (simt.shared_used + 15) / 16 * 16;
-    if (bytes > SIMT_SHARED_BYTES - at) simt_fail("%zu bytes of shared memory, a block has %d", at + bytes,
-                                                  SIMT_SHARED_BYTES);
+    if (bytes > SIMT_SHARED_BYTES - at)
+        simt_fail("%zu bytes of shared memory, a block has %d", at + bytes, SIMT_SHARED_BYTES);
     simt.shared_used = at + bytes;
     site->launch = simt.n_launches;
     site->at = at;
@@ -294,7 +298,8 @@ size_t simt_dynamic_bytes(void) {
     return simt.launch->shared_bytes;
 }
 
-/* ---- a block ------------------------------------------------------------------------------------------------------ */
+/* ---- a block ------------------------------------------------------------------------------------------------------
+ */
 
 static bool run_warp(unsigned index) {
     bool ran = false;
@@ -397,7 +402,8 @@ static void run_launch(const simt_launch *l, bool reverse) {
     if (simt.failed) simt.last = cudaErrorLaunchFailure;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct allocation {
     struct allocation *next;
@@ -429,7 +435,8 @@ static void open_memory(bool open) {
     if (open == is_open) return;
     is_open = open;
     for (const allocation *a = allocations; a; a = a->next)
-        if (a->is_protected && mprotect(a->map, a->map_bytes - PAGE_BYTES, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+        if (a->is_protected &&
+            mprotect(a->map, a->map_bytes - PAGE_BYTES, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
             abort();
 }
 
@@ -516,7 +523,8 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
     return cudaSuccess;
 }
 
-/* ---- streams ------------------------------------------------------------------------------------------------------ */
+/* ---- streams ------------------------------------------------------------------------------------------------------
+ */
 
 struct simt_stream {
     simt_launch *first, **end;
@@ -627,7 +635,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return cudaSuccess;
 }
 
-/* ---- the device --------------------------------------------------------------------------------------------------- */
+/* ---- the device ---------------------------------------------------------------------------------------------------
+ */
 
 cudaError_t cudaGetLastError(void) {
     cudaError_t ret = simt.last;

@@ -1,11 +1,11 @@
-/* simt.h: a GPU on the host, small and strict: what kernels/cuda/launch.cuh includes instead of the CUDA runtime when the
- * same .cu sources are compiled as C++ for the host (KVQ_SIMT). simt.cc has the rest.
+/* simt.h: a GPU on the host, small and strict: what kernels/cuda/launch.cuh includes instead of the CUDA runtime when
+ * the same .cu sources are compiled as C++ for the host (KVQ_SIMT). simt.cc has the rest.
  *
  * A launch is kept until the stream is waited for, as on a device, so that host memory that changes too early shows.
  * Then blocks run one after the other; the threads of a block are fibers that run until a barrier or a warp-wide
  * instruction. What is reported as an error of the launch, with kernel, block and thread:
- *   - a shared-memory race: two threads, at least one writing, without a barrier in between. Each byte remembers its last
- *     writer and reader and their *phases*: the number of barriers the block had passed and, within a warp, of
+ *   - a shared-memory race: two threads, at least one writing, without a barrier in between. Each byte remembers its
+ * last writer and reader and their *phases*: the number of barriers the block had passed and, within a warp, of
  *     __syncwarp;
  *   - shared memory out of bounds, or read before it was written;
  *   - a barrier or warp-wide instruction that some threads never reach, or reach elsewhere;

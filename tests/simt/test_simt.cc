@@ -1,12 +1,12 @@
-/* test_simt.cc: the shim itself. Right kernels run and give what a device gives; broken ones are found, each for what is
- * wrong with it. */
+/* test_simt.cc: the shim itself. Right kernels run and give what a device gives; broken ones are found, each for what
+ * is wrong with it. */
 #include <stdio.h>
 
 #include "simt.h"
 
 /* launch.cuh's macro */
-#define SHARED(type, name, count)     \
-    static simt_site name##_site;     \
+#define SHARED(type, name, count) \
+    static simt_site name##_site; \
     simt_shared<type> name = simt_static_array<type>(&name##_site, count)
 
 #define WARP 0xffffffffu

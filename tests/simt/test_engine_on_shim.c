@@ -1,0 +1,276 @@
+/* test_engine_on_shim.c: the whole engine through the CUDA backend, on the SIMT shim: every architecture and policy
+ * gives the CPU backend's logits, answers do not depend on who shares a batch, and every fault of a GPU is told as what
+ * it is. KVQ_CUDA_PLUGIN names libkvq-cuda-shim.so (simt.cmake). */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "world.h"
+
+#define COUNT_OF(a) (sizeof(a) / sizeof *(a))
+
+static const char *const policies[] = {"0", "8", "4", "lmdeploy8", "lmdeploy4"};
+
+/* Most divergence from the CPU backend in nats, mean and worst of N_IDS positions: about three times what was seen. */
+static const struct {
+    double mean, worst;
+} bounds[] = {{1e-6, 1e-5}, {5e-5, 2e-3}, {1e-4, 2e-3}, {3e-4, 2e-3}, {2e-3, 2e-2}}, coded_bound = {7e-4, 8e-3};
+
+static kvq_options cuda_options(int model, const char *policy) {
+    kvq_options o = world_options(model, policy);
+    o.backend = "cuda";
+    o.max_batch_size = 8;
+    o.cache_max_entry_count = "300";
+    return o;
+}
+
+/* ---- the same logits as the CPU's -------------------------------------------------------------------------------- */
+
+enum { N_IDS = 150 }; /* five pages of 32, two chunks of 64 and a rest; beyond gemma3's window of 96 */
+
+typedef struct rows {
+    float *logits; /* [N_IDS, TINY_VOCAB] */
+    size_t n;
+} rows;
+
+static int keep_row(void *user, size_t pos, const float *logits) {
+    rows *r = user;
+    assert_int_equal(pos, r->n);
+    memcpy(r->logits + r->n++ * TINY_VOCAB, logits, TINY_VOCAB * sizeof(float));
+    return 0;
+}
+
+static rows logits_of(kvq_options o) {
+    kvq_error err;
+    int ids[N_IDS];
+    rows r = {.logits = calloc(N_IDS * TINY_VOCAB, sizeof(float))};
+    assert_non_null(r.logits);
+    (void)world_request(ids, N_IDS, 7, 1);
+    kvq_engine *e = world_open(&o);
+    if (kvq_logits(e, ids, N_IDS, keep_row, &r, &err)) fail_msg("%s", err.text);
+    assert_string_equal(kvq_get_info(e)->backend, strcmp(o.backend, "cuda") == 0 ? "cuda" : "cpu");
+    kvq_close(e);
+    return r;
+}
+
+/* Divergence in nats of what b says from what a says. */
+static double divergence(const float *a, const float *b) {
+    double max_a = -INFINITY, max_b = -INFINITY, sum_a = 0, sum_b = 0, kl = 0;
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        max_a = fmax(max_a, (double)a[i]);
+        max_b = fmax(max_b, (double)b[i]);
+    }
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        sum_a += exp((double)a[i] - max_a);
+        sum_b += exp((double)b[i] - max_b);
+    }
+    for (int i = 0; i < TINY_VOCAB; i++) {
+        double log_a = (double)a[i] - max_a - log(sum_a), log_b = (double)b[i] - max_b - log(sum_b);
+        kl += exp(log_a) * (log_a - log_b);
+    }
+    return kl;
+}
+
+/* The integers are the CPU's and only the order of float sums differs; but a code near a tie may then fall to the other
+ * side, in the cache as in the activations, and that is what the bound leaves room for. */
+static void logits_are_the_cpus(void **state) {
+    (void)state;
+    for (int model = 0; model < TINY_MODELS; model++)
+        for (size_t p = 0; p < COUNT_OF(policies); p++) {
+            kvq_options o = cuda_options(model, policies[p]), cpu = o;
+            cpu.backend = "cpu";
+            rows want = logits_of(cpu), got = logits_of(o);
+            double worst = 0, mean = 0;
+            for (int i = 0; i < N_IDS; i++) {
+                double kl = divergence(want.logits + i * TINY_VOCAB, got.logits + i * TINY_VOCAB);
+                worst = fmax(worst, kl);
+                mean += kl / N_IDS;
+            }
+            printf("%s, policy %s: divergence from the CPU backend %.2g in the mean, %.2g at most\n",
+                   tiny_models[model].name, policies[p], mean, worst);
+            double most_mean = tiny_models[model].coded ? coded_bound.mean : bounds[p].mean;
+            double most = tiny_models[model].coded ? coded_bound.worst : bounds[p].worst;
+            assert_true(mean <= most_mean && worst <= most); /* false for a NaN */
+            free(want.logits);
+            free(got.logits);
+        }
+}
+
+/* ---- reproducible ------------------------------------------------------------------------------------------------ */
+
+enum { N_ANSWERS = 5 };
+
+/* Alone, all at once, in other chunks, over a pool that makes them preempt each other, and found in the prefix cache.
+ */
+static void answers_do_not_depend_on_the_batch(void **state) {
+    (void)state;
+    static int ids[N_ANSWERS][PROMPT_MAX];
+    static answer alone[N_ANSWERS], together[N_ANSWERS];
+    for (size_t p = 0; p < COUNT_OF(policies); p++) {
+        kvq_options o = cuda_options((int)p % TINY_MODELS, policies[p]);
+        kvq_engine *e = world_open(&o);
+        for (int i = 0; i < N_ANSWERS; i++) {
+            kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20);
+            (void)world_submit(e, &r, &alone[i]);
+            (void)world_run(e);
+        }
+        kvq_close(e);
+        char pool[16];
+        (void)world_smallest_pool(o, pool, sizeof pool);
+        o.cache_max_entry_count = pool;
+        o.max_prefill_token_num = 23;
+        o.enable_prefix_caching = true;
+        e = world_open(&o);
+        for (int round = 0; round < 2; round++) {
+            for (int i = 0; i < N_ANSWERS; i++) {
+                kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20);
+                (void)world_submit(e, &r, &together[i]);
+            }
+            (void)world_run(e);
+            for (int i = 0; i < N_ANSWERS; i++) world_same(&together[i], &alone[i], policies[p]);
+        }
+        assert_int_equal(world_blocks_used(e), 0);
+        kvq_close(e);
+    }
+}
+
+/* ---- faults ------------------------------------------------------------------------------------------------------ */
+
+static int no_fault(void **state) {
+    (void)state;
+    return unsetenv("KVQ_SIMT_FAULT") || unsetenv("KVQ_SIMT_MEMORY");
+}
+
+static void every_missing_piece_is_named(void **state) {
+    (void)state;
+    static const struct {
+        const char *fault, *text;
+    } cases[] = {
+        {"no_driver", "no NVIDIA driver is installed"},
+        {"old_driver", "the NVIDIA driver is too old: it knows CUDA 11.4, this backend needs 13.0"},
+        {"no_device", "no NVIDIA GPU is found"},
+        {"old_device", "has compute capability 6.1, this backend runs on 7.5 and later"},
+        {"no_image", "cudaErrorNoKernelImageForDevice"},
+        {"launch", "the GPU does not run a first kernel: cudaErrorLaunchFailure (kernel probe: a fault on purpose)"},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        kvq_options o = cuda_options(TINY_LLAMA, "8");
+        kvq_engine *e = NULL;
+        kvq_error err = {0};
+        setenv("KVQ_SIMT_FAULT", cases[i].fault, 1);
+        assert_int_equal(kvq_open(&o, &e, &err), KVQ_DEVICE);
+        if (!strstr(err.text, cases[i].text)) fail_msg("%s: '%s'", cases[i].fault, err.text);
+        assert_non_null(strstr(err.text, "backend 'cuda' is asked for: "));
+
+        o.backend = "auto"; /* takes the CPU, and says why */
+        e = world_open(&o);
+        assert_string_equal(kvq_get_info(e)->backend, "cpu");
+        assert_non_null(kvq_get_info(e)->passed_over);
+        assert_non_null(strstr(kvq_get_info(e)->passed_over, cases[i].text));
+        kvq_close(e);
+    }
+}
+
+static void auto_takes_the_gpu_where_one_is(void **state) {
+    (void)state;
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    o.backend = "auto";
+    kvq_engine *e = world_open(&o);
+    assert_string_equal(kvq_get_info(e)->backend, "cuda");
+    assert_string_equal(kvq_get_info(e)->isa, "sm_90");
+    assert_string_equal(kvq_get_info(e)->device, "SIMT shim on the host");
+    assert_null(kvq_get_info(e)->passed_over);
+    kvq_close(e);
+}
+
+static void a_gpu_that_is_not_there_is_named(void **state) {
+    (void)state;
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    kvq_engine *e = NULL;
+    kvq_error err = {0};
+    o.device = 3;
+    assert_int_equal(kvq_open(&o, &e, &err), KVQ_DEVICE);
+    assert_non_null(strstr(err.text, "GPU 3 is asked for, this machine has 1, counted from 0"));
+}
+
+/* Weights, then workspace, then the pool are what does not fit; everything taken before is given back. */
+static void memory_that_is_missing_is_missed_at_start(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes, *text;
+        kvq_status status;
+    } cases[] = {
+        {"100000", "no memory on the GPU for weights", KVQ_NO_MEMORY},
+        {"500000", "no memory on the GPU for workspace", KVQ_NO_MEMORY},
+        {"40000000", "MiB are free after weights and workspace; lower cache_max_entry_count", KVQ_NO_SPACE},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        kvq_options o = cuda_options(TINY_LLAMA, "8");
+        kvq_engine *e = NULL;
+        kvq_error err = {0};
+        o.cache_max_entry_count = "1G";
+        setenv("KVQ_SIMT_MEMORY", cases[i].bytes, 1);
+        kvq_status status = kvq_open(&o, &e, &err);
+        if (status != cases[i].status || !strstr(err.text, cases[i].text))
+            fail_msg("%s: '%s'", cases[i].bytes, err.text);
+    }
+    (void)no_fault(state); /* nothing of it is left behind */
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    kvq_close(world_open(&o));
+}
+
+/* The share is of the device's memory, not of the host's. */
+static void the_pool_is_a_share_of_the_gpus_memory(void **state) {
+    (void)state;
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    o.cache_max_entry_count = "0.5";
+    setenv("KVQ_SIMT_MEMORY", "200000000", 1);
+    kvq_engine *e = world_open(&o);
+    const kvq_info *i = kvq_get_info(e);
+    uint64_t left = 200000000 - i->weight_bytes - i->workspace_bytes;
+    assert_in_range(i->pool_bytes, left / 2 - left / 50, left / 2);
+    kvq_close(e);
+}
+
+/* A kernel that fails in the field ends the step with the device's words, not with wrong tokens. */
+static void a_lost_gpu_ends_the_step(void **state) {
+    (void)state;
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    kvq_engine *e = world_open(&o);
+    int ids[40];
+    kvq_request r = world_request(ids, 40, 1, 10);
+    uint64_t id;
+    const kvq_event *events;
+    size_t n;
+    kvq_error err = {0};
+    assert_int_equal(kvq_submit(e, &r, &id, &err), KVQ_OK);
+    setenv("KVQ_SIMT_FAULT", "launch", 1);
+    kvq_status status = kvq_step(e, &events, &n, &err);
+    assert_int_equal(status, KVQ_DEVICE);
+    assert_int_equal(n, 0);
+    assert_non_null(strstr(err.text, "a step failed on the GPU: cudaErrorLaunchFailure"));
+    kvq_close(e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
+        cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),
+        cmocka_unit_test_setup(every_missing_piece_is_named, no_fault),
+        cmocka_unit_test_setup(auto_takes_the_gpu_where_one_is, no_fault),
+        cmocka_unit_test_setup(a_gpu_that_is_not_there_is_named, no_fault),
+        cmocka_unit_test_setup(memory_that_is_missing_is_missed_at_start, no_fault),
+        cmocka_unit_test_setup(the_pool_is_a_share_of_the_gpus_memory, no_fault),
+        cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    world_remove_models();
+    return failed;
+}
