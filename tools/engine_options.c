@@ -1,6 +1,7 @@
 /* engine_options.c: from command-line options to an open engine. Called by run, bench, eval, logits, show. */
 #include "engine_options.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "../engine/gguf.h"
@@ -43,6 +44,8 @@ kvq_status engine_open(const kvq_options *options, kvq_engine **ret, kvq_error *
     with_bar.progress_user = &bar;
     kvq_status status = kvq_open(&with_bar, ret, err);
     progress_done(&bar);
+    const char *passed_over = status ? NULL : kvq_get_info(*ret)->passed_over;
+    if (passed_over) fprintf(stderr, "kvqctl: the CPU is used, not the GPU: %s\n", passed_over); /* never in silence */
     return status;
 }
 
