@@ -200,6 +200,20 @@ static void a_gpu_that_is_not_there_is_named(void **state) {
     assert_non_null(strstr(err.text, "GPU 3 is asked for, this machine has 1, counted from 0"));
 }
 
+static void a_plugin_of_another_version_is_refused(void **state) {
+    (void)state;
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    kvq_engine *e = NULL;
+    kvq_error err = {0};
+    char *plugin = strdup(getenv("KVQ_CUDA_PLUGIN"));
+    setenv("KVQ_CUDA_PLUGIN", OLD_PLUGIN, 1);
+    kvq_status status = kvq_open(&o, &e, &err);
+    setenv("KVQ_CUDA_PLUGIN", plugin, 1);
+    free(plugin);
+    assert_int_equal(status, KVQ_DEVICE);
+    assert_non_null(strstr(err.text, "is of another version of kvqd"));
+}
+
 /* Weights, then workspace, then the pool are what does not fit; everything taken before is given back. */
 static void memory_that_is_missing_is_missed_at_start(void **state) {
     (void)state;
@@ -266,6 +280,7 @@ int main(void) {
         cmocka_unit_test_setup(every_missing_piece_is_named, no_fault),
         cmocka_unit_test_setup(auto_takes_the_gpu_where_one_is, no_fault),
         cmocka_unit_test_setup(a_gpu_that_is_not_there_is_named, no_fault),
+        cmocka_unit_test_setup(a_plugin_of_another_version_is_refused, no_fault),
         cmocka_unit_test_setup(memory_that_is_missing_is_missed_at_start, no_fault),
         cmocka_unit_test_setup(the_pool_is_a_share_of_the_gpus_memory, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
