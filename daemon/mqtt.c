@@ -337,16 +337,14 @@ static void on_puback5(void *context, MQTTAsync_successData5 *data) {
     acknowledged(context, data->token, 0);
 }
 
+/* Without a reason code of the broker's nobody refused it: Paho gives up what is in flight when a connection without a
+ * session breaks, before it tells of the break. */
 static void on_puback_failure5(void *context, MQTTAsync_failureData5 *data) {
-    acknowledged(context, data->token, failure_of(data));
+    if (data->reasonCode) acknowledged(context, data->token, (int)data->reasonCode);
 }
 
 static void on_puback3(void *context, MQTTAsync_successData *data) {
     acknowledged(context, data->token, 0);
-}
-
-static void on_puback_failure3(void *context, MQTTAsync_failureData *data) {
-    acknowledged(context, data->token, data->code);
 }
 
 static void subscription_refused(attempt *a, int code) {
@@ -764,8 +762,7 @@ static bool send_now(mqtt *m, const mqtt_publication *p, int *ret_token) {
         if (p->qos) response.onSuccess5 = on_puback5;
         if (p->qos) response.onFailure5 = on_puback_failure5;
     } else if (p->qos) {
-        response.onSuccess = on_puback3;
-        response.onFailure = on_puback_failure3;
+        response.onSuccess = on_puback3; /* a PUBACK of 3.1.1 cannot refuse */
     }
     int rc = MQTTAsync_sendMessage(m->client, p->topic, &pm, &response);
     MQTTProperties_free(&pm.properties);

@@ -301,7 +301,8 @@ static void keep_default_system(prompt *p, bool own_system) {
 
 static bool parse_json(json_t *root, prompt *p, failure *f) {
     const char *name;
-    json_t *value;
+    json_t *value, *id = json_object_get(root, "id");
+    if (id && !take_key("id", id, p, f)) return false; /* first: a refusal is answered under it */
     json_object_foreach(root, name, value) {
         if (!take_key(name, value, p, f)) return false;
     }
@@ -385,6 +386,7 @@ bool prompt_parse(const prompt_input *in, prompt *ret, failure *f) {
     if (!find_json(in, &root, f)) return false;
     prompt p = {.request = *in->defaults, .stream = -1, .json = root};
     if (!(root ? parse_json(root, &p, f) : parse_plain(in, &p, f)) || !own_defaults(in->defaults, &p, f)) {
+        memcpy(ret->id, p.id, sizeof ret->id);
         prompt_done(&p);
         return false;
     }

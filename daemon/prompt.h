@@ -36,8 +36,8 @@ typedef struct prompt {
     void *defaults; /* strings that came with the defaults */
 } prompt;
 
-/* True and *ret is the caller's until prompt_done; or false, *ret untouched, and *f says which key is wrong and what is
- * allowed. */
+/* True and *ret is the caller's until prompt_done; or false, and *f says which key is wrong and what is allowed. Then
+ * *ret is untouched but for its id, if the JSON has a good one: the refusal is answered under it. */
 bool prompt_parse(const prompt_input *in, prompt *ret, failure *f);
 void prompt_done(prompt *p); /* {0} allowed */
 

@@ -484,6 +484,17 @@ static void answer_again(kvqd *d, request *r, journal_answer *stored) {
     log_info("request '%s': answered before, the same answer is sent again", r->name);
 }
 
+/* Checks 1 and 2, the first half. What is refused already is read all the same: its id says where to answer. */
+static bool read_request(kvqd *d, request *r, const failure *refusal, failure *f) {
+    failure second;
+    bool ok = choose_address(d, r, f);
+    if (refusal) *f = *refusal;
+    ok = ok && !refusal;
+    if (read_prompt(d, r, &second)) return ok;
+    if (ok) *f = second;
+    return false;
+}
+
 /* All of it. Takes the message; row: NULL for one that is not in the journal; refusal: what is wrong already, or NULL.
  */
 static void accept(kvqd *d, message *m, const journal_row *row, const failure *refusal) {
@@ -503,12 +514,7 @@ static void accept(kvqd *d, message *m, const journal_row *row, const failure *r
     r->message = m;
     r->row = row ? row->row : 0;
     r->accepted_ns = clock_monotonic_ns();
-    bool ok = choose_address(d, r, &f);
-    if (refusal) {
-        f = *refusal;
-        ok = false;
-    }
-    ok = ok && read_prompt(d, r, &f);
+    bool ok = read_request(d, r, refusal, &f);
     /* a name is needed for refusals too */
     failure name_failure;
     bool named = settle_name(r, rest, valid, row ? row->name : "", &name_failure);

@@ -227,8 +227,7 @@ static bool index_item(kvq_tpl_run *r, kvq_tpl_value object, int64_t i, kvq_tpl_
         *ret = kvq_tpl_int(kvq_tpl_range_at(object.as.range, i));
     } else if (object.kind == KVQ_TPL_STRING) {
         const kvq_tpl_string *s = object.as.text;
-        size_t at = kvq_tpl_char_offset(s, (size_t)i);
-        kvq_tpl_charge(r, at / 32);
+        size_t at = kvq_tpl_char_offset(r, s, (size_t)i);
         *ret = kvq_tpl_text(r, s->bytes + at, kvq_tpl_char_bytes(s->bytes + at));
         ret->flag = object.flag;
     } else {

@@ -269,7 +269,8 @@ kvq_tpl_value kvq_tpl_call_loop(kvq_tpl_run *r, kvq_tpl_loop *loop, kvq_tpl_valu
 /* ---- macros ---------------------------------------------------------------------------------------------------- */
 
 /* The keyword argument of that name, marked as used, or MISSING. */
-static kvq_tpl_value take_keyword(const kvq_tpl_args *args, bool *used, const kvq_tpl_string *name) {
+static kvq_tpl_value take_keyword(kvq_tpl_run *r, const kvq_tpl_args *args, bool *used, const kvq_tpl_string *name) {
+    kvq_tpl_charge(r, args->n_names / 4);
     for (size_t i = 0; i < args->n_names; i++) {
         if (used[i] || !kvq_tpl_string_equal(args->names[i], name)) continue;
         used[i] = true;
@@ -282,7 +283,7 @@ static void bind_specials(kvq_tpl_run *r, const kvq_tpl_node *node, kvq_tpl_acti
                           bool *used) {
     static const kvq_tpl_string caller_name = {"caller", 6, 6};
     if (node->takes_caller) {
-        kvq_tpl_value caller = take_keyword(args, used, &caller_name);
+        kvq_tpl_value caller = take_keyword(r, args, used, &caller_name);
         bool given = caller.kind != KVQ_TPL_MISSING && caller.kind != KVQ_TPL_NONE;
         a->slots[node->special[0].slot] = given ? caller : kvq_tpl_undefined_hint(r, "No caller defined");
     }
@@ -327,7 +328,7 @@ kvq_tpl_value kvq_tpl_call_macro(kvq_tpl_run *r, const kvq_tpl_macro *m, const k
     bool *used = kvq_tpl_alloc(r, args->n_names + 1);
     for (int i = 0; i < node->items.n; i++) {
         const kvq_tpl_node *param = node->items.at[i];
-        a->slots[param->ref.slot] = (size_t)i < args->n ? args->items[i] : take_keyword(args, used, param->name);
+        a->slots[param->ref.slot] = (size_t)i < args->n ? args->items[i] : take_keyword(r, args, used, param->name);
     }
     bind_specials(r, node, a, args, used);
     size_t mark = r->n_out;
@@ -344,6 +345,7 @@ kvq_tpl_value kvq_tpl_call_macro(kvq_tpl_run *r, const kvq_tpl_macro *m, const k
 /* ---- calls ----------------------------------------------------------------------------------------------------- */
 
 static void push_name(kvq_tpl_run *r, kvq_tpl_args *args, const kvq_tpl_string *name, kvq_tpl_value v) {
+    kvq_tpl_charge(r, args->n_names / 4);
     for (size_t i = 0; i < args->n_names; i++)
         if (kvq_tpl_string_equal(args->names[i], name))
             kvq_tpl_fail(r, KVQ_BAD_FILE, "got several values for the keyword argument '%.*s'",

@@ -189,7 +189,7 @@ static kvq_tpl_value filter_truncate(kvq_tpl_run *r, kvq_tpl_call *c) {
     if (length < n_end || leeway < 0) kvq_tpl_fail(r, KVQ_BAD_FILE, "truncate: the length is shorter than the ending");
     if (kvq_tpl_length(r, c->self) - length <= leeway) return c->self;
     const kvq_tpl_string *s = string(r, c->self);
-    kvq_tpl_value head = kvq_tpl_text(r, s->bytes, kvq_tpl_char_offset(s, (size_t)(length - n_end)));
+    kvq_tpl_value head = kvq_tpl_text(r, s->bytes, kvq_tpl_char_offset(r, s, (size_t)(length - n_end)));
     if (!flag(r, c, 1, false)) {
         static const kvq_tpl_string space = {" ", 1, 1};
         size_t cut = kvq_tpl_find_last(r, head.as.text, &space, 0, head.as.text->n_bytes);
@@ -202,7 +202,7 @@ static kvq_tpl_value filter_wordcount(kvq_tpl_run *r, kvq_tpl_call *c) {
     const kvq_tpl_string *s = kvq_tpl_soft_str(r, c->self).as.text;
     int64_t n = 0;
     bool inside = false;
-    kvq_tpl_charge(r, s->n_bytes / 16);
+    kvq_tpl_charge(r, s->n_bytes / 4);
     for (size_t at = 0; at < s->n_bytes; at += kvq_tpl_char_bytes(s->bytes + at)) {
         bool word = kvq_tpl_is_word(kvq_tpl_decode(s->bytes + at));
         n += word && !inside;

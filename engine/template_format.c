@@ -33,7 +33,7 @@ static void put_padded(kvq_tpl_run *r, const spec *s, char align, const char *pr
 static void put_text_field(kvq_tpl_run *r, const spec *s, kvq_tpl_value text) {
     const kvq_tpl_string *t = text.as.text;
     if (s->precision >= 0 && (size_t)s->precision < t->n_chars)
-        text = kvq_tpl_text(r, t->bytes, kvq_tpl_char_offset(t, (size_t)s->precision));
+        text = kvq_tpl_text(r, t->bytes, kvq_tpl_char_offset(r, t, (size_t)s->precision));
     put_padded(r, s, s->align ? s->align : '<', "", text);
 }
 

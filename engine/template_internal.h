@@ -374,7 +374,7 @@ void kvq_tpl_dict_set(kvq_tpl_run *r, kvq_tpl_dict *d, kvq_tpl_value key, kvq_tp
 bool kvq_tpl_dict_find(kvq_tpl_run *r, const kvq_tpl_dict *d, kvq_tpl_value key, kvq_tpl_value *ret);
 bool kvq_tpl_dict_find_text(kvq_tpl_run *r, const kvq_tpl_dict *d, const kvq_tpl_string *key, kvq_tpl_value *ret);
 void kvq_tpl_dict_merge(kvq_tpl_run *r, kvq_tpl_dict *d, kvq_tpl_value from); /* as Python's dict(from) */
-bool kvq_tpl_hashable(kvq_tpl_value v);
+bool kvq_tpl_hashable(kvq_tpl_run *r, kvq_tpl_value v);
 
 bool kvq_tpl_truth(kvq_tpl_run *r, kvq_tpl_value v);
 bool kvq_tpl_is_number(kvq_tpl_value v);  /* bool, int, float */
@@ -384,7 +384,7 @@ double kvq_tpl_as_real(kvq_tpl_value v);
 bool kvq_tpl_equal(kvq_tpl_run *r, kvq_tpl_value a, kvq_tpl_value b);
 typedef enum kvq_tpl_order { KVQ_TPL_LT, KVQ_TPL_LE, KVQ_TPL_GT, KVQ_TPL_GE } kvq_tpl_order;
 bool kvq_tpl_compare(kvq_tpl_run *r, kvq_tpl_order order, kvq_tpl_value a, kvq_tpl_value b);
-bool kvq_tpl_same(kvq_tpl_value a, kvq_tpl_value b); /* Python's `is` */
+bool kvq_tpl_same(kvq_tpl_run *r, kvq_tpl_value a, kvq_tpl_value b); /* Python's `is` */
 bool kvq_tpl_contains(kvq_tpl_run *r, kvq_tpl_value container, kvq_tpl_value v);
 int64_t kvq_tpl_length(kvq_tpl_run *r, kvq_tpl_value v);
 bool kvq_tpl_string_equal(const kvq_tpl_string *a, const kvq_tpl_string *b);
@@ -400,9 +400,9 @@ int64_t kvq_tpl_range_at(const kvq_tpl_range *range, int64_t i);
 
 /* ---- text (template_text.c) ------------------------------------------------------------------------------------ */
 
-size_t kvq_tpl_char_bytes(const char *at);                          /* of the character there */
-int32_t kvq_tpl_decode(const char *at);                             /* the character there */
-size_t kvq_tpl_char_offset(const kvq_tpl_string *s, size_t i_char); /* bytes before it */
+size_t kvq_tpl_char_bytes(const char *at);                                          /* of the character there */
+int32_t kvq_tpl_decode(const char *at);                                             /* the character there */
+size_t kvq_tpl_char_offset(kvq_tpl_run *r, const kvq_tpl_string *s, size_t i_char); /* bytes before it */
 size_t kvq_tpl_count_chars(const char *bytes, size_t n_bytes);
 bool kvq_tpl_is_valid_utf8(const char *bytes, size_t n_bytes);
 kvq_tpl_value kvq_tpl_mend_utf8(kvq_tpl_run *r, const char *bytes,

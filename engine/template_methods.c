@@ -97,7 +97,7 @@ static kvq_tpl_value str_swapcase(kvq_tpl_run *r, kvq_tpl_call *c) {
 /* ---- str: questions -------------------------------------------------------------------------------------------- */
 
 static bool all_chars(kvq_tpl_run *r, const kvq_tpl_string *s, bool (*is)(int32_t)) {
-    kvq_tpl_charge(r, s->n_bytes / 16);
+    kvq_tpl_charge(r, s->n_bytes / 8);
     for (size_t at = 0; at < s->n_bytes; at += kvq_tpl_char_bytes(s->bytes + at))
         if (!is(kvq_tpl_decode(s->bytes + at))) return false;
     return true;
@@ -154,8 +154,8 @@ static bool bounds(kvq_tpl_run *r, const kvq_tpl_call *c, int i, size_t *ret_fro
         if (limits[j] < 0) limits[j] = limits[j] < -n ? 0 : limits[j] + n;
     }
     if (limits[0] > n) return false;
-    *ret_from = kvq_tpl_char_offset(s, (size_t)limits[0]);
-    *ret_to = kvq_tpl_char_offset(s, (size_t)(limits[1] > n ? n : limits[1]));
+    *ret_from = kvq_tpl_char_offset(r, s, (size_t)limits[0]);
+    *ret_to = kvq_tpl_char_offset(r, s, (size_t)(limits[1] > n ? n : limits[1]));
     return *ret_from <= *ret_to;
 }
 
@@ -164,7 +164,9 @@ static int64_t find(kvq_tpl_run *r, const kvq_tpl_call *c, bool last) {
     size_t from, to;
     if (!bounds(r, c, 1, &from, &to)) return -1;
     size_t at = last ? kvq_tpl_find_last(r, s, needle, from, to) : kvq_tpl_find(r, s, needle, from, to);
-    return at == SIZE_MAX ? -1 : (int64_t)kvq_tpl_count_chars(s->bytes, at);
+    if (at == SIZE_MAX) return -1;
+    kvq_tpl_charge(r, at / 64);
+    return (int64_t)kvq_tpl_count_chars(s->bytes, at);
 }
 
 static kvq_tpl_value found_or_fail(kvq_tpl_run *r, int64_t at) {
@@ -198,8 +200,10 @@ static kvq_tpl_value str_count(kvq_tpl_run *r, kvq_tpl_call *c) {
     return kvq_tpl_int(n);
 }
 
-static bool has_end(const kvq_tpl_string *s, size_t from, size_t to, const kvq_tpl_string *end, bool at_start) {
+static bool has_end(kvq_tpl_run *r, const kvq_tpl_string *s, size_t from, size_t to, const kvq_tpl_string *end,
+                    bool at_start) {
     if (to - from < end->n_bytes) return false;
+    kvq_tpl_charge(r, end->n_bytes / 64);
     return memcmp(s->bytes + (at_start ? from : to - end->n_bytes), end->bytes, end->n_bytes) == 0;
 }
 
@@ -208,10 +212,10 @@ static kvq_tpl_value starts_or_ends(kvq_tpl_run *r, const kvq_tpl_call *c, bool 
     size_t from, to;
     bool within = bounds(r, c, 1, &from, &to);
     if (c->arg[0].kind != KVQ_TPL_TUPLE)
-        return kvq_tpl_bool(string(r, c->arg[0]) && within && has_end(s, from, to, c->arg[0].as.text, at_start));
+        return kvq_tpl_bool(string(r, c->arg[0]) && within && has_end(r, s, from, to, c->arg[0].as.text, at_start));
     const kvq_tpl_list *any = c->arg[0].as.list;
     for (size_t i = 0; i < any->n; i++)
-        if (string(r, any->items[i]) && within && has_end(s, from, to, any->items[i].as.text, at_start))
+        if (string(r, any->items[i]) && within && has_end(r, s, from, to, any->items[i].as.text, at_start))
             return kvq_tpl_bool(true);
     return kvq_tpl_bool(false);
 }
@@ -241,13 +245,13 @@ static kvq_tpl_value str_rstrip(kvq_tpl_run *r, kvq_tpl_call *c) {
 
 static kvq_tpl_value str_removeprefix(kvq_tpl_run *r, kvq_tpl_call *c) {
     const kvq_tpl_string *s = c->self.as.text, *prefix = string(r, c->arg[0]);
-    bool there = has_end(s, 0, s->n_bytes, prefix, true);
+    bool there = has_end(r, s, 0, s->n_bytes, prefix, true);
     return part(r, c, there ? prefix->n_bytes : 0, s->n_bytes);
 }
 
 static kvq_tpl_value str_removesuffix(kvq_tpl_run *r, kvq_tpl_call *c) {
     const kvq_tpl_string *s = c->self.as.text, *suffix = string(r, c->arg[0]);
-    bool there = has_end(s, 0, s->n_bytes, suffix, false);
+    bool there = has_end(r, s, 0, s->n_bytes, suffix, false);
     return part(r, c, 0, s->n_bytes - (there ? suffix->n_bytes : 0));
 }
 
@@ -459,7 +463,7 @@ static kvq_tpl_value str_expandtabs(kvq_tpl_run *r, kvq_tpl_call *c) {
 
 static kvq_tpl_value dict_get(kvq_tpl_run *r, kvq_tpl_call *c) {
     kvq_tpl_value v;
-    if (!kvq_tpl_hashable(c->arg[0]))
+    if (!kvq_tpl_hashable(r, c->arg[0]))
         kvq_tpl_fail(r, KVQ_BAD_FILE, "unhashable type: '%s'", kvq_tpl_type_name(c->arg[0]));
     if (kvq_tpl_dict_find(r, c->self.as.dict, c->arg[0], &v)) return v;
     return given(c, 1) ? c->arg[1] : kvq_tpl_none;

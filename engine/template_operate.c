@@ -217,8 +217,8 @@ static kvq_tpl_value slice_string(kvq_tpl_run *r, kvq_tpl_value s, int64_t start
     const kvq_tpl_string *text = s.as.text;
     kvq_tpl_value v;
     if (step == 1 || n == 0) {
-        size_t from = kvq_tpl_char_offset(text, (size_t)start), to = kvq_tpl_char_offset(text, (size_t)(start + n));
-        kvq_tpl_charge(r, to / 32);
+        size_t from = kvq_tpl_char_offset(r, text, (size_t)start);
+        size_t to = kvq_tpl_char_offset(r, text, (size_t)(start + n));
         v = kvq_tpl_text(r, text->bytes + from, n ? to - from : 0);
     } else {
         kvq_tpl_value chars = kvq_tpl_list_value(kvq_tpl_collect(r, s));

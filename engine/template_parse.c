@@ -249,6 +249,7 @@ static kvq_tpl_node *parse_dot(parser *p, kvq_tpl_node *object, int line) {
 static void push_keyword(parser *p, kvq_tpl_node *call) {
     const kvq_tpl_string *name = next(p)->value.as.text;
     next(p); /* = */
+    kvq_tpl_charge(p->r, (size_t)call->more.n / 4);
     for (int i = 0; i < call->more.n; i++)
         if (kvq_tpl_string_equal(call->names[i], name))
             kvq_tpl_fail(p->r, KVQ_BAD_FILE, "the keyword argument '%.*s' is repeated",
@@ -628,6 +629,7 @@ static void parse_signature(parser *p, kvq_tpl_node *node) {
     while (!is(p, KVQ_TPL_TOKEN_RPAREN)) {
         if (node->items.n) expect(p, KVQ_TPL_TOKEN_COMMA);
         kvq_tpl_node *name = parse_target_name(p);
+        kvq_tpl_charge(p->r, (size_t)node->items.n / 4);
         for (int i = 0; i < node->items.n; i++)
             if (kvq_tpl_string_equal(node->items.at[i]->name, name->name))
                 kvq_tpl_fail(p->r, KVQ_BAD_FILE, "a parameter is named twice");

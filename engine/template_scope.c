@@ -26,7 +26,8 @@ typedef struct binder {
 
 /* ---- symbols --------------------------------------------------------------------------------------------------- */
 
-static kvq_tpl_symbol *own_symbol(const kvq_tpl_scope *s, const kvq_tpl_string *name) {
+static kvq_tpl_symbol *own_symbol(kvq_tpl_run *r, const kvq_tpl_scope *s, const kvq_tpl_string *name) {
+    kvq_tpl_charge(r, 1 + (size_t)s->n_symbols / 4);
     for (int i = 0; i < s->n_symbols; i++)
         if (kvq_tpl_string_equal(s->symbols[i].name, name)) return &s->symbols[i];
     return NULL;
@@ -36,8 +37,7 @@ static kvq_tpl_symbol *own_symbol(const kvq_tpl_scope *s, const kvq_tpl_string *
 static bool find_ref(kvq_tpl_run *r, const kvq_tpl_scope *s, const kvq_tpl_string *name, kvq_tpl_ref *ret) {
     int hops = 0;
     for (; s; s = s->parent) {
-        kvq_tpl_charge(r, 1 + (size_t)s->n_symbols / 16);
-        const kvq_tpl_symbol *symbol = own_symbol(s, name);
+        const kvq_tpl_symbol *symbol = own_symbol(r, s, name);
         if (symbol) {
             *ret = (kvq_tpl_ref){hops, symbol->slot};
             return true;
@@ -67,7 +67,7 @@ static kvq_tpl_symbol *add_symbol(kvq_tpl_run *r, kvq_tpl_scope *s, const kvq_tp
 }
 
 static kvq_tpl_symbol *declare_param(kvq_tpl_run *r, kvq_tpl_scope *s, const kvq_tpl_string *name) {
-    kvq_tpl_symbol *symbol = own_symbol(s, name);
+    kvq_tpl_symbol *symbol = own_symbol(r, s, name);
     if (!symbol) symbol = add_symbol(r, s, name, KVQ_TPL_LOAD_PARAM);
     symbol->load = KVQ_TPL_LOAD_PARAM;
     symbol->stored = true;
@@ -80,7 +80,7 @@ static void declare_load(kvq_tpl_run *r, kvq_tpl_scope *s, const kvq_tpl_string 
 }
 
 static void declare_store(kvq_tpl_run *r, kvq_tpl_scope *s, const kvq_tpl_string *name) {
-    kvq_tpl_symbol *symbol = own_symbol(s, name);
+    kvq_tpl_symbol *symbol = own_symbol(r, s, name);
     if (!symbol) {
         kvq_tpl_ref outer;
         bool found = find_outer(r, s, name, &outer);
@@ -302,7 +302,7 @@ static void bind_macro(binder b, kvq_tpl_node *node) {
     for (int i = 0; i < 3; i++) {
         const kvq_tpl_string *name = kvq_tpl_literal(b.r, specials[i]).as.text;
         if (!reads(b.r, &node->body, specials[i])) continue;
-        if (own_symbol(node->scope, name)) { /* a parameter of that name takes its place */
+        if (own_symbol(b.r, node->scope, name)) { /* a parameter of that name takes its place */
             if (i == 0) check_caller_has_default(b.r, node);
             continue;
         }

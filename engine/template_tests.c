@@ -65,7 +65,7 @@ static kvq_tpl_value test_escaped(kvq_tpl_run *r, kvq_tpl_call *c) {
 }
 
 static kvq_tpl_value test_sameas(kvq_tpl_run *r, kvq_tpl_call *c) {
-    return (void)r, kvq_tpl_bool(kvq_tpl_same(c->self, c->arg[0]));
+    return kvq_tpl_bool(kvq_tpl_same(r, c->self, c->arg[0]));
 }
 
 static kvq_tpl_value test_in(kvq_tpl_run *r, kvq_tpl_call *c) {

@@ -32,9 +32,10 @@ size_t kvq_tpl_count_chars(const char *bytes, size_t n_bytes) {
     return n;
 }
 
-size_t kvq_tpl_char_offset(const kvq_tpl_string *s, size_t i_char) {
+size_t kvq_tpl_char_offset(kvq_tpl_run *r, const kvq_tpl_string *s, size_t i_char) {
     if (i_char >= s->n_chars) return s->n_bytes;
     if (s->n_chars == s->n_bytes) return i_char;
+    kvq_tpl_charge(r, i_char / 16);
     size_t at = 0;
     for (; i_char > 0; i_char--) at += kvq_tpl_char_bytes(s->bytes + at);
     return at;
@@ -248,8 +249,9 @@ kvq_tpl_value kvq_tpl_change_case(kvq_tpl_run *r, kvq_tpl_case to, const kvq_tpl
 
 /* ---- stripping, finding, replacing, splitting ------------------------------------------------------------------ */
 
-static bool is_stripped(const char *at, const kvq_tpl_string *chars) {
+static bool is_stripped(kvq_tpl_run *r, const char *at, const kvq_tpl_string *chars) {
     int32_t c = kvq_tpl_decode(at);
+    kvq_tpl_charge(r, 1 + (chars ? chars->n_bytes / 16 : 0));
     if (!chars) return kvq_tpl_is_space(c);
     for (size_t i = 0; i < chars->n_bytes; i += kvq_tpl_char_bytes(chars->bytes + i))
         if (kvq_tpl_decode(chars->bytes + i) == c) return true;
@@ -259,16 +261,12 @@ static bool is_stripped(const char *at, const kvq_tpl_string *chars) {
 kvq_tpl_value kvq_tpl_strip(kvq_tpl_run *r, const kvq_tpl_string *s, const kvq_tpl_string *chars, bool left,
                             bool right) {
     size_t start = 0, end = s->n_bytes;
-    size_t cost = 1 + (chars ? chars->n_bytes / 16 : 0);
-    while (left && start < end && is_stripped(s->bytes + start, chars)) {
+    while (left && start < end && is_stripped(r, s->bytes + start, chars))
         start += kvq_tpl_char_bytes(s->bytes + start);
-        kvq_tpl_charge(r, cost);
-    }
     while (right && start < end) {
         size_t n = char_before(s->bytes, end);
-        if (!is_stripped(s->bytes + end - n, chars)) break;
+        if (!is_stripped(r, s->bytes + end - n, chars)) break;
         end -= n;
-        kvq_tpl_charge(r, cost);
     }
     if (start == 0 && end == s->n_bytes) return kvq_tpl_string_value(s);
     return kvq_tpl_text(r, s->bytes + start, end - start);

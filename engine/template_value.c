@@ -277,14 +277,15 @@ bool kvq_tpl_string_is(const kvq_tpl_string *a, const char *terminated) {
 }
 
 /* The order of code points is the order of UTF-8's bytes. */
-static int string_order(const kvq_tpl_string *a, const kvq_tpl_string *b) {
+static int string_order(kvq_tpl_run *r, const kvq_tpl_string *a, const kvq_tpl_string *b) {
     size_t n = a->n_bytes < b->n_bytes ? a->n_bytes : b->n_bytes;
+    kvq_tpl_charge(r, n / 64);
     int order = memcmp(a->bytes, b->bytes, n);
     if (order != 0) return order;
     return (a->n_bytes > b->n_bytes) - (a->n_bytes < b->n_bytes);
 }
 
-bool kvq_tpl_same(kvq_tpl_value a, kvq_tpl_value b) {
+bool kvq_tpl_same(kvq_tpl_run *r, kvq_tpl_value a, kvq_tpl_value b) {
     if (a.kind != b.kind) return false;
     switch (a.kind) {
     case KVQ_TPL_NONE:
@@ -296,6 +297,7 @@ bool kvq_tpl_same(kvq_tpl_value a, kvq_tpl_value b) {
     case KVQ_TPL_FLOAT:
         return false;
     case KVQ_TPL_STRING:
+        kvq_tpl_charge(r, a.as.text->n_bytes / 64);
         return kvq_tpl_string_equal(a.as.text, b.as.text);
     default:
         return a.as.pointer == b.as.pointer;
@@ -329,6 +331,7 @@ static bool equal_within_kind(kvq_tpl_run *r, kvq_tpl_value a, kvq_tpl_value b) 
     case KVQ_TPL_NONE:
         return true;
     case KVQ_TPL_STRING:
+        if (a.as.text->n_bytes == b.as.text->n_bytes) kvq_tpl_charge(r, a.as.text->n_bytes / 64);
         return kvq_tpl_string_equal(a.as.text, b.as.text);
     case KVQ_TPL_LIST:
     case KVQ_TPL_TUPLE:
@@ -390,7 +393,7 @@ bool kvq_tpl_compare(kvq_tpl_run *r, kvq_tpl_order order, kvq_tpl_value a, kvq_t
     kvq_tpl_charge(r, 1);
     if (kvq_tpl_is_number(a) && kvq_tpl_is_number(b)) return compare_numbers(order, exact(a), exact(b));
     if (a.kind == KVQ_TPL_STRING && b.kind == KVQ_TPL_STRING)
-        return in_order(order, string_order(a.as.text, b.as.text));
+        return in_order(order, string_order(r, a.as.text, b.as.text));
     if (a.kind == b.kind && (a.kind == KVQ_TPL_LIST || a.kind == KVQ_TPL_TUPLE)) {
         kvq_tpl_enter(r);
         bool yes = compare_lists(r, order, a.as.list, b.as.list);
@@ -405,13 +408,16 @@ bool kvq_tpl_compare(kvq_tpl_run *r, kvq_tpl_order order, kvq_tpl_value a, kvq_t
 
 /* ---- dicts ----------------------------------------------------------------------------------------------------- */
 
-bool kvq_tpl_hashable(kvq_tpl_value v) {
+bool kvq_tpl_hashable(kvq_tpl_run *r, kvq_tpl_value v) {
     if (v.kind == KVQ_TPL_LIST || v.kind == KVQ_TPL_DICT) return false;
     if (v.kind == KVQ_TPL_VIEW) return v.flag == KVQ_TPL_VALUES;
     if (v.kind != KVQ_TPL_TUPLE) return true;
-    for (size_t i = 0; i < v.as.list->n; i++)
-        if (!kvq_tpl_hashable(v.as.list->items[i])) return false;
-    return true;
+    bool hashable = true;
+    kvq_tpl_enter(r);
+    kvq_tpl_charge(r, v.as.list->n);
+    for (size_t i = 0; i < v.as.list->n && hashable; i++) hashable = kvq_tpl_hashable(r, v.as.list->items[i]);
+    kvq_tpl_leave(r);
+    return hashable;
 }
 
 static uint64_t mix(uint64_t h, uint64_t x) {
@@ -419,7 +425,8 @@ static uint64_t mix(uint64_t h, uint64_t x) {
     return h ^ (h >> 29);
 }
 
-static uint64_t hash_bytes(const char *bytes, size_t n) {
+static uint64_t hash_bytes(kvq_tpl_run *r, const char *bytes, size_t n) {
+    kvq_tpl_charge(r, n / 16);
     uint64_t h = UINT64_C(0xCBF29CE484222325);
     for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001B3);
     return h ^ (h >> 32);
@@ -437,10 +444,11 @@ static uint64_t hash_number(kvq_tpl_value v) {
 
 static uint64_t hash_value(kvq_tpl_run *r, kvq_tpl_value v) {
     if (kvq_tpl_is_number(v)) return hash_number(v);
-    if (v.kind == KVQ_TPL_STRING) return hash_bytes(v.as.text->bytes, v.as.text->n_bytes);
+    if (v.kind == KVQ_TPL_STRING) return hash_bytes(r, v.as.text->bytes, v.as.text->n_bytes);
     if (v.kind == KVQ_TPL_NONE || v.kind == KVQ_TPL_UNDEFINED) return mix(3, v.kind);
     if (v.kind != KVQ_TPL_TUPLE) return mix(4, (uint64_t)(uintptr_t)v.as.pointer);
     kvq_tpl_enter(r);
+    kvq_tpl_charge(r, v.as.list->n);
     uint64_t h = mix(5, v.as.list->n);
     for (size_t i = 0; i < v.as.list->n; i++) h = mix(h, hash_value(r, v.as.list->items[i]));
     kvq_tpl_leave(r);
@@ -491,7 +499,7 @@ static void grow_dict(kvq_tpl_run *r, kvq_tpl_dict *d) {
 }
 
 void kvq_tpl_dict_set(kvq_tpl_run *r, kvq_tpl_dict *d, kvq_tpl_value key, kvq_tpl_value v) {
-    if (!kvq_tpl_hashable(key)) kvq_tpl_fail(r, KVQ_BAD_FILE, "unhashable type: '%s'", kvq_tpl_type_name(key));
+    if (!kvq_tpl_hashable(r, key)) kvq_tpl_fail(r, KVQ_BAD_FILE, "unhashable type: '%s'", kvq_tpl_type_name(key));
     uint64_t hash = hash_value(r, key);
     kvq_tpl_entry *e = find_entry(r, d, hash, key);
     if (e) {
@@ -504,7 +512,7 @@ void kvq_tpl_dict_set(kvq_tpl_run *r, kvq_tpl_dict *d, kvq_tpl_value key, kvq_tp
 }
 
 bool kvq_tpl_dict_find(kvq_tpl_run *r, const kvq_tpl_dict *d, kvq_tpl_value key, kvq_tpl_value *ret) {
-    if (!kvq_tpl_hashable(key)) return false;
+    if (!kvq_tpl_hashable(r, key)) return false;
     const kvq_tpl_entry *e = find_entry(r, d, hash_value(r, key), key);
     if (e) *ret = e->value;
     return e != NULL;
@@ -575,7 +583,7 @@ bool kvq_tpl_contains(kvq_tpl_run *r, kvq_tpl_value container, kvq_tpl_value v) 
         return kvq_tpl_find(r, container.as.text, v.as.text, 0, container.as.text->n_bytes) != SIZE_MAX;
     }
     if (container.kind == KVQ_TPL_DICT || (container.kind == KVQ_TPL_VIEW && container.flag == KVQ_TPL_KEYS)) {
-        if (!kvq_tpl_hashable(v)) kvq_tpl_fail(r, KVQ_BAD_FILE, "unhashable type: '%s'", kvq_tpl_type_name(v));
+        if (!kvq_tpl_hashable(r, v)) kvq_tpl_fail(r, KVQ_BAD_FILE, "unhashable type: '%s'", kvq_tpl_type_name(v));
         return kvq_tpl_dict_find(r, container.as.dict, v, &item);
     }
     for (kvq_tpl_iterator *it = kvq_tpl_iterate(r, container); kvq_tpl_next(r, it, &item);)
@@ -613,7 +621,7 @@ static bool next_entry(kvq_tpl_run *r, kvq_tpl_iterator *it, kvq_tpl_value *ret)
 }
 
 int64_t kvq_tpl_range_at(const kvq_tpl_range *range, int64_t i) {
-    return range->start + i * range->step;
+    return (int64_t)((uint64_t)range->start + (uint64_t)i * (uint64_t)range->step); /* a stop may lie beyond 64 bits */
 }
 
 static bool next_number(kvq_tpl_run *r, kvq_tpl_iterator *it, kvq_tpl_value *ret) {

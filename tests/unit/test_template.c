@@ -259,6 +259,11 @@ static char *repeat(const char *before, const char *part, size_t times, const ch
     return text;
 }
 
+/* The statement a million times over; ns.s and ns.s2 are 20 MB, not ASCII, and equal. */
+#define MANY(statement)                                                                                      \
+    "{% set ns = namespace(t=1, s='\xC3\xA9' * 10000000, s2='\xC3\xA9' * 10000000, bytes='b' * 10000000) %}" \
+    "{% for i in range(1000) %}{% for j in range(1000) %}" statement "{% endfor %}{% endfor %}"
+
 static void hostile_templates_end_at_a_limit(void **state) {
     (void)state;
     static const char *const sources[] = {
@@ -285,6 +290,19 @@ static void hostile_templates_end_at_a_limit(void **state) {
         "{% for x in [[]] recursive %}{{ loop([[]]) }}{% endfor %}",
         "{{ 'a b '|batch(1000000000000, 0)|list }}",
         "{{ [1]|slice(1000000000000)|list }}",
+        MANY("{% set ns.t = (ns.t,) %}") "{{ ns.t in {} }}",
+        MANY("{% set ns.t = (ns.t,) %}") "{% set d = {ns.t: 1} %}",
+        "{% set ns = namespace(t=1) %}{% for i in range(60) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}{{ ns.t in {} "
+        "}}",
+        MANY("{% set x = ns.s == ns.s2 %}"),
+        MANY("{% set x = ns.s is sameas ns.s2 %}"),
+        MANY("{% set x = ns.s < ns.s2 %}"),
+        MANY("{% set x = ns.s in {} %}"),
+        MANY("{% set x = ns.s.startswith(ns.s2) %}"),
+        MANY("{% set x = ns.s.find('x', 9000000) %}"),
+        MANY("{% set x = ns.s.strip(ns.bytes) %}"),
+        MANY("{% set x = ns.s|wordcount %}"),
+        MANY("{% set x = ns.s.isalpha() %}"),
         "{% set ns = namespace(d={}) %}{% for i in range(90000) %}{% set ns.d = dict(ns.d, **{'k' ~ i: i}) %}{% endfor "
         "%}",
     };
@@ -292,6 +310,27 @@ static void hostile_templates_end_at_a_limit(void **state) {
         outcome o = render_json(sources[i], "{}");
         if (o.status != KVQ_NO_SPACE) fail_msg("%s gives %s: %s", sources[i], kvq_status_name(o.status), o.err.text);
         assert_null(o.text);
+    }
+}
+
+/* Parsing counts its steps too: here each name is compared with all before it. */
+static void many_names_end_at_a_limit(void **state) {
+    (void)state;
+    enum { N = 100000, PART_BYTES = 64 };
+    static const char *const parts[][3] = {
+        {"{%% macro m(", "k%06d,", "k) %%}{%% endmacro %%}"},
+        {"", "{%% set k%06d = 1 %%}", ""},
+        {"", "{%% macro k%06d() %%}{{ caller() }}{%% endmacro %%}", ""},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char *source = malloc((size_t)N * PART_BYTES);
+        assert_non_null(source);
+        int n = sprintf(source, parts[i][0]);
+        for (int k = 0; k < N && n < 4000000; k++) n += sprintf(source + n, parts[i][1], k);
+        sprintf(source + n, parts[i][2]);
+        outcome o = render_json(source, "{}");
+        assert_int_equal(o.status, KVQ_NO_SPACE);
+        free(source);
     }
 }
 
@@ -401,6 +440,7 @@ int main(void) {
         cmocka_unit_test(one_template_renders_many_times),
         cmocka_unit_test(errors_name_line_and_cause),
         cmocka_unit_test(hostile_templates_end_at_a_limit),
+        cmocka_unit_test(many_names_end_at_a_limit),
         cmocka_unit_test(deep_nesting_is_refused_without_overflowing_the_stack),
         cmocka_unit_test(deep_json_is_refused),
         cmocka_unit_test(too_large_a_template_is_refused),
