@@ -374,7 +374,8 @@ V_LARGE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int
             zero = v_add_i(zero, v_sub_i(v_shl_i(byte, 3), v_and_i(byte, v_load_i(p->v_mirrored + V_LANES * v))));
         if (zero8 != 0) zero = v_add_i(zero, byte);
     }
-    b->zero[n] = p->v.bits == 4 ? (p->v.sym ? v_hsum_i(zero) : 0) : zero8 != 0 ? zero8 * v_hsum_i(zero) : 0;
+    if (zero8 != 0) zero = v_mul_i(zero, v_set1_i(zero8)); /* in lanes, where a NaN's bytes may wrap */
+    b->zero[n] = v_hsum_i(zero);
     b->w_scale[n] = max * (1.0f / 255.0f);
     b->plus[n] = p->v.sym ? 0 : v_hsum(plus);
 }
