@@ -439,9 +439,10 @@ static bool may_run(kvqd *d, request *r, int attempts, failure *f) {
     return has_room(d, r, f) && is_for_this_model(d, r->prompt.model, f);
 }
 
+/* A client's session is CLIENT/NAME. Whoever has no client must not get into one by a name with a slash. */
 static bool keep_session_apart(request *r) {
     kvq_request *q = &r->prompt.request;
-    if (!q->session || !*r->client) return true;
+    if (!q->session || (!*r->client && !strchr(q->session, '/'))) return true;
     if (asprintf(&r->session, "%s/%s", r->client, q->session) < 0) {
         r->session = NULL;
         return false;
