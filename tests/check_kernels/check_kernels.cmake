@@ -14,6 +14,9 @@ if(CMAKE_CROSSCOMPILING)
   set_tests_properties(check_kernels_a76 PROPERTIES ENVIRONMENT QEMU_CPU=cortex-a76)
   set_tests_properties(check_kernels_a72 PROPERTIES ENVIRONMENT QEMU_CPU=cortex-a72)
 endif()
+if(KVQ_SANITIZE)
+  set(KVQ_CHECK_SAMPLE --sample=2)
+endif()
 add_test(NAME check_kernels COMMAND check_kernels ${KVQ_CHECK_SAMPLE})
 set_tests_properties(check_kernels PROPERTIES TIMEOUT 900 COST 100) # the longest begin first
 # gcc 12's fake stack is not aligned for vectors of 64 bytes (gcc bug 110027): a spilled register would fault there.
