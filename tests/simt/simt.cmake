@@ -37,4 +37,6 @@ target_include_directories(kvq_old_plugin PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_libraries(kvq_old_plugin PRIVATE kvq_flags)
 add_dependencies(test_engine_on_shim kvq_old_plugin)
 target_compile_definitions(test_engine_on_shim PRIVATE OLD_PLUGIN="$<TARGET_FILE:kvq_old_plugin>")
-set_tests_properties(test_engine_on_shim PROPERTIES TIMEOUT 900 COST 95 ENVIRONMENT KVQ_CUDA_PLUGIN=$<TARGET_FILE:kvq_cuda_shim>)
+# The fake stack makes every switch of fibers dear (and see check_kernels.cmake).
+set_tests_properties(test_engine_on_shim PROPERTIES TIMEOUT 900 COST 95 ENVIRONMENT
+  "KVQ_CUDA_PLUGIN=$<TARGET_FILE:kvq_cuda_shim>;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
