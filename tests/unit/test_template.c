@@ -318,16 +318,16 @@ static void many_names_end_at_a_limit(void **state) {
     (void)state;
     enum { N = 100000, PART_BYTES = 64 };
     static const char *const parts[][3] = {
-        {"{%% macro m(", "k%06d,", "k) %%}{%% endmacro %%}"},
+        {"{% macro m(", "k%06d,", "k) %}{% endmacro %}"},
         {"", "{%% set k%06d = 1 %%}", ""},
         {"", "{%% macro k%06d() %%}{{ caller() }}{%% endmacro %%}", ""},
     };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         char *source = malloc((size_t)N * PART_BYTES);
         assert_non_null(source);
-        int n = sprintf(source, parts[i][0]);
+        int n = sprintf(source, "%s", parts[i][0]);
         for (int k = 0; k < N && n < 4000000; k++) n += sprintf(source + n, parts[i][1], k);
-        sprintf(source + n, parts[i][2]);
+        sprintf(source + n, "%s", parts[i][2]);
         outcome o = render_json(source, "{}");
         assert_int_equal(o.status, KVQ_NO_SPACE);
         free(source);
