@@ -375,7 +375,8 @@ V_LARGE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int
         if (zero8 != 0) zero = v_add_i(zero, byte);
     }
     if (zero8 != 0) zero = v_mul_i(zero, v_set1_i(zero8)); /* in lanes, where a NaN's bytes may wrap */
-    b->zero[n] = v_hsum_i(zero);
+    bool has_zero = zero8 != 0 || (p->v.bits == 4 && p->v.sym);
+    b->zero[n] = has_zero ? v_hsum_i(zero) : 0;
     b->w_scale[n] = max * (1.0f / 255.0f);
     b->plus[n] = p->v.sym ? 0 : v_hsum(plus);
 }
