@@ -3,7 +3,7 @@
  * ends where the position is a multiple of 8, so both are written by one worker. */
 #include "append.h"
 
-#include "runs.h"
+#include "../runs.h"
 #include "stream.h"
 
 #define TOKENS_OF_A_BYTE 8 /* tokens t and t + 4 of 8 share bytes */

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <stdatomic.h>
 
-#include "runs.h"
+#include "../runs.h"
 #include "stream.h"
 
 /* Memory for the states of splits; what does not fit goes by tile. 64 splits (32 k tokens) of 8 KV heads with 4 query
@@ -121,19 +121,17 @@ static bool cut_by_split(kvq_stream *s, size_t *used, attend_work *w, int n_runs
 
 void kvq_cpu_attend(kvq_stream *s, const kvq_attend *job, const kvq_attend_kernels *kernels) {
     const kvq_batch *b = job->batch;
-    int n_kv_heads = job->kv->n_kv_heads, group = job->n_heads / n_kv_heads;
-    int tiles_a_group = (group + KVQ_ATTEND_QUERIES - 1) / KVQ_ATTEND_QUERIES;
-    int heads_a_tile = (group + tiles_a_group - 1) / tiles_a_group;
+    kvq_head_tiles heads = kvq_cut_heads(job->n_heads, job->kv->n_kv_heads, KVQ_ATTEND_QUERIES);
     size_t used = 0;
     kvq_row_run *runs = kvq_stream_take(s, &used, (size_t)b->n_rows * sizeof *runs);
     if (!runs) return;
     attend_work work = {.job = job,
                         .kernels = kernels,
                         .runs = runs,
-                        .heads_a_tile = heads_a_tile,
-                        .n_head_tiles = n_kv_heads * tiles_a_group,
+                        .heads_a_tile = heads.heads_a_tile,
+                        .n_head_tiles = heads.n_tiles,
                         .n_splits = 1};
-    int n_runs = kvq_cut_rows(b, job->kv->block_tokens, KVQ_ATTEND_QUERIES / heads_a_tile, runs);
+    int n_runs = kvq_cut_rows(b, job->kv->block_tokens, heads.rows_a_tile, runs);
     int n_tiles = n_runs * work.n_head_tiles;
     if (cut_by_split(s, &used, &work, n_runs))
         kvq_workers_run(s->workers, split_item, &work, n_tiles * work.n_splits);

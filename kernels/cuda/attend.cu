@@ -26,7 +26,7 @@ typedef struct attend_job {
     kvq_cuda_kv kv;
     kvq_batch batch;
     kvq_cuda_hadamard hadamard;
-    const kvq_cuda_run *tiles;
+    const kvq_row_run *tiles;
     int first_tile; /* of this launch */
     int heads_a_tile, n_head_tiles, n_splits;
     float *states; /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
@@ -41,7 +41,7 @@ static __host__ __device__ __forceinline__ int state_floats_of(int head_dim) {
 
 /* The tile that a block works on. */
 typedef struct tile {
-    kvq_cuda_run run;
+    kvq_row_run run;
     int g, head_begin, n_heads, n_queries, pos; /* pos: of the first row */
     int first_page, last_page;
 } tile;
@@ -413,15 +413,9 @@ __global__ void attend_merge(attend_job a) {
 
 /* ---- the host's part ---- */
 
-/* Splits of the longest sequence, or of what a window sees. */
-static int most_splits(int max_tokens, int block_tokens) {
-    return kvq_cuda_blocks(max_tokens, block_tokens * KVQ_SPLIT_PAGES);
-}
-
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
-    int group = shapes->n_heads / shapes->n_kv_heads;
-    int tiles_a_group = kvq_cuda_blocks(group, MAX_QUERIES);
-    size_t one = (size_t)shapes->n_kv_heads * tiles_a_group * most_splits(shapes->max_tokens, shapes->block_tokens) *
+    kvq_head_tiles heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, MAX_QUERIES);
+    size_t one = (size_t)heads.n_tiles * kvq_cuda_splits(shapes->max_tokens, shapes->block_tokens) *
                  state_floats_of(shapes->head_dim) * sizeof(float);
     size_t all = one * (size_t)shapes->max_rows;
     return all < STATE_BYTES ? all : one > STATE_BYTES ? one : STATE_BYTES;
@@ -435,8 +429,8 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.kv = kvq_cuda_kv_of(job->kv, job->layer);
     a.batch = step->batch;
     a.tiles = step->tiles;
-    a.heads_a_tile = s->heads_a_tile;
-    a.n_head_tiles = s->n_head_tiles;
+    a.heads_a_tile = s->heads.heads_a_tile;
+    a.n_head_tiles = s->heads.n_tiles;
     a.n_splits = step->most_splits;
     a.state_floats = state_floats_of(a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);

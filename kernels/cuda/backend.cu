@@ -196,7 +196,7 @@ static size_t lists_bytes(const kvq_shapes *shapes) {
     size_t groups = (size_t)(shapes->n_groups > 0 ? shapes->n_groups : 1);
     size_t pages = (size_t)kvq_cuda_blocks(shapes->max_tokens, shapes->block_tokens) + 1;
     size_t closes = (seqs + rows / (size_t)shapes->block_tokens + 1) * groups;
-    return kvq_cuda_aligned(rows * (3 * sizeof(int) + sizeof(kvq_cuda_run)) + seqs * sizeof(kvq_batch_seq) +
+    return kvq_cuda_aligned(rows * (3 * sizeof(int) + sizeof(kvq_row_run)) + seqs * sizeof(kvq_batch_seq) +
                             seqs * groups * (pages * sizeof(kvq_kv_page) + 16) + closes * sizeof(kvq_batch_close) +
                             8 * 16);
 }
@@ -220,15 +220,6 @@ static void stream_free(kvq_stream *s) {
     free(s);
 }
 
-/* Heads of a KV group that share a block of attend, as equal as they can be; the rest of its queries are rows. */
-static void shape_tiles(kvq_stream *s) {
-    int group = s->shapes.n_heads / s->shapes.n_kv_heads;
-    int tiles_a_group = kvq_cuda_blocks(group, KVQ_CUDA_QUERIES);
-    s->heads_a_tile = kvq_cuda_blocks(group, tiles_a_group);
-    s->n_head_tiles = s->shapes.n_kv_heads * tiles_a_group;
-    s->rows_a_tile = KVQ_CUDA_QUERIES / s->heads_a_tile;
-}
-
 static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
     if (shapes->max_rows < 1 || shapes->max_in < 1 || shapes->n_kv_heads < 1 || shapes->block_tokens < 1)
         return kvq_fail(err, KVQ_BAD_ARGUMENT,
@@ -241,7 +232,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->workspace_bytes = operator_bytes(shapes);
     s->lists_bytes = lists_bytes(shapes);
     s->ints_bytes = ints_bytes(shapes);
-    shape_tiles(s);
+    s->heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, KVQ_CUDA_QUERIES);
     size_t lists = s->lists_bytes + s->ints_bytes;
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, s->workspace_bytes, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);

@@ -1,9 +1,9 @@
 # The CUDA backend: libkvq-cuda.so, made by nvcc (KVQ_CUDA=ON), and the same sources for the host with the SIMT shim, for the tests.
 file(GLOB KVQ_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB KVQ_CUDA_HEADERS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/*.h ${CMAKE_SOURCE_DIR}/kernels/cuda/*.h ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cuh)
-# What the plugin needs of the kernels' C: errors, halves, the Hadamard matrices.
+# What the plugin needs of the kernels' C: errors, halves, the Hadamard matrices, work items.
 add_library(kvq_cuda_common OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/kernels/status.c ${CMAKE_SOURCE_DIR}/kernels/formats.c
-            ${CMAKE_SOURCE_DIR}/kernels/hadamard.c)
+            ${CMAKE_SOURCE_DIR}/kernels/hadamard.c ${CMAKE_SOURCE_DIR}/kernels/runs.c)
 set_target_properties(kvq_cuda_common PROPERTIES POSITION_INDEPENDENT_CODE ON C_VISIBILITY_PRESET hidden)
 target_link_libraries(kvq_cuda_common PRIVATE kvq_flags)
 

@@ -87,22 +87,6 @@ static void place_sequences(layout *l, kvq_batch *b, const kvq_kv *kv) {
     b->seqs = (const kvq_batch_seq *)device;
 }
 
-/* Cuts every sequence's rows where a page ends and into at most rows_a_tile rows. */
-static int cut_tiles(const kvq_batch *b, int block_tokens, int rows_a_tile, kvq_cuda_run *tiles) {
-    int n = 0;
-    for (int i = 0; i < b->n_seqs; i++) {
-        const kvq_batch_seq *seq = &b->seqs[i];
-        for (int done = 0; done < seq->n_rows; n++) {
-            int rows = block_tokens - (seq->pos_begin + done) % block_tokens;
-            if (rows > seq->n_rows - done) rows = seq->n_rows - done;
-            if (rows > rows_a_tile) rows = rows_a_tile;
-            tiles[n] = kvq_cuda_run{i, seq->row_begin + done, rows};
-            done += rows;
-        }
-    }
-    return n;
-}
-
 static void begin(kvq_stream *s, const kvq_begin *job) {
     const kvq_batch *b = job->batch;
     kvq_cuda_check(s, cudaEventSynchronize(s->uploaded), "waiting for a copy");
@@ -117,21 +101,21 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     step.batch.closes = (const kvq_batch_close *)place_copy(&l, b->closes, (size_t)b->n_closes * sizeof *b->closes);
     place_sequences(&l, &step.batch, job->kv);
     const void *tiles_at = NULL;
-    kvq_cuda_run *tiles = (kvq_cuda_run *)place(&l, (size_t)b->n_rows * sizeof *tiles, &tiles_at);
+    kvq_row_run *tiles = (kvq_row_run *)place(&l, (size_t)b->n_rows * sizeof *tiles, &tiles_at);
     if (l.overflows) {
         kvq_cuda_fail(s, KVQ_INTERNAL, "the lists of a step of %d rows do not fit in %zu bytes", b->n_rows,
                       s->lists_bytes);
         s->step = kvq_cuda_step{};
         return;
     }
-    step.n_tiles = cut_tiles(b, job->kv->block_tokens, s->rows_a_tile, tiles);
-    step.tiles = (const kvq_cuda_run *)tiles_at;
+    step.n_tiles = kvq_cut_rows(b, job->kv->block_tokens, s->heads.rows_a_tile, tiles);
+    step.tiles = (const kvq_row_run *)tiles_at;
     int longest = 1;
     for (int i = 0; i < b->n_seqs; i++) {
         int n = b->seqs[i].pos_begin + b->seqs[i].n_rows;
         if (n > longest) longest = n;
     }
-    step.most_splits = kvq_cuda_blocks(longest, job->kv->block_tokens * KVQ_SPLIT_PAGES);
+    step.most_splits = kvq_cuda_splits(longest, job->kv->block_tokens);
     s->step = step;
     s->ints_used = 0;
     kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, l.used, cudaMemcpyHostToDevice, s->cuda),

@@ -7,22 +7,18 @@ extern "C" {
 #include "../backend.h"
 #include "../formats.h"
 #include "../hadamard.h"
+#include "../runs.h"
 }
 #include "launch.cuh"
 #include "ptx.cuh"
 
 #define KVQ_CUDA_QUERIES 8 /* most queries of a block of attend */
 
-/* A run of rows of one sequence that lie in one page: with heads of a KV group, a block of attend. */
-typedef struct kvq_cuda_run {
-    int seq, row_begin, n_rows;
-} kvq_cuda_run;
-
 /* The step on the device: what `begin` was given, with every list and page table copied there in one piece. */
 typedef struct kvq_cuda_step {
     kvq_batch batch; /* all pointers are the device's */
     const kvq_batch *host;
-    const kvq_cuda_run *tiles; /* of attend */
+    const kvq_row_run *tiles; /* of attend: rows of one page; with heads of a KV group, a block */
     int n_tiles, n_groups;
     int most_splits; /* that a tile sees when nothing is behind a window */
 } kvq_cuda_step;
@@ -31,8 +27,7 @@ struct kvq_stream {
     cudaStream_t cuda;
     kvq_device *device;
     kvq_shapes shapes;
-    int heads_a_tile, n_head_tiles; /* attend: heads of a KV group that share a block; such tiles of all heads */
-    int rows_a_tile;
+    kvq_head_tiles heads; /* of attend: a tile is a block */
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
@@ -64,6 +59,10 @@ static inline size_t kvq_cuda_aligned(size_t bytes) {
 }
 static inline int kvq_cuda_blocks(int n, int per_block) {
     return (n + per_block - 1) / per_block;
+}
+/* Splits of attend that n_tokens of a sequence have. */
+static inline int kvq_cuda_splits(int n_tokens, int block_tokens) {
+    return kvq_cuda_blocks(n_tokens, block_tokens * KVQ_SPLIT_PAGES);
 }
 
 /* What operators need of the workspace at most; each stands beside its operator. */

@@ -15,3 +15,11 @@ int kvq_cut_rows(const kvq_batch *batch, int align, int most_rows, kvq_row_run *
     }
     return n;
 }
+
+kvq_head_tiles kvq_cut_heads(int n_heads, int n_kv_heads, int most_queries) {
+    int group = n_heads / n_kv_heads, tiles_a_group = (group + most_queries - 1) / most_queries;
+    int heads_a_tile = (group + tiles_a_group - 1) / tiles_a_group;
+    return (kvq_head_tiles){.heads_a_tile = heads_a_tile,
+                            .rows_a_tile = most_queries / heads_a_tile,
+                            .n_tiles = n_kv_heads * tiles_a_group};
+}
