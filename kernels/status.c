@@ -1,7 +1,6 @@
-/* status.c: names and sentences of the status list, and kvq_fail. Called by every room. */
+/* status.c: names and sentences of the status list, and how to fail. Called by every room. */
 #include "status.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,16 +27,26 @@ static void cut_on_character(char *text) {
     if (lead >= 0xC0 && end - start + 1 < want) text[start - 1] = '\0';
 }
 
-kvq_status kvq_fail(kvq_error *err, kvq_status code, const char *format, ...) {
-    if (!err) return code;
+static void fill(kvq_error *err, kvq_status code, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
+static void fill(kvq_error *err, kvq_status code, const char *format, va_list args) {
     err->code = code;
-    va_list args;
-    va_start(args, format);
     int n = vsnprintf(err->text, sizeof err->text, format, args);
-    va_end(args);
     if (n < 0) err->text[0] = '\0';
     if (n >= (int)sizeof err->text) cut_on_character(err->text);
+}
+
+kvq_status kvq_fail(kvq_error *err, kvq_status code, const char *format, ...) {
+    if (!err) return code;
+    va_list args;
+    va_start(args, format);
+    fill(err, code, format, args);
+    va_end(args);
     return code;
+}
+
+void kvq_fail_first(kvq_error *err, kvq_status code, const char *format, va_list args) {
+    if (err->code == KVQ_OK) fill(err, code, format, args);
 }
 
 const char *kvq_status_name(kvq_status code) {

@@ -4,6 +4,8 @@
 #ifndef KVQ_STATUS_H
 #define KVQ_STATUS_H
 
+#include <stdarg.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -41,6 +43,11 @@ typedef struct kvq_error {
 
 /* Fills err (which may be NULL) and returns code, so that failing is one statement. */
 kvq_status kvq_fail(kvq_error *err, kvq_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* The same with the arguments as a list, where err keeps its first failure: nothing happens when it has one. For what
+ * goes on after an error and is asked about it later. */
+void kvq_fail_first(kvq_error *err, kvq_status code, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
 
 /* "bad_file" for KVQ_BAD_FILE; "?" outside the list. */
 const char *kvq_status_name(kvq_status code);

@@ -1,8 +1,6 @@
 /* stream.c: the CPU's stream. Made by the engine at open, one per engine; see stream.h. */
 #include "stream.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,13 +58,10 @@ kvq_status kvq_cpu_stream_error(const kvq_stream *s, kvq_error *err) {
 }
 
 void kvq_stream_fail(kvq_stream *s, kvq_status code, const char *format, ...) {
-    if (s->error.code != KVQ_OK) return;
-    char text[KVQ_ERROR_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    kvq_fail_first(&s->error, code, format, args);
     va_end(args);
-    (void)kvq_fail(&s->error, code, "%s", text); /* the code is in s->error */
 }
 
 void *kvq_stream_take(kvq_stream *s, size_t *used, size_t bytes) {

@@ -2,19 +2,13 @@
  * the device is laid out as on the host, pointers and all, so that the same structs serve kernels. */
 #include "stream.h"
 
-#include <stdarg.h>
-#include <stdio.h>
-
 /* ---- errors ---- */
 
 void kvq_cuda_fail(kvq_stream *s, kvq_status code, const char *format, ...) {
-    if (s->error.code != KVQ_OK) return;
-    char text[KVQ_ERROR_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    kvq_fail_first(&s->error, code, format, args);
     va_end(args);
-    (void)kvq_fail(&s->error, code, "%s", text); /* the code is in s->error */
 }
 
 void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what) {
