@@ -105,7 +105,7 @@ static __device__ void load_queries(const attend_job &a, const tile &t, const sh
             s.q[n * KVQ_MAX_HEAD_DIM + i] = (uint8_t)code;
             sum += code;
         }
-        sum = kvq_warp_sum_int(sum);
+        sum = kvq_warp_sum(sum);
         if (lane == 0) {
             s.q_sum[n] = sum;
             s.q_scale[n] = max * (1.0f / 127.0f) * unit_of(a.job);
@@ -209,7 +209,7 @@ static __device__ void weights_to_bytes(float *x, const shared &s, const kvq_kv_
         if (v.bits == 4 && v.sym) zero += byte * (mirrored[j] ? 7 : 8);
         if (v.bits == 8 && !v.sym) zero -= byte * 128;
     }
-    zero = kvq_warp_sum_int(zero);
+    zero = kvq_warp_sum(zero);
     plus = kvq_warp_sum(plus);
     if (lane == 0) {
         s.w_scale[n] = max * (1.0f / 255.0f);

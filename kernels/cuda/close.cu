@@ -77,8 +77,8 @@ static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &
             largest = code > largest ? code : largest;
             smallest = code < smallest ? code : smallest;
         }
-        largest = kvq_warp_max_int(largest);
-        smallest = -kvq_warp_max_int(-smallest);
+        largest = kvq_warp_max(largest);
+        smallest = -kvq_warp_max(-smallest);
         int m = largest >= -smallest ? largest : smallest;
         per_code[b] = m ? -8.0f / (float)m : 0.0f;
         for (int i = lane; i < d; i += KVQ_WARP_LANES) {
@@ -86,8 +86,8 @@ static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &
             xc += code * narrow;
             cc += narrow * narrow;
         }
-        xc = kvq_warp_sum_int(xc);
-        cc = kvq_warp_sum_int(cc);
+        xc = kvq_warp_sum(xc);
+        cc = kvq_warp_sum(cc);
         double scale = (double)kvq_half_float(wide.scales[t + b]);
         uint16_t half = kvq_float_half(cc ? (float)(scale * xc / cc) : 0.0f);
         mirrored[b] = half >> 15;

@@ -36,7 +36,7 @@ __global__ void quantize_groups(const float *x, int8_t *q, float *d, int *sums, 
     if (group >= n_groups) return; /* whole warps */
     size_t at = (size_t)group * KVQ_ACT_GROUP + lane;
     float value = x[at];
-    int bits = kvq_warp_max_int(__float_as_int(fabsf(value)));
+    int bits = kvq_warp_max(__float_as_int(fabsf(value)));
     float largest = __int_as_float(bits);
     bool finite = bits < 0x7f800000, some = finite && largest >= KVQ_ACT_TINY;
     float scale = largest / 127.0f, inverse = some ? 1.0f / scale : 0.0f;

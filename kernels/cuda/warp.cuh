@@ -5,27 +5,17 @@
 
 #include "launch.cuh"
 
-static __device__ __forceinline__ float kvq_warp_sum(float x) {
-    for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) x += __shfl_xor_sync(KVQ_WARP, x, n);
-    return x;
-}
-static __device__ __forceinline__ int kvq_warp_sum_int(int x) {
+/* T is float or int. */
+template <typename T> static __device__ __forceinline__ T kvq_warp_sum(T x) {
     for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) x += __shfl_xor_sync(KVQ_WARP, x, n);
     return x;
 }
 /* Of numbers that are no NaN; a NaN in y gives x, as in the CPU's v_max. */
-static __device__ __forceinline__ float kvq_larger(float x, float y) {
+template <typename T> static __device__ __forceinline__ T kvq_larger(T x, T y) {
     return y > x ? y : x;
 }
-static __device__ __forceinline__ float kvq_warp_max(float x) {
+template <typename T> static __device__ __forceinline__ T kvq_warp_max(T x) {
     for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) x = kvq_larger(x, __shfl_xor_sync(KVQ_WARP, x, n));
-    return x;
-}
-static __device__ __forceinline__ int kvq_warp_max_int(int x) {
-    for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) {
-        int y = __shfl_xor_sync(KVQ_WARP, x, n);
-        x = y > x ? y : x;
-    }
     return x;
 }
 
@@ -46,7 +36,7 @@ static __device__ __forceinline__ float kvq_block_max(float x, KVQ_SHARED_PTR(fl
     if (lane == 0) scratch[warp] = x;
     __syncthreads();
     float max = scratch[0];
-    for (int w = 1; w < n; w++) max = kvq_larger(max, scratch[w]);
+    for (int w = 1; w < n; w++) max = kvq_larger<float>(max, scratch[w]);
     __syncthreads();
     return max;
 }
