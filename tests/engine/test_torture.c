@@ -13,7 +13,7 @@
 
 #include "world.h"
 
-enum { KINDS = 12, LIVE_MAX = 24, ACTIONS = 1500 };
+enum { KINDS = 12, LIVE_MAX = 24, ACTIONS = 2200 };
 
 typedef struct live {
     answer answer;
