@@ -39,4 +39,185 @@ static __device__ __forceinline__ uint16_t kvq_float_half(float x) {
 #endif
 }
 
+/* Two halves in a word, the first in its low bits. */
+static __device__ __forceinline__ uint32_t kvq_two_halves(float low, float high) {
+    return kvq_float_half(low) | (uint32_t)kvq_float_half(high) << 16;
+}
+
+/* ---- tensor cores: a warp's product of small matrices, D = A B + C, C and D in place -----------------------------
+ *
+ * Who holds what (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "... for mma.m16n8k32"),
+ * with g = lane / 4, t = lane % 4, a word being `n` neighbours along k (2 halves or 4 bytes), the first in low bits:
+ *   A [16, 8 n]: word w of a holds row g + 8 (w % 2), k = n t + 4 n (w / 2) ...
+ *   B [8 n, 8]:  word w of b holds column g,          k = n t + 4 n w ...
+ *   C [16, 8]:   element i holds row g + 8 (i / 2), column 2 t + i % 2
+ * Turing has no shapes as large: two and four of its own do the same. */
+#ifdef KVQ_SIMT
+/* One lane's part of a product: A's row g is with the four lanes 4 g + t, so is B's column g. Value holds an element of
+ * A or B exactly, N are in a word. The device may sum floats in another order and with fewer bits. */
+template <typename Sum, typename Value, int N>
+static void simt_mma(const char *what, Sum *c, const Value (&a)[4][N], const Value (&b)[2][N]) {
+    struct fragments {
+        Value a[4][N], b[2][N];
+    } mine;
+    memcpy(mine.a, a, sizeof a);
+    memcpy(mine.b, b, sizeof b);
+    const uint8_t(*slots)[SIMT_SLOT_BYTES] = simt_exchange(what, KVQ_WARP, &mine, sizeof mine, false);
+    unsigned g = simt_now.lane / 4, t = simt_now.lane % 4;
+    for (unsigned i = 0; i < 4; i++)
+        for (unsigned k = 0; k < 8; k++) {
+            const fragments *row = (const fragments *)slots[4 * g + k % 4];
+            const fragments *column = (const fragments *)slots[4 * (2 * t + i % 2) + k % 4];
+            const Value *x = row->a[i / 2 + k / 4 * 2], *y = column->b[k / 4];
+            for (int n = 0; n < N; n++) c[i] += (Sum)x[n] * (Sum)y[n];
+        }
+}
+
+static inline void simt_mma_bytes(const char *what, int *c, const uint32_t *a, const uint32_t *b, bool a_is_signed) {
+    int16_t x[4][4], y[2][4];
+    for (int i = 0; i < 4; i++)
+        for (int w = 0; w < 4; w++) {
+            uint8_t byte = (uint8_t)(a[w] >> (8 * i));
+            x[w][i] = a_is_signed ? (int8_t)byte : byte;
+            if (w < 2) y[w][i] = (int8_t)(b[w] >> (8 * i));
+        }
+    simt_mma(what, c, x, y);
+}
+#elif __CUDA_ARCH__ < 800
+#define KVQ_MMA_M8N8K16(types, c, a, b)                                                               \
+    asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." types ".s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
+                 : "+r"((c)[0]), "+r"((c)[1])                                                         \
+                 : "r"(a), "r"(b))
+#define KVQ_MMA_BYTES(types, c, a, b)                    \
+    do {                                                 \
+        KVQ_MMA_M8N8K16(types, c, (a)[0], (b)[0]);       \
+        KVQ_MMA_M8N8K16(types, c, (a)[2], (b)[1]);       \
+        KVQ_MMA_M8N8K16(types, (c) + 2, (a)[1], (b)[0]); \
+        KVQ_MMA_M8N8K16(types, (c) + 2, (a)[3], (b)[1]); \
+    } while (0)
+#else
+#define KVQ_MMA_BYTES(types, c, a, b)                                                   \
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." types                         \
+                 ".s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+r"((c)[0]), "+r"((c)[1]), "+r"((c)[2]), "+r"((c)[3])               \
+                 : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
+#endif
+
+/* c [16, 8] += A [16, 16] B [16, 8], halves, summed in float. */
+static __device__ __forceinline__ void kvq_mma_halves(float *c, const uint32_t *a, const uint32_t *b) {
+#ifdef KVQ_SIMT
+    float x[4][2], y[2][2];
+    for (int i = 0; i < 2; i++)
+        for (int w = 0; w < 4; w++) {
+            x[w][i] = kvq_half_float((uint16_t)(a[w] >> (16 * i)));
+            if (w < 2) y[w][i] = kvq_half_float((uint16_t)(b[w] >> (16 * i)));
+        }
+    simt_mma("kvq_mma_halves", c, x, y);
+#elif __CUDA_ARCH__ < 800
+    for (int w = 0; w < 2; w++)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                     : "r"(a[2 * w]), "r"(a[2 * w + 1]), "r"(b[w]));
+#else
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+/* c [16, 8] += A [16, 32] B [32, 8], signed bytes, exactly. */
+static __device__ __forceinline__ void kvq_mma_ss(int *c, const uint32_t *a, const uint32_t *b) {
+#ifdef KVQ_SIMT
+    simt_mma_bytes("kvq_mma_ss", c, a, b, true);
+#else
+    KVQ_MMA_BYTES("s8.s8", c, a, b);
+#endif
+}
+
+/* The same with A of unsigned bytes. */
+static __device__ __forceinline__ void kvq_mma_us(int *c, const uint32_t *a, const uint32_t *b) {
+#ifdef KVQ_SIMT
+    simt_mma_bytes("kvq_mma_us", c, a, b, false);
+#else
+    KVQ_MMA_BYTES("u8.s8", c, a, b);
+#endif
+}
+
+/* ---- fragments from shared memory: ldmatrix, sm_75 -----------------------------------------------------------------
+ *
+ * Four matrices of 8 rows of 16 bytes: lane 8 m + r gives the address of row r of matrix m, a multiple of 16; word m of
+ * the result is of matrix m: row lane / 4, bytes 4 (lane % 4) ... So rows of A (m = 0: rows 0..7, 1: rows 8..15, 2 and
+ * 3: their next 16 bytes) become fragments of A as above, and rows of B's transpose become B's. */
+template <typename T> static __device__ __forceinline__ void kvq_load_matrices(uint32_t *ret, KVQ_SHARED_PTR(T) row) {
+#ifdef KVQ_SIMT
+    simt_shared<uint32_t> rows[SIMT_WARP];
+    simt_exchange_rows("kvq_load_matrices", simt_shared_cast<uint32_t>(row), rows);
+    for (unsigned m = 0; m < 4; m++) ret[m] = rows[8 * m + simt_now.lane / 4][simt_now.lane % 4];
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(ret[0]), "=r"(ret[1]), "=r"(ret[2]), "=r"(ret[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(row))
+                 : "memory");
+#endif
+}
+
+/* The same transposed as matrices of 8 x 8 halves: word m holds column lane / 4, rows 2 (lane % 4) and the next one. */
+template <typename T>
+static __device__ __forceinline__ void kvq_load_matrices_turned(uint32_t *ret, KVQ_SHARED_PTR(T) row) {
+#ifdef KVQ_SIMT
+    simt_shared<uint16_t> rows[SIMT_WARP];
+    unsigned column = simt_now.lane / 4, r = simt_now.lane % 4 * 2;
+    simt_exchange_rows("kvq_load_matrices_turned", simt_shared_cast<uint16_t>(row), rows);
+    for (unsigned m = 0; m < 4; m++) ret[m] = rows[8 * m + r][column] | (uint32_t)rows[8 * m + r + 1][column] << 16;
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(ret[0]), "=r"(ret[1]), "=r"(ret[2]), "=r"(ret[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(row))
+                 : "memory");
+#endif
+}
+
+/* ---- asynchronous copies: cp.async, sm_80 --------------------------------------------------------------------------
+ *
+ * A thread copies 16 bytes of device memory into shared memory, both at multiples of 16; of the source `bytes` (0 to
+ * 16) are read, the rest becomes zeros. Copies since the last commit are a group. After kvq_copy_wait<N> all groups of
+ * this thread but the last N have arrived, for this thread: others see them after a barrier. Turing copies at once. */
+template <typename T>
+static __device__ __forceinline__ void kvq_copy_async(KVQ_SHARED_PTR(T) to, const void *from, int bytes) {
+#ifdef KVQ_SIMT
+    simt_copy_async(simt_shared_cast<uint8_t>(to), from, bytes);
+#elif __CUDA_ARCH__ < 800
+    const uint8_t *source = (const uint8_t *)from;
+    uint32_t words[4] = {};
+    if (bytes == 16)
+        *(uint4 *)words = *(const uint4 *)source;
+    else
+        for (int i = 0; i < bytes; i++) words[i / 4] |= (uint32_t)source[i] << (8 * (i % 4));
+    *(uint4 *)to = *(const uint4 *)words;
+#else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(bytes)
+                 : "memory");
+#endif
+}
+
+static __device__ __forceinline__ void kvq_copy_commit() {
+#ifdef KVQ_SIMT
+    simt_copy_commit();
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+
+template <int N> static __device__ __forceinline__ void kvq_copy_wait() {
+#ifdef KVQ_SIMT
+    simt_copy_wait(N);
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
+#endif
+}
+
 #endif

@@ -47,12 +47,23 @@ asm(".text\n"
 
 typedef enum fiber_state { FIBER_RUNS, FIBER_AT_BARRIER, FIBER_DONE } fiber_state;
 
+/* An asynchronous copy that was not waited for yet. */
+typedef struct flight {
+    size_t to;
+    const void *from;
+    int bytes;
+    unsigned group;
+} flight;
+#define MAX_FLIGHTS 64 /* of a thread */
+
 typedef struct fiber {
     void *stack_pointer;
     void *fake_stack; /* the address sanitizer's */
     fiber_state state;
     int line; /* of the barrier */
     simt_place place;
+    unsigned n_flights, n_groups; /* copies under way, in order; groups committed */
+    flight flights[MAX_FLIGHTS];
 } fiber;
 
 typedef struct warp {
@@ -66,6 +77,7 @@ typedef struct warp {
 /* Who touched a byte of shared memory last. A phase below the block's first is an earlier block's: nobody. */
 typedef struct shadow {
     uint32_t write_phase, write_warp_phase, read_phase, read_warp_phase;
+    uint32_t flight_phase; /* the writer's copy is under way since then; 0: arrived */
     uint16_t writer, reader;
     uint8_t n_readers; /* since the last barrier: 1, 2: more in one warp at once, 3: in several warps */
 } shadow;
@@ -141,6 +153,8 @@ __attribute__((no_sanitize("address"))) static void fiber_main(void) {
     }
 #endif
     simt.launch->run(simt.launch->body);
+    if (simt.fibers[simt.current].n_flights > 0)
+        simt_fail("thread %u ends without waiting for its asynchronous copies", simt_now.index);
     simt.fibers[simt.current].state = FIBER_DONE;
     simt.warps[simt.current / SIMT_WARP].ready &= ~(1u << simt.current % SIMT_WARP);
     leave_fiber(true);
@@ -165,6 +179,7 @@ static void make_fiber(unsigned index, dim3 block) {
     f->place.lane = index % SIMT_WARP;
     f->place.warp = index / SIMT_WARP;
     f->place.block_phase = f->place.warp_phase = simt.first_phase;
+    f->n_flights = f->n_groups = 0;
 }
 
 static void set_error(const char *format, va_list args) {
@@ -234,7 +249,14 @@ static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_pha
     return other / SIMT_WARP != simt_now.warp || warp_phase == simt_now.warp_phase;
 }
 
+static void check_arrived(const shadow *s, size_t at) {
+    if (s->flight_phase >= simt.first_phase)
+        simt_fail("thread %u uses byte %zu of shared memory, where an asynchronous copy of thread %u is under way",
+                  simt_now.index, at, s->writer);
+}
+
 static void check_write(const shadow *s, size_t at) {
+    check_arrived(s, at);
     if (s->write_phase >= simt.first_phase && is_unordered(s->writer, s->write_phase, s->write_warp_phase))
         simt_fail("shared-memory race at byte %zu: thread %u writes what thread %u wrote since the last barrier", at,
                   simt_now.index, s->writer);
@@ -246,6 +268,7 @@ static void check_write(const shadow *s, size_t at) {
 }
 
 static void check_read(const shadow *s, size_t at) {
+    check_arrived(s, at);
     if (s->write_phase < simt.first_phase)
         simt_fail("thread %u reads byte %zu of shared memory, which nobody wrote", simt_now.index, at);
     if (is_unordered(s->writer, s->write_phase, s->write_warp_phase))
@@ -281,6 +304,44 @@ uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
         }
     }
     return simt.shared + at;
+}
+
+/* ---- asynchronous copies --------------------------------------------------------------------------------------------
+ */
+
+static void mark_flight(size_t at, uint32_t phase) {
+    for (size_t i = at; i < at + 16; i++) simt.shadows[i].flight_phase = phase;
+}
+
+void simt_copy_bytes(size_t to, const void *from, int bytes) {
+    fiber *f = &simt.fibers[simt.current];
+    if (to % 16 != 0 || (uintptr_t)from % 16 != 0)
+        simt_fail("an asynchronous copy from %p to byte %zu of shared memory: no multiples of 16", from, to);
+    if (bytes < 0 || bytes > 16) simt_fail("an asynchronous copy of %d bytes, 0 to 16 are possible", bytes);
+    if (f->n_flights == MAX_FLIGHTS) simt_fail("more than %d asynchronous copies of a thread under way", MAX_FLIGHTS);
+    simt_shared_bytes(to, 16, true);
+    mark_flight(to, simt_now.block_phase);
+    f->flights[f->n_flights++] = flight{to, from, bytes, f->n_groups};
+}
+
+void simt_copy_commit(void) {
+    simt.fibers[simt.current].n_groups++;
+}
+
+/* It arrives now, as if it had been written now. */
+static void land(const flight *c) {
+    mark_flight(c->to, 0);
+    uint8_t *to = simt_shared_bytes(c->to, 16, true);
+    memset(to, 0, 16);
+    if (c->bytes > 0) memcpy(to, c->from, (size_t)c->bytes);
+}
+
+void simt_copy_wait(unsigned n_groups) {
+    fiber *f = &simt.fibers[simt.current];
+    unsigned n = 0;
+    while (n < f->n_flights && f->flights[n].group + n_groups < f->n_groups) land(&f->flights[n++]);
+    f->n_flights -= n;
+    memmove(f->flights, f->flights + n, f->n_flights * sizeof *f->flights);
 }
 
 size_t simt_place_static(simt_site *site, size_t bytes) {

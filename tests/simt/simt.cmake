@@ -15,8 +15,8 @@ set_source_files_properties(${KVQ_CUDA_SOURCES} PROPERTIES LANGUAGE CXX COMPILE_
 add_library(kvq_cuda_shim MODULE ${KVQ_CUDA_SOURCES} ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc $<TARGET_OBJECTS:kvq_cuda_common>)
 set_target_properties(kvq_cuda_shim PROPERTIES PREFIX lib OUTPUT_NAME kvq-cuda-shim)
 target_link_libraries(kvq_cuda_shim PRIVATE kvq_simt_flags)
-# The shim itself: broken kernels, each of which it must find.
-add_executable(test_simt ${CMAKE_SOURCE_DIR}/tests/simt/test_simt.cc ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc)
+# The shim itself: broken kernels, each of which it must find, and what ptx.cuh says of the instructions.
+add_executable(test_simt ${CMAKE_SOURCE_DIR}/tests/simt/test_simt.cc ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc $<TARGET_OBJECTS:kvq_cuda_common>)
 target_link_libraries(test_simt PRIVATE kvq_simt_flags)
 add_test(NAME test_simt COMMAND test_simt)
 # The operators against ref, as on a device. All cases take five minutes here (--long): one in so many, another choice per seed.

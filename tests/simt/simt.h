@@ -9,7 +9,9 @@
  *     __syncwarp;
  *   - shared memory out of bounds, or read before it was written;
  *   - a barrier or warp-wide instruction that some threads never reach, or reach elsewhere;
- *   - a mask that is not the whole warp: partial warps are not used here.
+ *   - a mask that is not the whole warp: partial warps are not used here;
+ *   - an asynchronous copy whose bytes are used before it was waited for, or that nobody waits for;
+ *   - addresses of ldmatrix and asynchronous copies that are no multiples of 16.
  * Device memory can only be touched while kernels and copies run; otherwise it is protected, so the host crashes on it.
  * Every allocation ends at a page that no one may touch. */
 #ifndef KVQ_SIMT_H
@@ -160,6 +162,25 @@ template <typename T> struct simt_shared {
 template <typename To, typename From> static inline simt_shared<To> simt_shared_cast(simt_shared<From> from) {
     if (from.at % alignof(To) != 0) simt_fail("shared memory read in pieces of %zu bytes at %zu", sizeof(To), from.at);
     return simt_shared<To>{from.at, from.begin, from.end};
+}
+
+/* The rows of 16 bytes that the warp's lanes point at, for ldmatrix. What a lane then reads of them, it reads itself.
+ */
+template <typename T> static inline void simt_exchange_rows(const char *what, simt_shared<T> row, simt_shared<T> *ret) {
+    if (row.at % 16 != 0) simt_fail("%s at byte %zu of shared memory, no multiple of 16", what, row.at);
+    const uint8_t(*slots)[SIMT_SLOT_BYTES] = simt_exchange(what, 0xffffffffu, &row, sizeof row, false);
+    for (unsigned lane = 0; lane < SIMT_WARP; lane++) ret[lane] = simt_from_lane<simt_shared<T>>(slots, lane);
+}
+
+/* cp.async: the copy happens when it is waited for, and not before; until then its 16 bytes may be neither read nor
+ * written. */
+void simt_copy_bytes(size_t to, const void *from, int bytes);
+void simt_copy_commit(void);
+void simt_copy_wait(unsigned n_groups); /* all but the last n_groups */
+static inline void simt_copy_async(simt_shared<uint8_t> to, const void *from, int bytes) {
+    (void)to[0]; /* looks for the array's ends */
+    (void)to[15];
+    simt_copy_bytes(to.at, from, bytes);
 }
 
 /* Where a static array lies in the current launch; one per declaration. */

@@ -2,14 +2,13 @@
  * is wrong with it. */
 #include <stdio.h>
 
-#include "simt.h"
+extern "C" {
+#include "../../kernels/formats.h"
+}
+#include "../../kernels/cuda/ptx.cuh"
 
-/* launch.cuh's macro */
-#define SHARED(type, name, count) \
-    static simt_site name##_site; \
-    simt_shared<type> name = simt_static_array<type>(&name##_site, count)
-
-#define WARP 0xffffffffu
+#define SHARED KVQ_SHARED
+#define WARP KVQ_WARP
 #define THREADS 96
 
 /* ---- right ---- */
@@ -46,6 +45,137 @@ __global__ void writes_bytes(int *out) {
     x[threadIdx.x] = (uint8_t)threadIdx.x;
     __syncthreads();
     out[threadIdx.x] = x[(threadIdx.x + 1) % THREADS];
+}
+
+/* ---- right: tensor cores, against the formulas of the PTX ISA (9.2) ----
+ *
+ * A fragment's element i of a lane stands at a row and a column that the ISA gives as formulas. Kernels fill fragments
+ * by them from matrices in `in` and write C by them to `out`; the host multiplies the matrices plainly. */
+
+typedef struct place {
+    int row, column;
+} place;
+
+/* 9.7.14.5.8, mma.m16n8k16 with .f16. */
+static place a_halves_at(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    bool upper = (0 <= i && i < 2) || (4 <= i && i < 6);
+    return place{upper ? group : group + 8, in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0)};
+}
+static place b_halves_at(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    return place{in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0), group};
+}
+/* 9.7.14.5.10, mma.m16n8k32 with .s8 / .u8. */
+static place a_bytes_at(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    bool upper = (0 <= i && i < 4) || (8 <= i && i < 12);
+    return place{upper ? group : group + 8, in_group * 4 + (i & 3) + (i >= 8 ? 16 : 0)};
+}
+static place b_bytes_at(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    return place{in_group * 4 + (i & 3) + (i >= 4 ? 16 : 0), group};
+}
+/* Both. */
+static place c_at(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    return place{i < 2 ? group : group + 8, in_group * 2 + (i & 1)};
+}
+
+#define A_VALUE(row, k) (((row)*37 + (k)*11) % 251) /* of bytes, 0 to 250 */
+#define B_VALUE(k, column) (((k)*53 + (column)*29) % 255 - 127)
+#define HALF_VALUE(value) ((float)(value) / 64.0f)
+
+template <bool SIGNED> static void multiply_bytes(int *out) {
+    int lane = (int)threadIdx.x % 32, c[4];
+    uint32_t a[4] = {}, b[2] = {};
+    for (int i = 0; i < 16; i++) {
+        place at = a_bytes_at(lane, i);
+        a[i / 4] |= (uint32_t)(uint8_t)(A_VALUE(at.row, at.column) - (SIGNED ? 125 : 0)) << (8 * (i % 4));
+    }
+    for (int i = 0; i < 8; i++) {
+        place at = b_bytes_at(lane, i);
+        b[i / 4] |= (uint32_t)(uint8_t)B_VALUE(at.row, at.column) << (8 * (i % 4));
+    }
+    for (int i = 0; i < 4; i++) c[i] = 1000 * i;
+    if (SIGNED)
+        kvq_mma_ss(c, a, b);
+    else
+        kvq_mma_us(c, a, b);
+    for (int i = 0; i < 4; i++) {
+        place at = c_at(lane, i);
+        if (threadIdx.x < 32) out[at.row * 8 + at.column] = c[i] - 1000 * i;
+    }
+}
+__global__ void multiplies_signed(int *out) {
+    multiply_bytes<true>(out);
+}
+__global__ void multiplies_unsigned(int *out) {
+    multiply_bytes<false>(out);
+}
+
+__global__ void multiplies_halves(int *out) {
+    int lane = (int)threadIdx.x % 32;
+    uint32_t a[4] = {}, b[2] = {};
+    float c[4] = {0, 8, 16, 24};
+    for (int i = 0; i < 8; i++) {
+        place at = a_halves_at(lane, i);
+        a[i / 2] |= (uint32_t)kvq_float_half(HALF_VALUE(A_VALUE(at.row, at.column))) << (16 * (i % 2));
+    }
+    for (int i = 0; i < 4; i++) {
+        place at = b_halves_at(lane, i);
+        b[i / 2] |= (uint32_t)kvq_float_half(HALF_VALUE(B_VALUE(at.row, at.column))) << (16 * (i % 2));
+    }
+    kvq_mma_halves(c, a, b);
+    for (int i = 0; i < 4; i++) {
+        place at = c_at(lane, i);
+        if (threadIdx.x < 32) out[at.row * 8 + at.column] = (int)((c[i] - (float)(8 * i)) * 4096.0f);
+    }
+}
+
+/* Bytes of A and of B's transpose as rows in shared memory, by ldmatrix into fragments (9.7.14.5.15): equal to those
+ * that the formulas give. Rows are 48 bytes apart. */
+__global__ void loads_matrices(int *out) {
+    SHARED(uint8_t, x, 3 * 16 * 48);
+    SHARED(uint16_t, halves, 3 * 16 * 24);
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, wrong = 0;
+    for (int i = lane; i < 16 * 32; i += 32) {
+        x[warp * 16 * 48 + i / 32 * 48 + i % 32] = (uint8_t)A_VALUE(i / 32, i % 32);
+        if (i < 16 * 16) halves[warp * 16 * 24 + i / 16 * 24 + i % 16] = (uint16_t)(256 * (i / 16) + i % 16);
+    }
+    __syncwarp();
+    uint32_t a[4], b[4];
+    kvq_load_matrices(a, x + (warp * 16 * 48 + lane % 16 * 48 + lane / 16 * 16));
+    for (int i = 0; i < 16; i++) {
+        place at = a_bytes_at(lane, i);
+        wrong += (int)(a[i / 4] >> (8 * (i % 4)) & 255) != A_VALUE(at.row, at.column);
+    }
+    /* B [16, 8] of halves twice, rows along k: words 0 and 1 columns 0 .. 7, words 2 and 3 the next 8. */
+    kvq_load_matrices_turned(b, halves + (warp * 16 * 24 + lane % 16 * 24 + lane / 16 * 8));
+    for (int i = 0; i < 8; i++) {
+        place at = b_halves_at(lane, i % 4);
+        wrong += (int)(b[i / 2] >> (16 * (i % 2)) & 0xffff) != 256 * at.row + at.column + i / 4 * 8;
+    }
+    out[threadIdx.x] = wrong;
+}
+
+/* Two groups of copies, the second shorter: zeros behind its bytes. */
+__global__ void copies(int *out) {
+    SHARED(uint32_t, x, 2 * 4 * THREADS);
+    int i = (int)threadIdx.x, other = (i + 33) % THREADS;
+    const int *from = out + 2 * THREADS;
+    kvq_copy_async(x + 4 * i, from + 4 * i, 16);
+    kvq_copy_commit();
+    kvq_copy_async(x + 4 * (THREADS + i), from + 4 * i, 4 * (i % 5));
+    kvq_copy_commit();
+    kvq_copy_wait<1>();
+    __syncthreads();
+    int wrong = 0;
+    for (int n = 0; n < 4; n++) wrong += (int)x[4 * other + n] != 4 * other + n;
+    kvq_copy_wait<0>();
+    __syncthreads();
+    for (int n = 0; n < 4; n++) wrong += (int)x[4 * (THREADS + other) + n] != (n < other % 5 ? 4 * other + n : 0);
+    out[i] = wrong;
 }
 
 /* ---- wrong ---- */
@@ -138,6 +268,87 @@ __global__ void wants_too_much(int *out) {
     out[threadIdx.x] = 0;
 }
 
+/* Its neighbours of the same group arrived: its own did not. */
+__global__ void uses_a_copy_too_early(int *out) {
+    SHARED(int, x, 2 * 4 * THREADS);
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS, 16);
+    kvq_copy_commit();
+    kvq_copy_async(x + 4 * (THREADS + threadIdx.x), out + 2 * THREADS, 16);
+    kvq_copy_commit();
+    kvq_copy_wait<1>();
+    __syncthreads();
+    out[threadIdx.x] = x[4 * (THREADS + threadIdx.x)];
+    kvq_copy_wait<0>();
+}
+
+/* What was not committed is not waited for. */
+__global__ void forgets_to_commit(int *out) {
+    SHARED(int, x, 4 * THREADS);
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS, 16);
+    kvq_copy_wait<0>();
+    out[threadIdx.x] = x[4 * threadIdx.x];
+}
+
+__global__ void waits_without_a_barrier(int *out) {
+    SHARED(int, x, 4 * THREADS);
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS, 16);
+    kvq_copy_commit();
+    kvq_copy_wait<0>();
+    out[threadIdx.x] = x[4 * (threadIdx.x - (threadIdx.x % 32 > 0))];
+}
+
+__global__ void copies_over_what_is_read(int *out) {
+    SHARED(int, x, 4 * THREADS);
+    for (int i = 0; i < 4; i++) x[4 * threadIdx.x + i] = 0;
+    __syncthreads();
+    out[threadIdx.x] = x[(4 * threadIdx.x + 4) % (4 * THREADS)];
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS, 16);
+    kvq_copy_commit();
+    kvq_copy_wait<0>();
+}
+
+__global__ void never_waits(int *out) {
+    SHARED(int, x, 4 * THREADS);
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS, 16);
+    kvq_copy_commit();
+}
+
+__global__ void copies_to_an_odd_place(int *out) {
+    SHARED(int, x, 4 * THREADS + 4);
+    kvq_copy_async(x + (4 * threadIdx.x + 1), out + 2 * THREADS, 16);
+}
+
+__global__ void copies_from_an_odd_place(int *out) {
+    SHARED(int, x, 4 * THREADS);
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS + 1, 16);
+}
+
+__global__ void copies_behind(int *out) {
+    SHARED(int, x, 4 * THREADS - 4);
+    SHARED(int, y, 4); /* what lies behind */
+    if (threadIdx.x == 0) y[0] = 0;
+    kvq_copy_async(x + 4 * threadIdx.x, out + 2 * THREADS, 16);
+    kvq_copy_commit();
+    kvq_copy_wait<0>();
+}
+
+__global__ void loads_an_odd_row(int *out) {
+    SHARED(int, x, 8 * THREADS);
+    uint32_t words[4];
+    for (int i = 0; i < 8; i++) x[8 * threadIdx.x + i] = 0;
+    __syncthreads();
+    kvq_load_matrices(words, x + (threadIdx.x % 32 * 4 + 2));
+    out[threadIdx.x] = (int)words[0];
+}
+
+__global__ void loads_matrices_too_early(int *out) {
+    SHARED(int, x, 4 * THREADS);
+    uint32_t words[4];
+    for (int i = 0; i < 4; i++) x[4 * threadIdx.x + i] = 0;
+    kvq_load_matrices(words, x + 4 * threadIdx.x); /* a lane reads rows of others */
+    out[threadIdx.x] = (int)words[0];
+}
+
 /* clang-format off */
 static const struct {
     const char *name;
@@ -148,6 +359,11 @@ static const struct {
     {"sums_warps",                sums_warps,                NULL},
     {"hands_on",                  hands_on,                  NULL},
     {"writes_bytes",              writes_bytes,              NULL},
+    {"multiplies_signed",         multiplies_signed,         NULL},
+    {"multiplies_unsigned",       multiplies_unsigned,       NULL},
+    {"multiplies_halves",         multiplies_halves,         NULL},
+    {"loads_matrices",            loads_matrices,            NULL},
+    {"copies",                    copies,                    NULL},
     {"reads_too_early",           reads_too_early,           "nobody wrote"}, /* in the order that the shim runs them */
     {"reads_neighbour_too_early", reads_neighbour_too_early, "race"},
     {"trusts_a_shuffle",          trusts_a_shuffle,          "race"},
@@ -161,6 +377,16 @@ static const struct {
     {"reads_before",              reads_before,              "out of bounds"},
     {"reads_unwritten",           reads_unwritten,           "nobody wrote"},
     {"wants_too_much",            wants_too_much,            "bytes of shared memory, a block has"},
+    {"uses_a_copy_too_early",     uses_a_copy_too_early,     "is under way"},
+    {"forgets_to_commit",         forgets_to_commit,         "is under way"},
+    {"waits_without_a_barrier",   waits_without_a_barrier,   "race"},
+    {"copies_over_what_is_read",  copies_over_what_is_read,  "read since the last barrier"},
+    {"never_waits",               never_waits,               "without waiting"},
+    {"copies_to_an_odd_place",    copies_to_an_odd_place,    "no multiples of 16"},
+    {"copies_from_an_odd_place",  copies_from_an_odd_place,  "no multiples of 16"},
+    {"copies_behind",             copies_behind,             "out of bounds"},
+    {"loads_an_odd_row",          loads_an_odd_row,          "no multiple of 16"},
+    {"loads_matrices_too_early",  loads_matrices_too_early,  "race"},
 };
 /* clang-format on */
 
@@ -199,6 +425,44 @@ static void check_values(int *device) {
     for (int i = 0; i < THREADS; i++) expect(out[i] == i + 1, "hands_on", "a wrong value");
 }
 
+/* Products of 16 x k and k x 8 matrices. */
+static void check_products(int *device) {
+    /* clang-format off */
+    static const struct {
+        const char *name;
+        void (*kernel)(int *out);
+        int k, minus;
+    } products[] = {
+        {"multiplies_signed",   multiplies_signed,   32, 125},
+        {"multiplies_unsigned", multiplies_unsigned, 32,   0},
+        {"multiplies_halves",   multiplies_halves,   16,   0},
+    };
+    /* clang-format on */
+    for (size_t p = 0; p < sizeof products / sizeof *products; p++) {
+        int out[128];
+        error_of(products[p].kernel, products[p].name, device, false);
+        cudaMemcpy(out, device, sizeof out, cudaMemcpyDeviceToHost);
+        for (int i = 0; i < 128; i++) {
+            int sum = 0;
+            for (int k = 0; k < products[p].k; k++) sum += (A_VALUE(i / 8, k) - products[p].minus) * B_VALUE(k, i % 8);
+            expect(out[i] == sum, products[p].name, "a wrong value");
+        }
+    }
+}
+
+/* Kernels that count what is wrong. */
+static void check_counts(int *device) {
+    int out[THREADS], from[4 * THREADS];
+    for (int i = 0; i < 4 * THREADS; i++) from[i] = i;
+    cudaMemcpy(device + 2 * THREADS, from, sizeof from, cudaMemcpyHostToDevice);
+    error_of(loads_matrices, "loads_matrices", device, false);
+    cudaMemcpy(out, device, sizeof out, cudaMemcpyDeviceToHost);
+    for (int i = 0; i < THREADS; i++) expect(out[i] == 0, "loads_matrices", "a wrong value");
+    error_of(copies, "copies", device, false);
+    cudaMemcpy(out, device, sizeof out, cudaMemcpyDeviceToHost);
+    for (int i = 0; i < THREADS; i++) expect(out[i] == 0, "copies", "a wrong value");
+}
+
 /* Nothing runs before the stream is waited for: what the host changes until then shows. */
 static void launches_wait(int *device) {
     cudaStream_t s;
@@ -215,7 +479,7 @@ static void launches_wait(int *device) {
 
 int main(void) {
     void *memory;
-    if (cudaMalloc(&memory, 2 * THREADS * sizeof(int)) != cudaSuccess) return 1;
+    if (cudaMalloc(&memory, 6 * THREADS * sizeof(int)) != cudaSuccess) return 1; /* results, and what is copied from */
     int *device = (int *)memory;
     for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
         for (int reverse = 0; reverse < 2; reverse++) {
@@ -228,6 +492,8 @@ int main(void) {
                        kernels[i].name, *found ? found : "nothing was reported");
         }
     check_values(device);
+    check_products(device);
+    check_counts(device);
     launches_wait(device);
     cudaFree(memory);
     printf("%zu kernels, %d failed\n", sizeof kernels / sizeof *kernels, n_failed);
