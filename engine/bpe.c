@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
 #include "merge.h"
 #include "utf8.h"
 
@@ -63,10 +64,14 @@ static kvq_text text_of(const kvq_bpe *b, int number) {
     return number < b->vocab->n_tokens ? b->vocab->texts[number] : b->extra[number - b->vocab->n_tokens];
 }
 
+static uint32_t hash_of(const kvq_bpe *b, kvq_text text) {
+    return (uint32_t)kvq_hash(b->vocab->hash_seed, text.bytes, text.n_bytes);
+}
+
 static int find_number(const kvq_bpe *b, const char *bytes, size_t n_bytes) {
     int id = kvq_vocab_find(b->vocab, bytes, n_bytes);
     if (id >= 0 || b->n_extra == 0) return id;
-    uint32_t hash = kvq_vocab_hash(bytes, n_bytes);
+    uint32_t hash = hash_of(b, (kvq_text){bytes, n_bytes});
     for (size_t i = hash & b->extra_mask; b->extra_slots[i].id >= 0; i = (i + 1) & b->extra_mask) {
         kvq_text text = b->extra[b->extra_slots[i].id];
         if (b->extra_slots[i].hash == hash && text.n_bytes == n_bytes && memcmp(text.bytes, bytes, n_bytes) == 0)
@@ -87,7 +92,7 @@ static bool grow_extra(kvq_bpe *b) {
     }
     for (size_t i = 0; i < n_slots; i++) slots[i].id = -1;
     for (int id = 0; id < b->n_extra; id++) {
-        uint32_t hash = kvq_vocab_hash(extra[id].bytes, extra[id].n_bytes);
+        uint32_t hash = hash_of(b, extra[id]);
         size_t i = hash & (n_slots - 1);
         while (slots[i].id >= 0) i = (i + 1) & (n_slots - 1);
         slots[i] = (kvq_vocab_slot){hash, id};
@@ -107,7 +112,7 @@ static int number_of(kvq_bpe *b, const char *bytes, size_t n_bytes) {
     char *copy = malloc(n_bytes + 1);
     if (!copy) return -1;
     memcpy(copy, bytes, n_bytes);
-    uint32_t hash = kvq_vocab_hash(bytes, n_bytes);
+    uint32_t hash = hash_of(b, (kvq_text){bytes, n_bytes});
     size_t i = hash & b->extra_mask;
     while (b->extra_slots[i].id >= 0) i = (i + 1) & b->extra_mask;
     b->extra_slots[i] = (kvq_vocab_slot){hash, b->n_extra};
@@ -117,13 +122,12 @@ static int number_of(kvq_bpe *b, const char *bytes, size_t n_bytes) {
 
 /* ---- merge rules ------------------------------------------------------------------------------------------------- */
 
-static size_t rule_hash(int left, int right) {
-    uint64_t h = ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) * 0x9E3779B97F4A7C15u;
-    return (size_t)(h ^ h >> 29);
+static size_t rule_hash(const kvq_bpe *b, int left, int right) {
+    return (size_t)kvq_hash_mix(b->vocab->hash_seed, (uint64_t)(uint32_t)left << 32 | (uint32_t)right);
 }
 
 static rule_slot *rule_place(const kvq_bpe *b, int left, int right) {
-    size_t i = rule_hash(left, right) & b->rule_mask;
+    size_t i = rule_hash(b, left, right) & b->rule_mask;
     while (b->rules[i].left >= 0 && (b->rules[i].left != left || b->rules[i].right != right))
         i = (i + 1) & b->rule_mask;
     return &b->rules[i];

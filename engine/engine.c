@@ -128,7 +128,7 @@ static size_t k_ref_floats(const kvq_kv_plan *plan, int session_len) {
 static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p, const kvq_kv_plan *kv,
                                      const kvq_machine *machine) {
     workspace_plan w = {.session_guess =
-                            o->session_len ? o->session_len : min_int(p->context_len, KVQ_DEFAULT_SESSION_LEN)};
+                            min_int(p->context_len, o->session_len ? o->session_len : KVQ_DEFAULT_SESSION_LEN)};
     w.chunk_tokens = min_int(o->max_prefill_token_num, w.session_guess);
     w.max_rows = kvq_scheduler_max_rows(o->max_batch_size, w.chunk_tokens);
     int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv_heads * p->head_dim;
@@ -469,6 +469,7 @@ kvq_status kvq_submit(kvq_engine *e, const kvq_request *r, uint64_t *ret_id, kvq
         kvq_active_free(a);
         return status;
     }
+    kvq_sessions_trim(&e->sessions, KVQ_MAX_SESSIONS);
     while (*link) link = &(*link)->next;
     *link = a;
     e->n_requests++;
@@ -563,13 +564,9 @@ static kvq_result make_result(const kvq_engine *e, const kvq_active *a, bool tru
  * was. */
 static void leave_session(kvq_engine *e, kvq_active *a) {
     if (!a->session) return;
-    const char *roles[64];
-    size_t n = 0;
-    for (size_t i = 0; i < a->n_messages && n < 64; i++)
-        if (i > 0 || !a->session->ids || strcmp(a->messages[i].role, "system") != 0) roles[n++] = a->messages[i].role;
-    if (a->raw || !a->messages) roles[n++] = "user";
     if (n_answer(a) > 0)
-        kvq_session_extend(&e->sessions, a->session, a->seq.tokens, (size_t)a->seq.n_tokens, roles, n);
+        kvq_session_extend(&e->sessions, a->session, a->seq.tokens, (size_t)a->seq.n_tokens, a->messages,
+                           a->n_messages);
     else
         kvq_session_release(&e->sessions, a->session);
     a->session = NULL;
@@ -794,6 +791,7 @@ kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *
 struct kvq_plan {
     kvq_info info;
     char model_name[256], file_type[16], device[96], device_version[96];
+    kvq_error passed_over;
 };
 
 kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
@@ -834,6 +832,8 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
         plan->info.device = plan->device;
         plan->info.device_version = plan->device_version;
         plan->info.threads = o->threads;
+        plan->passed_over = machine.passed_over;
+        plan->info.passed_over = plan->passed_over.code ? plan->passed_over.text : NULL;
         *ret = plan;
     }
     kvq_kv_plan_done(&kv);

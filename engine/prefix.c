@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
+
 #define NONE UINT32_MAX
 #define BLOCKS_A_PAGE 2 /* block and wide_v */
 
@@ -35,6 +37,7 @@ struct kvq_prefix {
     int *ids;         /* [n_nodes_max, block_tokens] */
     uint8_t **blocks; /* [n_nodes_max, n_groups, BLOCKS_A_PAGE] */
     uint32_t *buckets;
+    uint64_t hash_seed;
     uint32_t *path;                  /* [n_nodes_max] scratch of find and keep */
     uint32_t newest, oldest, unused; /* unused: list through next_in_bucket */
 };
@@ -47,6 +50,7 @@ kvq_status kvq_prefix_new(kvq_pool *pool, int n_groups, const int *group_window,
     c->pool = pool;
     c->n_groups = n_groups;
     c->block_tokens = block_tokens;
+    c->hash_seed = kvq_random();
     memcpy(c->group_window, group_window, (size_t)n_groups * sizeof *group_window);
     c->n_nodes_max = (uint32_t)max_pages;
     for (c->n_buckets = 16; c->n_buckets < max_pages; c->n_buckets *= 2) {
@@ -132,15 +136,13 @@ static void touch_path(kvq_prefix *c, uint32_t end) {
     }
 }
 
-/* FNV-1a over the parent and the ids; only spreads, never decides. */
-static uint32_t hash_page(uint32_t parent, const int *ids, int n) {
-    uint64_t h = 0xcbf29ce484222325ull ^ parent;
-    for (int i = 0; i < n; i++) h = (h ^ (uint32_t)ids[i]) * 0x100000001b3ull;
-    return (uint32_t)(h ^ h >> 32);
+/* Over the parent and the ids; only spreads, never decides. */
+static uint32_t hash_page(const kvq_prefix *c, uint32_t parent, const int *ids) {
+    return (uint32_t)kvq_hash(c->hash_seed ^ parent, ids, (size_t)c->block_tokens * sizeof *ids);
 }
 
 static uint32_t find_child(const kvq_prefix *c, uint32_t parent, const int *ids) {
-    uint32_t hash = hash_page(parent, ids, c->block_tokens);
+    uint32_t hash = hash_page(c, parent, ids);
     uint32_t n = c->buckets[hash & (c->n_buckets - 1)];
     for (; n != NONE; n = c->nodes[n].next_in_bucket)
         if (c->nodes[n].hash == hash && c->nodes[n].parent == parent &&
@@ -246,7 +248,7 @@ void kvq_prefix_keep(kvq_prefix *c, const int *ids, int page, kvq_kv_page *const
             if (c->group_window[g] == 0 && !pages[g][page].block) return; /* a node has all pages that never go alone */
         n = take_node(c, parent);
         if (n == NONE) return;
-        uint32_t hash = hash_page(parent, page_ids, c->block_tokens);
+        uint32_t hash = hash_page(c, parent, page_ids);
         uint32_t *bucket = &c->buckets[hash & (c->n_buckets - 1)];
         c->nodes[n] = (node){.parent = parent, .hash = hash, .next_in_bucket = *bucket};
         *bucket = n;

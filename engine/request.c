@@ -6,12 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
+#include "hash.h"
+
 /* Stands for the last answer when a session's template is rendered: what comes behind it is what the new turn adds.
- * Content that no user writes by accident, and that no template trims. */
-static const char answer_mark[] = "[[kvqd:answer:c1a5e6]]";
+ * Drawn for each rendering, so that no message can contain it; nothing that a template trims. */
+typedef struct answer_mark {
+    char text[40];
+} answer_mark;
 
 #define TEXT_SLACK_BYTES 64 /* detokenizer's kept bytes, replacement characters, the end */
 
@@ -72,11 +75,7 @@ static kvq_status check_input(const kvq_request *r, const kvq_text_tools *tools,
 
 /* A seed that was not given is drawn here, once, so that the answer can be told how to come again. */
 static uint64_t draw_seed(void) {
-    uint64_t seed;
-    if (getrandom(&seed, sizeof seed, 0) == sizeof seed) return seed >> 11; /* 53 bits: any JSON reader keeps them */
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return ((uint64_t)t.tv_sec << 20 ^ (uint64_t)t.tv_nsec) & ((1ull << 53) - 1);
+    return kvq_random() >> 11; /* 53 bits: any JSON reader keeps them */
 }
 
 static kvq_status copy_sampling(kvq_active *a, const kvq_request *r, const kvq_text_tools *tools, kvq_error *err) {
@@ -191,10 +190,16 @@ static kvq_status render(const kvq_active *a, const kvq_text_tools *tools, const
 }
 
 /* The last place of the mark in text, or NULL. */
-static const char *find_last_mark(const char *text) {
+static const char *find_last_mark(const char *text, const answer_mark *mark) {
     const char *found = NULL;
-    for (const char *p = text; (p = strstr(p, answer_mark)); p++) found = p;
+    for (const char *p = text; (p = strstr(p, mark->text)); p++) found = p;
     return found;
+}
+
+static answer_mark draw_mark(void) {
+    answer_mark mark;
+    snprintf(mark.text, sizeof mark.text, "[[answer:%016" PRIx64 "]]", kvq_random());
+    return mark;
 }
 
 /* What the new turns of a session add behind its last answer: everything is rendered with a mark in place of what was
@@ -205,7 +210,8 @@ static kvq_status render_continuation(const kvq_active *a, const kvq_text_tools 
     kvq_template_message *all = calloc(session->n_roles + a->n_messages, sizeof *all);
     if (!all) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the session's messages");
     size_t n = 0;
-    for (size_t i = 0; i < session->n_roles; i++) all[n++] = (kvq_template_message){session->roles[i], answer_mark};
+    answer_mark mark = draw_mark();
+    for (size_t i = 0; i < session->n_roles; i++) all[n++] = (kvq_template_message){session->roles[i], mark.text};
     for (size_t i = 0; i < a->n_messages; i++)
         if (i > 0 || strcmp(a->messages[i].role, "system") != 0) all[n++] = a->messages[i];
     char *text = NULL;
@@ -213,13 +219,13 @@ static kvq_status render_continuation(const kvq_active *a, const kvq_text_tools 
     kvq_status status = render(a, tools, all, n, &text, &n_bytes, err);
     free(all);
     if (status) return status;
-    const char *mark = find_last_mark(text);
-    if (!mark) {
+    const char *last = find_last_mark(text, &mark);
+    if (!last) {
         free(text);
         return kvq_fail(err, KVQ_UNSUPPORTED,
                         "the model's chat template drops earlier answers, so sessions cannot go on");
     }
-    const char *rest = mark + sizeof answer_mark - 1;
+    const char *rest = last + strlen(mark.text);
     n_bytes = strlen(rest);
     memmove(text, rest, n_bytes + 1);
     *ret = text;

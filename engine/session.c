@@ -28,14 +28,16 @@ static void unlink_and_free(kvq_sessions *s, kvq_session *x) {
     free_session(x);
 }
 
-/* Forgets the one used longest ago that nobody is using. */
-static bool drop_oldest(kvq_sessions *s) {
+/* The one used longest ago that nobody is using, or NULL. */
+static kvq_session *find_oldest(const kvq_sessions *s) {
     kvq_session *oldest = NULL;
     for (kvq_session *x = s->first; x; x = x->next)
         if (x->n_requests == 0) oldest = x;
-    if (!oldest) return false;
-    unlink_and_free(s, oldest);
-    return true;
+    return oldest;
+}
+
+void kvq_sessions_trim(kvq_sessions *s, size_t n_max) {
+    for (kvq_session *x; s->n > n_max && (x = find_oldest(s));) unlink_and_free(s, x);
 }
 
 kvq_session *kvq_sessions_open(kvq_sessions *s, const char *name, size_t n_max) {
@@ -43,7 +45,7 @@ kvq_session *kvq_sessions_open(kvq_sessions *s, const char *name, size_t n_max) 
     if (x)
         *link = x->next;
     else {
-        if (s->n >= n_max && !drop_oldest(s)) return NULL;
+        if (s->n >= n_max && !find_oldest(s)) return NULL;
         x = calloc(1, sizeof *x);
         if (x) x->name = strdup(name);
         if (!x || !x->name) {
@@ -77,23 +79,31 @@ void kvq_session_release(kvq_sessions *s, kvq_session *x) {
     if (x->n_requests == 0 && (x->is_dropped || !x->ids)) unlink_and_free(s, x);
 }
 
-void kvq_session_extend(kvq_sessions *s, kvq_session *x, const int *ids, size_t n_ids, const char *const *roles,
-                        size_t n_roles) {
-    size_t n_all = x->n_roles + n_roles + 1;
+static void add_role(kvq_session *x, const char *role) {
+    snprintf(x->roles[x->n_roles++], sizeof x->roles[0], "%.15s", role);
+}
+
+static void add_roles(kvq_session *x, const kvq_template_message *messages, size_t n_messages) {
+    for (size_t i = 0; i < n_messages; i++)
+        if (i > 0 || !x->ids || strcmp(messages[i].role, "system") != 0) add_role(x, messages[i].role);
+    if (n_messages == 0) add_role(x, "user");
+    add_role(x, "assistant");
+}
+
+void kvq_session_extend(kvq_sessions *s, kvq_session *x, const int *ids, size_t n_ids,
+                        const kvq_template_message *messages, size_t n_messages) {
     int *new_ids = malloc((n_ids ? n_ids : 1) * sizeof *new_ids);
-    char(*new_roles)[16] = realloc(x->roles, n_all * sizeof *new_roles);
+    char(*new_roles)[16] = realloc(x->roles, (x->n_roles + n_messages + 2) * sizeof *new_roles);
     if (new_roles) x->roles = new_roles;
     if (!new_ids || !new_roles) {
         free(new_ids);
         x->is_dropped = true;
     } else {
         memcpy(new_ids, ids, n_ids * sizeof *ids);
+        add_roles(x, messages, n_messages);
         free(x->ids);
         x->ids = new_ids;
         x->n_ids = n_ids;
-        for (size_t i = 0; i < n_roles; i++) snprintf(x->roles[x->n_roles + i], sizeof x->roles[0], "%.15s", roles[i]);
-        snprintf(x->roles[n_all - 1], sizeof x->roles[0], "assistant");
-        x->n_roles = n_all;
     }
     kvq_session_release(s, x);
 }

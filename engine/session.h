@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "../kernels/status.h"
+#include "template.h"
 
 typedef struct kvq_session {
     char *name;
@@ -25,15 +26,20 @@ typedef struct kvq_sessions {
 } kvq_sessions;
 
 /* The session of that name, made if there is none, moved to the front, for one more request. NULL without memory or
- * when all n_max have requests. */
+ * when all n_max have requests. There may be n_max + 1 until kvq_sessions_trim: a request that is refused after all
+ * costs nobody a session. */
 kvq_session *kvq_sessions_open(kvq_sessions *s, const char *name, size_t n_max);
+
+/* Forgets sessions that nobody is using, those used longest ago first, until there are n_max. */
+void kvq_sessions_trim(kvq_sessions *s, size_t n_max);
 bool kvq_sessions_drop(kvq_sessions *s, const char *name);
 void kvq_sessions_done(kvq_sessions *s);
 
-/* A request of the session ended: it now says ids (copied), with the roles of its new messages and an answer. Without
- * memory the session is forgotten rather than left half. */
-void kvq_session_extend(kvq_sessions *s, kvq_session *session, const int *ids, size_t n_ids, const char *const *roles,
-                        size_t n_roles);
+/* A request of the session ended: it now says ids (copied), with the roles of its new messages (without any: one user's
+ * turn) and an answer. A system message counts only where the session begins with it. Without memory the session is
+ * forgotten rather than left half. */
+void kvq_session_extend(kvq_sessions *s, kvq_session *session, const int *ids, size_t n_ids,
+                        const kvq_template_message *messages, size_t n_messages);
 
 /* A request of the session ended without an answer. */
 void kvq_session_release(kvq_sessions *s, kvq_session *session);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
 #include "template_internal.h"
 
 /* Runs job; what it needs to give back it puts into what arg points to. */
@@ -169,7 +170,7 @@ static kvq_status parse_extra(const char *text, json_t **ret, kvq_error *err) {
 
 kvq_status kvq_template_render(const kvq_template *t, const kvq_template_input *input, char **ret_text,
                                size_t *ret_n_bytes, kvq_error *err) {
-    kvq_tpl_run r = {.err = err, .line = 1};
+    kvq_tpl_run r = {.err = err, .line = 1, .hash_seed = kvq_random()};
     render_job job = {.t = t, .input = input};
     kvq_status status = input->extra_json ? parse_extra(input->extra_json, &job.extra, err) : KVQ_OK;
     if (status == KVQ_OK) status = guarded(&r, run_render, &job);

@@ -311,6 +311,7 @@ struct kvq_tpl_run {
     kvq_tpl_value block_text; /* of the filter or set block whose filters are about to run */
     kvq_tpl_dict *variables;  /* of the render and the built-in functions */
     int64_t now_s;
+    uint64_t hash_seed; /* of its dicts */
 };
 
 struct kvq_tpl_macro {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
 #include "template_internal.h"
 
 enum { CHUNK_BYTES = 64 << 10, SMALL_DICT = 8 };
@@ -420,37 +421,30 @@ bool kvq_tpl_hashable(kvq_tpl_run *r, kvq_tpl_value v) {
     return hashable;
 }
 
-static uint64_t mix(uint64_t h, uint64_t x) {
-    h = (h ^ x) * UINT64_C(0x9E3779B97F4A7C15);
-    return h ^ (h >> 29);
-}
-
 static uint64_t hash_bytes(kvq_tpl_run *r, const char *bytes, size_t n) {
     kvq_tpl_charge(r, n / 16);
-    uint64_t h = UINT64_C(0xCBF29CE484222325);
-    for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001B3);
-    return h ^ (h >> 32);
+    return kvq_hash(r->hash_seed, bytes, n);
 }
 
 /* Equal numbers of any kind hash alike. */
-static uint64_t hash_number(kvq_tpl_value v) {
+static uint64_t hash_number(const kvq_tpl_run *r, kvq_tpl_value v) {
     double d = kvq_tpl_as_real(v);
     if (v.kind != KVQ_TPL_FLOAT || (d >= -9.2e18 && d <= 9.2e18 && d == (double)(int64_t)d))
-        return mix(1, (uint64_t)(v.kind == KVQ_TPL_FLOAT ? (int64_t)d : kvq_tpl_as_int(v)));
+        return kvq_hash_mix(r->hash_seed + 1, (uint64_t)(v.kind == KVQ_TPL_FLOAT ? (int64_t)d : kvq_tpl_as_int(v)));
     uint64_t bits;
     memcpy(&bits, &d, sizeof bits);
-    return mix(2, bits);
+    return kvq_hash_mix(r->hash_seed + 2, bits);
 }
 
 static uint64_t hash_value(kvq_tpl_run *r, kvq_tpl_value v) {
-    if (kvq_tpl_is_number(v)) return hash_number(v);
+    if (kvq_tpl_is_number(v)) return hash_number(r, v);
     if (v.kind == KVQ_TPL_STRING) return hash_bytes(r, v.as.text->bytes, v.as.text->n_bytes);
-    if (v.kind == KVQ_TPL_NONE || v.kind == KVQ_TPL_UNDEFINED) return mix(3, v.kind);
-    if (v.kind != KVQ_TPL_TUPLE) return mix(4, (uint64_t)(uintptr_t)v.as.pointer);
+    if (v.kind == KVQ_TPL_NONE || v.kind == KVQ_TPL_UNDEFINED) return kvq_hash_mix(r->hash_seed + 3, v.kind);
+    if (v.kind != KVQ_TPL_TUPLE) return kvq_hash_mix(r->hash_seed + 4, (uint64_t)(uintptr_t)v.as.pointer);
     kvq_tpl_enter(r);
     kvq_tpl_charge(r, v.as.list->n);
-    uint64_t h = mix(5, v.as.list->n);
-    for (size_t i = 0; i < v.as.list->n; i++) h = mix(h, hash_value(r, v.as.list->items[i]));
+    uint64_t h = kvq_hash_mix(r->hash_seed + 5, v.as.list->n);
+    for (size_t i = 0; i < v.as.list->n; i++) h = kvq_hash_mix(h, hash_value(r, v.as.list->items[i]));
     kvq_tpl_leave(r);
     return h;
 }

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hash.h"
+
 #define EMPTY_NAME_BYTES 24 /* "[EMPTY_2147483647]" */
 
 /* ---- ids --------------------------------------------------------------------------------------------------------- */
@@ -28,25 +30,9 @@ bool kvq_ids_push(kvq_ids *ids, int id) {
 
 /* ---- text to id -------------------------------------------------------------------------------------------------- */
 
-/* Eight bytes a round, each mixed by a 64 x 64 -> 128 bit product (its halves xored), the idea of wyhash. */
-uint32_t kvq_vocab_hash(const char *bytes, size_t n_bytes) {
-    uint64_t h = 0x9E3779B97F4A7C15u ^ n_bytes;
-    while (n_bytes > 0) {
-        uint64_t word = 0;
-        size_t n = n_bytes < sizeof word ? n_bytes : sizeof word;
-        memcpy(&word, bytes, n);
-        __extension__ typedef unsigned __int128 u128;
-        u128 product = (u128)(h ^ word) * 0xD6E8FEB86659FD93u;
-        h = (uint64_t)product ^ (uint64_t)(product >> 64);
-        bytes += n;
-        n_bytes -= n;
-    }
-    return (uint32_t)(h ^ h >> 32);
-}
-
 int kvq_vocab_find(const kvq_vocab *v, const char *bytes, size_t n_bytes) {
     if (n_bytes > v->longest_bytes) return -1;
-    uint32_t hash = kvq_vocab_hash(bytes, n_bytes);
+    uint32_t hash = (uint32_t)kvq_hash(v->hash_seed, bytes, n_bytes);
     for (size_t i = hash & v->slot_mask; v->slots[i].id >= 0; i = (i + 1) & v->slot_mask) {
         if (v->slots[i].hash != hash) continue;
         kvq_text text = v->texts[v->slots[i].id];
@@ -56,7 +42,7 @@ int kvq_vocab_find(const kvq_vocab *v, const char *bytes, size_t n_bytes) {
 }
 
 static void add_slot(kvq_vocab *v, int id) {
-    uint32_t hash = kvq_vocab_hash(v->texts[id].bytes, v->texts[id].n_bytes);
+    uint32_t hash = (uint32_t)kvq_hash(v->hash_seed, v->texts[id].bytes, v->texts[id].n_bytes);
     size_t i = hash & v->slot_mask;
     while (v->slots[i].id >= 0) i = (i + 1) & v->slot_mask;
     v->slots[i] = (kvq_vocab_slot){hash, id};
@@ -91,6 +77,7 @@ static kvq_status read_texts(const kvq_gguf *g, kvq_vocab *v, kvq_error *err) {
         return kvq_fail(err, KVQ_BAD_FILE, "'%s' has no vocabulary: key 'tokenizer.ggml.tokens' is not a list of texts",
                         kvq_gguf_path(g));
     v->n_tokens = (int)n;
+    v->hash_seed = kvq_random();
     v->texts = calloc(n, sizeof *v->texts);
     if (!v->texts) return no_memory(g, err);
     size_t n_empty = 0;

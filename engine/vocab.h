@@ -37,7 +37,8 @@ typedef struct kvq_vocab {
 
     kvq_vocab_slot *slots; /* open addressing over the texts */
     size_t slot_mask;
-    int byte_ids[256]; /* "<0x0A>" of SentencePiece's byte fallback; -1 where missing */
+    uint64_t hash_seed; /* of every table of this vocabulary */
+    int byte_ids[256];  /* "<0x0A>" of SentencePiece's byte fallback; -1 where missing */
 
     int bos, eos, eot, eom, unknown; /* -1: none */
 } kvq_vocab;
@@ -50,7 +51,6 @@ void kvq_vocab_done(kvq_vocab *v);
  */
 void kvq_vocab_mark_special(const kvq_gguf *g, kvq_vocab *v);
 
-uint32_t kvq_vocab_hash(const char *bytes, size_t n_bytes);
 int kvq_vocab_find(const kvq_vocab *v, const char *bytes, size_t n_bytes); /* -1 if no token has this text */
 
 /* A growing list of token ids. Init with zeros, free data. */

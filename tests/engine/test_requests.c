@@ -352,6 +352,51 @@ static void turns_of_one_session_are_answered_one_after_the_other(void **state) 
     kvq_close(e);
 }
 
+/* A template that minds whose turn it is sees every role of a long session. */
+static void a_session_of_many_messages_keeps_all_their_roles(void **state) {
+    (void)state;
+    kvq_options o = world_options(TINY_LLAMA, "8");
+    o.chat_template = "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+                      "{{ raise_exception('two turns of one side') }}{% endif %}{{ m['content'] }}{% endfor %}";
+    kvq_engine *e = world_open(&o);
+    kvq_message messages[81];
+    for (int i = 0; i < 81; i++) messages[i] = (kvq_message){i % 2 ? "assistant" : "user", "x"};
+    kvq_request r = turn("s", NULL);
+    r.messages = messages;
+    r.n_messages = 81;
+    answer first = run_one(e, r), second = run_one(e, turn("s", "y"));
+    assert_int_equal(second.result.prompt_tokens, first.result.prompt_tokens + first.result.completion_tokens + 1);
+    kvq_close(e);
+}
+
+static void a_refused_request_costs_nobody_a_session(void **state) {
+    (void)state;
+    kvq_engine *e = open_default();
+    kvq_stats stats;
+    for (int i = 0; i < KVQ_MAX_SESSIONS; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "s%d", i);
+        kvq_request r = turn(name, "x");
+        r.max_tokens = 1;
+        (void)run_one(e, r);
+    }
+    char text[600];
+    memset(text, 'x', sizeof text - 1);
+    text[sizeof text - 1] = '\0';
+    kvq_request too_long = turn("new", text);
+    uint64_t id;
+    kvq_error err;
+    assert_int_equal(kvq_submit(e, &too_long, &id, &err), KVQ_NO_SPACE);
+    kvq_get_stats(e, &stats);
+    assert_int_equal(stats.sessions, KVQ_MAX_SESSIONS);
+    (void)run_one(e, turn("new", "x")); /* this one does: the session used longest ago is forgotten */
+    kvq_get_stats(e, &stats);
+    assert_int_equal(stats.sessions, KVQ_MAX_SESSIONS);
+    assert_false(kvq_session_drop(e, "s0"));
+    assert_true(kvq_session_drop(e, "s1"));
+    kvq_close(e);
+}
+
 static void a_session_longer_than_the_context_is_refused_and_the_engine_goes_on(void **state) {
     (void)state;
     kvq_engine *e = open_default();
@@ -598,6 +643,8 @@ int main(void) {
         cmocka_unit_test(a_short_prompt_does_not_wait_until_a_long_one_is_read),
         cmocka_unit_test(a_session_goes_on_from_what_was_said),
         cmocka_unit_test(turns_of_one_session_are_answered_one_after_the_other),
+        cmocka_unit_test(a_session_of_many_messages_keeps_all_their_roles),
+        cmocka_unit_test(a_refused_request_costs_nobody_a_session),
         cmocka_unit_test(a_session_longer_than_the_context_is_refused_and_the_engine_goes_on),
         cmocka_unit_test(what_cannot_be_is_refused_by_name),
         cmocka_unit_test(a_prompt_longer_than_the_context_is_refused_with_both_numbers),
