@@ -149,6 +149,20 @@ static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p,
     return w;
 }
 
+/* All sizes but the pool's, from the file alone; *left is what the pool may be of. m and kv are the caller's to end,
+ * also after an error. */
+static kvq_status plan_sizes(const kvq_options *o, const kvq_gguf *g, const kvq_machine *machine, kvq_model *m,
+                             kvq_kv_plan *kv, workspace_plan *w, kvq_free_memory *left, kvq_error *err) {
+    kvq_status status = kvq_model_init(m, g, NULL, NULL, NULL, err);
+    if (!status)
+        status = kvq_kv_plan_init(kv, g, &m->hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
+    left->is_shared = machine->info.shares_memory;
+    if (!status) status = kvq_machine_free_bytes(machine, &left->bytes, err);
+    if (status) return status;
+    *w = plan_workspace(o, &m->hparams, kv, machine);
+    return kvq_plan_fixed(m->weight_bytes, w->bytes, left, err);
+}
+
 /* The format that most bytes of the layers' tensors have. */
 static const char *most_used_format(const kvq_gguf *g) {
     uint64_t bytes[KVQ_FORMAT_COUNT] = {0};
@@ -321,6 +335,18 @@ static kvq_status open_pool(kvq_engine *e, const workspace_plan *w, kvq_error *e
                              &e->scheduler, err);
 }
 
+/* What will not fit is told before gigabytes are loaded for it. */
+static kvq_status check_fits(const kvq_engine *e, kvq_error *err) {
+    kvq_model m = {0};
+    kvq_kv_plan kv = {0};
+    workspace_plan w;
+    kvq_free_memory left;
+    kvq_status status = plan_sizes(&e->options, e->gguf, &e->machine, &m, &kv, &w, &left, err);
+    kvq_kv_plan_done(&kv);
+    kvq_model_done(&m);
+    return status;
+}
+
 static kvq_status open_model(kvq_engine *e, kvq_error *err) {
     const kvq_options *o = &e->options;
     /* the machine first: a GPU that is not usable is told at once */
@@ -328,6 +354,7 @@ static kvq_status open_model(kvq_engine *e, kvq_error *err) {
     if (!status) status = kvq_gguf_open(o->model_path, &e->gguf, err);
     if (!status) status = kvq_tokenizer_open(e->gguf, &e->tokenizer, err);
     if (!status) status = open_template(e);
+    if (!status) status = check_fits(e, err);
     if (!status) status = kvq_model_init(&e->model, e->gguf, &e->machine, o->progress, o->progress_user, err);
     if (!status && kvq_tokenizer_n_vocab(e->tokenizer) > e->model.hparams.vocab_size)
         status = kvq_fail(err, KVQ_BAD_FILE, "'%s': the tokenizer has %d tokens, the embedding only %d rows",
@@ -372,6 +399,7 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     e->info.isa = e->forward.ops->isa;
     e->info.device = e->machine.info.name;
     e->info.device_version = e->machine.info.version;
+    e->info.device_bus_id = e->machine.info.bus_id;
     e->info.passed_over = e->machine.passed_over.code ? e->machine.passed_over.text : NULL;
     e->info.threads = e->machine.backend->stream_threads(e->stream);
     e->info.has_chat_template = e->chat_template != NULL;
@@ -790,7 +818,8 @@ kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *
 
 struct kvq_plan {
     kvq_info info;
-    char model_name[256], file_type[16], device[96], device_version[96];
+    char model_name[256], file_type[16];
+    kvq_device_info device;
     kvq_error passed_over;
 };
 
@@ -806,16 +835,10 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
     kvq_status status = plan ? check_options(o, err) : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the plan");
     if (!status) status = kvq_machine_open(&machine, o->backend, o->isa, o->device, err);
     if (!status) status = kvq_gguf_open(o->model_path, &g, err);
-    if (!status) status = kvq_model_init(&m, g, NULL, NULL, NULL, err);
-    if (!status)
-        status = kvq_kv_plan_init(&kv, g, &m.hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
-    if (!status) status = kvq_machine_free_bytes(&machine, &free_memory.bytes, err);
+    workspace_plan w;
+    if (!status) status = plan_sizes(o, g, &machine, &m, &kv, &w, &free_memory, err);
     if (!status) {
-        workspace_plan w = plan_workspace(o, &m.hparams, &kv, &machine);
-        uint64_t before = m.weight_bytes + w.bytes;
         plan->info.workspace_bytes = w.bytes;
-        free_memory.bytes = free_memory.bytes > before ? free_memory.bytes - before : 0;
-        free_memory.is_shared = machine.info.shares_memory;
         status = kvq_plan_pool_bytes(&kv, o->cache_max_entry_count, free_memory, w.session_guess, o->max_batch_size,
                                      &n_blocks, err);
         if (!status)
@@ -827,10 +850,10 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
         fill_names(&plan->info, g, plan->model_name, sizeof plan->model_name, plan->file_type, sizeof plan->file_type);
         plan->info.backend = machine.backend->name;
         plan->info.isa = machine.backend->ops(machine.device)->isa;
-        snprintf(plan->device, sizeof plan->device, "%s", machine.info.name);
-        snprintf(plan->device_version, sizeof plan->device_version, "%s", machine.info.version);
-        plan->info.device = plan->device;
-        plan->info.device_version = plan->device_version;
+        plan->device = machine.info;
+        plan->info.device = plan->device.name;
+        plan->info.device_version = plan->device.version;
+        plan->info.device_bus_id = plan->device.bus_id;
         plan->info.threads = o->threads;
         plan->passed_over = machine.passed_over;
         plan->info.passed_over = plan->passed_over.code ? plan->passed_over.text : NULL;

@@ -118,6 +118,23 @@ uint64_t kvq_plan_blocks_f16(const kvq_kv_plan *plan, uint64_t n_tokens) {
     return blocks_of(plan, n_tokens, 0, false);
 }
 
+static double mib(uint64_t bytes) {
+    return (double)bytes / 1048576;
+}
+
+kvq_status kvq_plan_fixed(uint64_t weight_bytes, uint64_t workspace_bytes, kvq_free_memory *free, kvq_error *err) {
+    uint64_t wanted = weight_bytes + workspace_bytes; /* both are sums of what exists or is checked */
+    if (wanted > free->bytes)
+        return kvq_fail(err, KVQ_NO_MEMORY,
+                        "weights take %.1f MiB and the workspace %.1f MiB, %.1f MiB %sare free: %.1f MiB are missing; "
+                        "take a model of fewer or smaller weights, or lower max_batch_size or max_prefill_token_num, "
+                        "which make the workspace",
+                        mib(weight_bytes), mib(workspace_bytes), mib(free->bytes),
+                        free->is_shared ? "" : "of the GPU's memory ", mib(wanted - free->bytes));
+    free->bytes -= wanted;
+    return KVQ_OK;
+}
+
 /* A decimal number without regard to the locale: digits, one point. False if there is anything else. */
 static bool parse_number(const char *text, double *ret, bool *ret_has_point, const char **ret_end) {
     double value = 0, unit = 1;
@@ -172,9 +189,9 @@ kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_en
     }
     if (want > free_bytes)
         return kvq_fail(err, KVQ_NO_SPACE,
-                        "a KV pool of %.0f MiB is asked for, %.0f MiB are free after weights and workspace; lower "
-                        "cache_max_entry_count",
-                        want / 1048576, free_bytes / 1048576);
+                        "a KV pool of %.0f MiB is asked for, %.0f MiB are free after weights and workspace: %.0f MiB "
+                        "are missing; lower cache_max_entry_count",
+                        want / 1048576, free_bytes / 1048576, (want - free_bytes) / 1048576);
     *ret_n_blocks = (uint64_t)(want / (double)plan->kv.block_bytes);
     return KVQ_OK;
 }

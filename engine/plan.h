@@ -30,6 +30,10 @@ typedef struct kvq_free_memory {
     bool is_shared;
 } kvq_free_memory;
 
+/* Takes weights and workspace off what is free. Errors: KVQ_NO_MEMORY (says how much is missing, and which keys to
+ * change). */
+kvq_status kvq_plan_fixed(uint64_t weight_bytes, uint64_t workspace_bytes, kvq_free_memory *free, kvq_error *err);
+
 /* The pool that cache_max_entry_count asks for: "0.5" (share of what is free), "4000" (f16 blocks), "1536M" (bytes; K,
  * M, G, T). NULL: half of what is free, 0.8 where the memory is not shared, at most twice the f16 bytes of
  * max_batch_size sequences of session_len. A whole number of blocks. Errors: KVQ_BAD_ARGUMENT (syntax, range),

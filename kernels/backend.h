@@ -27,6 +27,7 @@ typedef struct kvq_device_options {
 typedef struct kvq_device_info {
     char name[96];    /* "NVIDIA H100 80GB HBM3"; empty for the CPU */
     char version[96]; /* "driver 13.0, runtime 13.0"; empty for the CPU */
+    char bus_id[24];  /* its PCI address, "0000:65:00.0"; empty for the CPU */
     bool is_host;     /* DEVICE memory is the host's own: pointers work on both sides */
     bool
         shares_memory; /* its memory is the system's (CPU, integrated GPUs): what is free is what the system has free */

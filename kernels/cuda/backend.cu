@@ -77,6 +77,8 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
     snprintf(d->info.version, sizeof d->info.version, "driver for CUDA %d.%d, runtime %d.%d, compute capability %d.%d",
              driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10, properties.major,
              properties.minor);
+    snprintf(d->info.bus_id, sizeof d->info.bus_id, "%04x:%02x:%02x.0", (unsigned)properties.pciDomainID,
+             (unsigned)properties.pciBusID, (unsigned)properties.pciDeviceID);
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", properties.major, properties.minor);
     d->info.shares_memory = properties.integrated != 0;
     if (properties.major * 10 + properties.minor < LEAST_CAPABILITY)

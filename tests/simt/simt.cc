@@ -2,7 +2,9 @@
  * libkvq-cuda-shim.so and the shim's own test. One thread of the host uses it at a time.
  *
  * Faults on purpose, from the environment, for the tests of what the engine says then:
- *   KVQ_SIMT_FAULT = no_driver | old_driver | no_device | old_device | no_image | launch
+ *   KVQ_SIMT_FAULT = no_driver | old_driver | no_device | old_device | no_image | launch | integrated (no fault: a GPU
+ *                    whose memory is the system's)
+ *                  | @FILE: what is in that file, nothing if it is not there
  *   KVQ_SIMT_MEMORY = bytes of device memory (4 GiB) */
 #include "simt.h"
 
@@ -478,6 +480,13 @@ static bool is_open = true; /* device memory may be touched */
 
 static bool fault_is(const char *name) {
     const char *fault = getenv("KVQ_SIMT_FAULT");
+    char text[32] = "";
+    if (fault && *fault == '@') {
+        FILE *f = fopen(fault + 1, "r");
+        if (f && fscanf(f, "%31s", text) != 1) *text = '\0';
+        if (f) fclose(f);
+        fault = text;
+    }
     return fault && strcmp(fault, name) == 0;
 }
 
@@ -506,7 +515,15 @@ static cudaError_t failed(cudaError_t error) {
     return error;
 }
 
+static uint64_t n_allocations;
+
+/* All that were ever made: for the test that a step makes none. */
+extern "C" __attribute__((visibility("default"))) uint64_t simt_count_allocations(void) {
+    return n_allocations;
+}
+
 static cudaError_t allocate(void **ret, size_t bytes, bool is_device) {
+    n_allocations++;
     size_t rounded = (bytes + DEVICE_ALIGN - 1) / DEVICE_ALIGN * DEVICE_ALIGN;
     size_t map_bytes = (rounded + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES;
     if (bytes == 0 || rounded < bytes) return failed(cudaErrorInvalidValue);
@@ -748,6 +765,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *ret, int device) {
     ret->major = fault_is("old_device") ? 6 : 9;
     ret->minor = fault_is("old_device") ? 1 : 0;
     ret->multiProcessorCount = 4;
+    ret->integrated = fault_is("integrated");
+    ret->pciBusID = 0x65;
     ret->totalGlobalMem = device_bytes();
     ret->sharedMemPerBlockOptin = SIMT_SHARED_BYTES;
     return cudaSuccess;

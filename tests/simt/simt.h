@@ -238,6 +238,7 @@ typedef enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8
 typedef struct cudaDeviceProp {
     char name[256];
     int major, minor, integrated, multiProcessorCount;
+    int pciDomainID, pciBusID, pciDeviceID;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 } cudaDeviceProp;
 enum { cudaHostAllocMapped = 2, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };

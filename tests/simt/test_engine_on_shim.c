@@ -7,10 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "world.h"
 
@@ -228,9 +230,9 @@ static void memory_that_is_missing_is_missed_at_start(void **state) {
         const char *bytes, *text;
         kvq_status status;
     } cases[] = {
-        {"100000", "no memory on the GPU for weights", KVQ_NO_MEMORY},
-        {"500000", "no memory on the GPU for workspace", KVQ_NO_MEMORY},
-        {"40000000", "MiB are free after weights and workspace; lower cache_max_entry_count", KVQ_NO_SPACE},
+        {"100000", "0.1 MiB of the GPU's memory are free", KVQ_NO_MEMORY},
+        {"500000", "MiB are missing; take a model of fewer or smaller weights, or lower max_batch_size", KVQ_NO_MEMORY},
+        {"40000000", "MiB are missing; lower cache_max_entry_count", KVQ_NO_SPACE},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         kvq_options o = cuda_options(TINY_LLAMA, "8");
@@ -258,6 +260,51 @@ static void the_pool_is_a_share_of_the_gpus_memory(void **state) {
     uint64_t left = 200000000 - i->weight_bytes - i->workspace_bytes;
     assert_in_range(i->pool_bytes, left / 2 - left / 50, left / 2);
     kvq_close(e);
+}
+
+/* An integrated GPU's memory is the system's: MemAvailable, not what the driver says is free. */
+static void a_jetsons_pool_is_a_share_of_the_systems_memory(void **state) {
+    (void)state;
+    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    o.cache_max_entry_count = "0.01";
+    setenv("KVQ_SIMT_FAULT", "integrated", 1);
+    setenv("KVQ_SIMT_MEMORY", "400000000000", 1); /* more than this machine has */
+    kvq_engine *e = world_open(&o);
+    uint64_t all = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    assert_in_range(kvq_get_info(e)->pool_bytes, 1, all / 100);
+    kvq_close(e);
+}
+
+/* Requests of every kind, a pool that makes them preempt each other, the prefix cache: the device's memory and the
+ * pinned memory stay as the start made them. */
+static void nothing_is_allocated_after_the_start(void **state) {
+    (void)state;
+    static int ids[N_ANSWERS][PROMPT_MAX];
+    static answer answers[N_ANSWERS];
+    char pool[16];
+    kvq_options o = cuda_options(TINY_LLAMA, "4");
+    (void)world_smallest_pool(o, pool, sizeof pool);
+    o.cache_max_entry_count = pool;
+    o.enable_prefix_caching = true;
+    kvq_engine *e = world_open(&o);
+    void *plugin = dlopen(getenv("KVQ_CUDA_PLUGIN"), RTLD_NOW | RTLD_NOLOAD);
+    assert_non_null(plugin);
+    void *symbol = dlsym(plugin, "simt_count_allocations");
+    uint64_t (*count)(void);
+    assert_non_null(symbol);
+    memcpy(&count, &symbol, sizeof count);
+    uint64_t before = count();
+    assert_true(before > 0);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < N_ANSWERS; i++) {
+            kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20);
+            (void)world_submit(e, &r, &answers[i]);
+        }
+        (void)world_run(e);
+    }
+    assert_int_equal(count(), before);
+    kvq_close(e);
+    (void)dlclose(plugin);
 }
 
 /* A kernel that fails in the field ends the step with the device's words, not with wrong tokens. */
@@ -290,6 +337,8 @@ int main(void) {
         cmocka_unit_test_setup(a_plugin_of_another_version_is_refused, no_fault),
         cmocka_unit_test_setup(memory_that_is_missing_is_missed_at_start, no_fault),
         cmocka_unit_test_setup(the_pool_is_a_share_of_the_gpus_memory, no_fault),
+        cmocka_unit_test_setup(a_jetsons_pool_is_a_share_of_the_systems_memory, no_fault),
+        cmocka_unit_test_setup(nothing_is_allocated_after_the_start, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -115,8 +115,24 @@ static void bad_pool_sizes_are_named(void **state) {
     }
     assert_int_equal(kvq_plan_pool_bytes(&plan, "2G", shared(1 << 30), 4096, 4, &n, &err), KVQ_NO_SPACE);
     assert_string_equal(err.text,
-                        "a KV pool of 2048 MiB is asked for, 1024 MiB are free after weights and workspace; lower "
-                        "cache_max_entry_count");
+                        "a KV pool of 2048 MiB is asked for, 1024 MiB are free after weights and workspace: 1024 "
+                        "MiB are missing; lower cache_max_entry_count");
+}
+
+static void what_is_fixed_must_fit_first(void **state) {
+    (void)state;
+    const uint64_t mib = 1 << 20;
+    kvq_error err;
+    kvq_free_memory memory = shared(100 * mib);
+    assert_int_equal(kvq_plan_fixed(60 * mib, 40 * mib, &memory, &err), KVQ_OK);
+    assert_int_equal(memory.bytes, 0);
+    memory = (kvq_free_memory){.bytes = 64 * mib};
+    assert_int_equal(kvq_plan_fixed(60 * mib, 40 * mib, &memory, &err), KVQ_NO_MEMORY);
+    assert_string_equal(err.text,
+                        "weights take 60.0 MiB and the workspace 40.0 MiB, 64.0 MiB of the GPU's memory are free: 36.0 "
+                        "MiB are missing; take a model of fewer or smaller weights, or lower max_batch_size or "
+                        "max_prefill_token_num, which make the workspace");
+    assert_int_equal(memory.bytes, 64 * mib);
 }
 
 static void session_len_is_the_least_of_model_default_and_pool(void **state) {
@@ -151,6 +167,7 @@ int main(void) {
         cmocka_unit_test(windowed_groups_hold_what_the_window_sees),
         cmocka_unit_test(pool_is_a_share_a_count_or_bytes),
         cmocka_unit_test(bad_pool_sizes_are_named),
+        cmocka_unit_test(what_is_fixed_must_fit_first),
         cmocka_unit_test(session_len_is_the_least_of_model_default_and_pool),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
