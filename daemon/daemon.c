@@ -293,6 +293,7 @@ static void has_model(kvqd *d, kvq_engine *engine) {
     if (i->passed_over) log_warning("the GPU is not used: %s", i->passed_over);
     if (i->template_error)
         log_warning("the model's chat template cannot be used, only \"raw\" prompts work: %s", i->template_error);
+    telemetry_follow_gpu(&d->telemetry, i);
     telemetry_publish_info(d);
     tell_ready(d);
 }
@@ -370,14 +371,18 @@ kvq_status daemon_load(kvqd *d, const char *path, kvq_error *err) {
 
 /* ---- a step ---------------------------------------------------------------------------------------------- */
 
-/* The engine itself failed: nothing that it holds can be trusted. */
+/* The engine itself failed: nothing that it holds can be trusted. A process whose GPU failed gets no more from it
+ * (CUDA's errors of a context are for ever), so prompts stay in the journal for the next one. */
 static void lose_engine(kvqd *d, const kvq_error *err) {
     failure f;
     failure_from_error(&f, err);
+    d->has_lost_gpu = err->code == KVQ_DEVICE;
     log_event(LOG_MESSAGE_LOAD_FAILED, NULL, "the engine stopped: %s", err->text);
-    daemon_event(d, err->code == KVQ_DEVICE ? "gpu_lost" : "engine_failed", json_pack("{s:s}", "message", err->text));
-    requests_fail_all(d, &f);
-    close_engine(d);
+    daemon_event(d, d->has_lost_gpu ? "gpu_lost" : "engine_failed", json_pack("{s:s}", "message", err->text));
+    if (!d->has_lost_gpu) {
+        requests_fail_all(d, &f);
+        close_engine(d);
+    }
     set_engine_phase(d, PHASE_FAILED, err->text);
 }
 
@@ -659,6 +664,7 @@ void daemon_drain(kvqd *d) {
 }
 
 bool daemon_is_drained(const kvqd *d) {
+    if (d->has_lost_gpu) return true;
     return d->is_draining && (d->requests.n == 0 || !d->engine || clock_monotonic_ns() >= d->drain_until_ns);
 }
 
@@ -686,7 +692,9 @@ static void say_goodbye(kvqd *d) {
 
 void daemon_close(kvqd *d) {
     if (d->mqtt && d->journal) {
-        requests_leave(d);
+        failure lost;
+        (void)failure_set(&lost, FAILURE_INTERNAL, "%s", d->engine_reason);
+        requests_leave(d, d->has_lost_gpu ? &lost : NULL);
         say_goodbye(d);
     }
     mqtt_close(d->pool);

@@ -63,6 +63,7 @@ typedef struct kvqd {
     telemetry telemetry;
     notify notify;
     bool is_ready_told, in_conflict, is_draining, was_refused;
+    bool has_lost_gpu; /* only a new process can have it back: the loop ends, the service manager starts another */
     uint64_t n_preemptions_told;
     int64_t started_ns, drain_until_ns, prune_at_ns, pool_full_at_ns;
     int64_t wake_at_ns; /* when the loop must go round again */
@@ -76,7 +77,7 @@ void daemon_take_model(kvqd *d);
 void daemon_step_engine(kvqd *d);
 void daemon_upkeep(kvqd *d);
 int daemon_wait_ms(const kvqd *d); /* for poll; -1: until something happens */
-void daemon_close(kvqd *d);
+void daemon_close(kvqd *d);        /* without an orderly end (has_lost_gpu) what ran keeps its attempt in the journal */
 
 /* What signals ask for. */
 bool daemon_reload(kvqd *d, char *ret_text, size_t n_text); /* ret_text: what changed, or what is wrong */

@@ -8,7 +8,7 @@
 
 #include "daemon.h"
 
-typedef enum metric_kind { COUNTER, GAUGE, QUANTILES } metric_kind;
+typedef enum metric_kind { COUNTER, GAUGE, TEXT, QUANTILES } metric_kind;
 
 static const struct sensor {
     const char *name, *unit;

@@ -144,7 +144,8 @@ int main(int argc, char **argv) {
         log_error("cannot start: %s", err.text);
     else
         run(&d, signal_fd);
+    bool failed = status || d.has_lost_gpu;
     daemon_close(&d);
     (void)close(signal_fd); /* nothing to lose */
-    return status ? EXIT_FAILURE : EXIT_SUCCESS;
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -3,9 +3,9 @@
  * Watts come from the first of these that can be read:
  *   rapl         /sys/class/powercap: counters of microjoules per package and its memory. Readable by root only on most
  * systems, see docs/systemd.md. psys is left out, since it covers the packages again; so are core and uncore, parts of
- * a package. ina3221      Jetson: volts and amperes of the rail VDD_IN. Other rails are parts of it. power_meter  ACPI:
- * the whole machine. A counter gives energy; its difference gives power. A meter gives power; its sum over time gives
- * energy. */
+ * a package. ina3221      Jetson: volts and amperes of the rail that feeds the module, or of those that together do.
+ * power_meter  ACPI: the whole machine. A counter gives energy; its difference gives power. A meter gives power; its
+ * sum over time gives energy. */
 #include "power.h"
 
 #include <glob.h>
@@ -17,12 +17,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_SENSORS = 64, PATH_BYTES = 512 };
+enum { MAX_SENSORS = 64, MAX_RAILS = 4, PATH_BYTES = 512 };
 
 typedef struct sensor {
     char path[PATH_BYTES];
     uint64_t wrap, last; /* of a counter: where it begins again, and what it was */
 } sensor;
+
+typedef struct rail {
+    char volts[PATH_BYTES], amperes[PATH_BYTES]; /* thousandths */
+} rail;
 
 typedef struct sensor_list {
     int n;
@@ -32,9 +36,14 @@ typedef struct sensor_list {
 struct power {
     char root[PATH_BYTES];
     const char *source;
-    sensor_list energy;           /* counters, uJ */
-    sensor volts, amperes, watts; /* a meter: mV and mA, or uW; unused ones have an empty path */
-    sensor_list temperatures;     /* thousandths of a degree */
+    sensor_list energy; /* counters, uJ */
+    int n_rails;
+    bool has_total; /* the first rail feeds the others */
+    rail rails[MAX_RAILS], gpu_rail;
+    sensor watts;               /* a meter, uW; unused ones have an empty path */
+    sensor gpu_load, gpu_clock; /* thousandths, Hz */
+    sensor_list gpu_temperatures;
+    sensor_list temperatures; /* thousandths of a degree */
     sensor_list throttle_counts, cooling_states;
     bool has_sample;
     int64_t last_ns;
@@ -117,21 +126,48 @@ static void found_rapl_zone(power *p, const char *name_path) {
     if (sibling(path, name_path, "energy_uj")) add_sensor(&p->energy, path, (uint64_t)wrap);
 }
 
-/* Jetson names its rails in in1_label .. in3_label (newer kernels) beside in1_input and curr1_input. */
+/* The rails of Jetson modules (Jetson Linux developer guides, "Power and performance"): one feeds the module (VDD_IN:
+ * Nano, NX; VIN: Thor), or three do (AGX Orin, whose VDDQ_VDD2_1V8AO comes out of VIN_SYS_5V0). The GPU's also feeds
+ * what its name says. */
+typedef enum rail_kind { RAIL_TOTAL = 1, RAIL_PART = 2, RAIL_GPU = 4 } rail_kind;
+static const struct {
+    const char *label;
+    int kind;
+} rail_labels[] = {
+    {"VDD_IN", RAIL_TOTAL},    {"VIN", RAIL_TOTAL},        {"VDD_GPU_SOC", RAIL_PART | RAIL_GPU},
+    {"VDD_CPU_CV", RAIL_PART}, {"VIN_SYS_5V0", RAIL_PART}, {"VDD_CPU_GPU_CV", RAIL_GPU},
+    {"VDD_GPU", RAIL_GPU},
+};
+
+static int rail_kind_of(const char *label) {
+    for (size_t i = 0; i < sizeof rail_labels / sizeof *rail_labels; i++)
+        if (!strcmp(label, rail_labels[i].label)) return rail_labels[i].kind;
+    return 0;
+}
+
+static double read_rail(const rail *r) {
+    int64_t mv, ma;
+    return read_number(r->volts, &mv) && read_number(r->amperes, &ma) ? (double)mv * (double)ma * 1e-6 : NAN;
+}
+
+/* The kernel puts in1_label .. in3_label beside in1_input and curr1_input. */
 static void found_rail(power *p, const char *label_path) {
-    char label[64], path[PATH_BYTES], *digit;
-    int64_t value;
-    if (*p->volts.path || !read_text(label_path, label, sizeof label) || strcmp(label, "VDD_IN")) return;
-    (void)snprintf(path, sizeof path, "%s", label_path);
-    digit = strrchr(path, '_');
-    if (!digit || digit - path < 3) return;
-    char name[32];
-    (void)snprintf(name, sizeof name, "in%c_input", digit[-1]);
-    if (!sibling(p->volts.path, label_path, name) || !read_number(p->volts.path, &value)) goto none;
-    (void)snprintf(name, sizeof name, "curr%c_input", digit[-1]);
-    if (sibling(p->amperes.path, label_path, name) && read_number(p->amperes.path, &value)) return;
-none:
-    *p->volts.path = *p->amperes.path = '\0';
+    char label[64], name[32];
+    rail r;
+    if (!read_text(label_path, label, sizeof label)) return;
+    int kind = rail_kind_of(label);
+    char digit = label_path[strlen(label_path) - strlen("1_label")];
+    (void)snprintf(name, sizeof name, "in%c_input", digit);
+    if (!kind || !sibling(r.volts, label_path, name)) return;
+    (void)snprintf(name, sizeof name, "curr%c_input", digit);
+    if (!sibling(r.amperes, label_path, name) || isnan(read_rail(&r))) return;
+    if (kind & RAIL_GPU) p->gpu_rail = r;
+    if (kind & RAIL_TOTAL && !p->has_total) {
+        p->has_total = true;
+        p->rails[0] = r;
+        p->n_rails = 1;
+    } else if (kind & RAIL_PART && !p->has_total && p->n_rails < MAX_RAILS)
+        p->rails[p->n_rails++] = r;
 }
 
 static void found_power_meter(power *p, const char *name_path) {
@@ -161,6 +197,31 @@ static void found_thermal_zone(power *p, const char *type_path) {
     if (sibling(path, type_path, "temp")) add_sensor(&p->temperatures, path, 0);
 }
 
+static void found_gpu_zone(power *p, const char *type_path) {
+    static const char *const gpus[] = {"gpu-thermal", "GPU-therm", NULL};
+    char type[64], path[PATH_BYTES];
+    if (!read_text(type_path, type, sizeof type) || !is_one_of(type, gpus)) return;
+    if (sibling(path, type_path, "temp")) add_sensor(&p->gpu_temperatures, path, 0);
+}
+
+/* A frequency governor of a Jetson's GPU; its device tells the load. */
+static void found_gpu_governor(power *p, const char *path) {
+    int64_t value;
+    if (*p->gpu_clock.path || strlen(path) >= PATH_BYTES || !read_number(path, &value)) return;
+    (void)snprintf(p->gpu_clock.path, sizeof p->gpu_clock.path, "%s", path);
+    if (!sibling(p->gpu_load.path, path, "device/load") || !read_number(p->gpu_load.path, &value))
+        *p->gpu_load.path = '\0';
+}
+
+/* The governor is named after the device tree's node, which is the chip's name up to JetPack 5. */
+static void find_gpu(power *p) {
+    find_paths(p, "/sys/class/devfreq/*.gpu/cur_freq", found_gpu_governor);
+    find_paths(p, "/sys/class/devfreq/*.ga10b/cur_freq", found_gpu_governor);
+    find_paths(p, "/sys/class/devfreq/*.gv11b/cur_freq", found_gpu_governor);
+    find_paths(p, "/sys/class/devfreq/gpu-gpc-0/cur_freq", found_gpu_governor);
+    find_paths(p, "/sys/class/thermal/thermal_zone*/type", found_gpu_zone);
+}
+
 static void found_throttle_count(power *p, const char *path) {
     add_sensor(&p->throttle_counts, path, 0);
 }
@@ -176,7 +237,7 @@ static void find_power(power *p) {
     find_paths(p, "/sys/class/powercap/intel-rapl:*/name", found_rapl_zone);
     find_paths(p, "/sys/class/hwmon/hwmon*/in[1-9]_label", found_rail);
     find_paths(p, "/sys/class/hwmon/hwmon*/name", found_power_meter);
-    p->source = p->energy.n ? "rapl" : *p->volts.path ? "ina3221" : *p->watts.path ? "power_meter" : NULL;
+    p->source = p->energy.n ? "rapl" : p->n_rails ? "ina3221" : *p->watts.path ? "power_meter" : NULL;
 }
 
 power *power_new(const char *root) {
@@ -186,6 +247,7 @@ power *power_new(const char *root) {
     find_power(p);
     find_paths(p, "/sys/class/hwmon/hwmon*/name", found_hwmon);
     if (!p->temperatures.n) find_paths(p, "/sys/class/thermal/thermal_zone*/type", found_thermal_zone);
+    find_gpu(p);
     find_paths(p, "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count", found_throttle_count);
     find_paths(p, "/sys/class/thermal/cooling_device*/type", found_cooling_device);
     return p;
@@ -213,10 +275,10 @@ static double read_counters(sensor_list *list) {
 }
 
 static double read_meter(const power *p) {
-    int64_t mv, ma, uw;
-    if (*p->volts.path)
-        return read_number(p->volts.path, &mv) && read_number(p->amperes.path, &ma) ? (double)mv * (double)ma * 1e-6
-                                                                                    : NAN;
+    int64_t uw;
+    double w = 0;
+    for (int i = 0; i < p->n_rails; i++) w += read_rail(&p->rails[i]); /* one that fails makes it NAN */
+    if (p->n_rails) return w;
     return read_number(p->watts.path, &uw) ? (double)uw * 1e-6 : NAN;
 }
 
@@ -238,13 +300,23 @@ static void read_power(power *p, int64_t now_ns, power_sample *ret) {
     ret->energy_j = p->energy_j;
 }
 
-static void read_temperature(const power *p, power_sample *ret) {
-    ret->temperature_c = NAN;
-    for (int i = 0; i < p->temperatures.n; i++) {
+static double read_hottest(const sensor_list *list) {
+    double ret = NAN;
+    for (int i = 0; i < list->n; i++) {
         int64_t value;
-        if (!read_number(p->temperatures.items[i].path, &value)) continue;
-        ret->temperature_c = fmax(ret->temperature_c, (double)value / 1000); /* fmax passes over a NAN */
+        if (read_number(list->items[i].path, &value))
+            ret = fmax(ret, (double)value / 1000); /* fmax passes over a NAN */
     }
+    return ret;
+}
+
+static void read_gpu(const power *p, gpu_sample *ret) {
+    int64_t value;
+    *ret = GPU_UNKNOWN;
+    if (*p->gpu_rail.volts) ret->power_w = read_rail(&p->gpu_rail);
+    ret->temperature_c = read_hottest(&p->gpu_temperatures);
+    if (read_number(p->gpu_clock.path, &value)) ret->clock_hz = (double)value;
+    if (read_number(p->gpu_load.path, &value)) ret->utilization_ratio = (double)value / 1000;
 }
 
 static void read_throttling(power *p, power_sample *ret) {
@@ -320,7 +392,8 @@ static void read_memory(const power *p, power_sample *ret) {
 void power_read(power *p, int64_t now_ns, power_sample *ret) {
     power_sample sample = {0};
     read_power(p, now_ns, &sample);
-    read_temperature(p, &sample);
+    sample.temperature_c = read_hottest(&p->temperatures);
+    read_gpu(p, &sample.gpu);
     read_throttling(p, &sample);
     read_memory(p, &sample);
     p->has_sample = true;

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "gpu.h"
+
 typedef struct power power;
 
 typedef struct power_sample {
@@ -16,6 +18,7 @@ typedef struct power_sample {
     double temperature_c; /* the processor's hottest sensor; NAN: unknown */
     bool has_throttling, is_throttled;
     uint64_t throttle_events; /* counted by the processor since boot */
+    gpu_sample gpu;           /* a GPU of the board, as on a Jetson */
 
     uint64_t memory_total_bytes, memory_available_bytes; /* of the machine; 0: unknown */
     uint64_t memory_limit_bytes;                         /* the least memory.max above us; 0: none */

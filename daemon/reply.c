@@ -83,13 +83,15 @@ static json_t *error_object(const failure *f) {
 
 char *reply_final(const reply_facts *facts, size_t *ret_n_bytes) {
     const kvq_result *r = &facts->result;
-    json_t *final = json_pack(
-        "{s:s, s:s?, s:s, s:s, s:{s:i, s:i, s:i}, s:o, s:{s:s?, s:I, s:o}, s:o, s:b, s:I, s:o}", "id", facts->id,
-        "model", facts->model, "text", facts->text ? facts->text : "", "finish_reason", kvq_finish_name(facts->reason),
-        "usage", "prompt_tokens", r->prompt_tokens, "completion_tokens", r->completion_tokens, "cached_tokens",
-        r->cached_tokens, "timings", timings(r), "kv", "policy", facts->policy, "bytes", (json_int_t)r->kv_bytes,
-        "pool_used_ratio", number(facts->pool_used_ratio), "energy_j", number(facts->energy_j), "truncated",
-        r->truncated, "seed", (json_int_t)(r->seed & INT64_MAX), "error", error_object(facts->failure));
+    double energy_per_token_j = r->completion_tokens > 0 ? facts->energy_j / r->completion_tokens : NAN;
+    json_t *final =
+        json_pack("{s:s, s:s?, s:s, s:s, s:{s:i, s:i, s:i}, s:o, s:{s:s?, s:I, s:o}, s:o, s:o, s:b, s:I, s:o}", "id",
+                  facts->id, "model", facts->model, "text", facts->text ? facts->text : "", "finish_reason",
+                  kvq_finish_name(facts->reason), "usage", "prompt_tokens", r->prompt_tokens, "completion_tokens",
+                  r->completion_tokens, "cached_tokens", r->cached_tokens, "timings", timings(r), "kv", "policy",
+                  facts->policy, "bytes", (json_int_t)r->kv_bytes, "pool_used_ratio", number(facts->pool_used_ratio),
+                  "energy_j", number(facts->energy_j), "energy_per_token_j", number(energy_per_token_j), "truncated",
+                  r->truncated, "seed", (json_int_t)(r->seed & INT64_MAX), "error", error_object(facts->failure));
     return dump(final, ret_n_bytes);
 }
 

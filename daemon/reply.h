@@ -41,7 +41,7 @@ typedef struct reply_facts {
     kvq_finish reason;
     kvq_result result;
     const char *policy;
-    double pool_used_ratio, energy_j; /* NaN: not known, null */
+    double pool_used_ratio, energy_j; /* energy: the request's part; NaN: not known, null */
     const failure *failure;           /* NULL: none */
 } reply_facts;
 

@@ -45,7 +45,7 @@ struct request {
     int64_t accepted_ns, submitted_ns, first_ns, deadline_ns; /* monotonic; 0: not yet, none */
     int64_t turn;                                             /* when its client's share comes: see take_turn */
     failure_code cut;                                         /* why we cancelled it */
-    double joules_before;
+    double joules_before;                                     /* telemetry_share_joules when it began */
 };
 
 /* ---- the table ------------------------------------------------------------------------------------------- */
@@ -193,6 +193,10 @@ static void refuse(kvqd *d, const request *r, const failure *f) {
     end(d, r, &facts);
 }
 
+static size_t n_running(const kvqd *d) {
+    return d->requests.n - d->requests.n_waiting;
+}
+
 /* Of the pool while this sequence was in it: its own blocks are free by the time its end is told. */
 static double pool_used_ratio(const kvqd *d, const kvq_result *r) {
     kvq_stats stats;
@@ -240,7 +244,7 @@ static void finish(kvqd *d, request *r, const kvq_event *e) {
         .result = e->result,
         .policy = kvq_get_info(d->engine)->quant_policy,
         .pool_used_ratio = pool_used_ratio(d, &e->result),
-        .energy_j = telemetry_joules(&d->telemetry) - r->joules_before,
+        .energy_j = telemetry_share_joules(&d->telemetry, n_running(d)) - r->joules_before,
         .failure = code ? &f : NULL,
     };
     double waited_ms = (double)(r->submitted_ns - r->accepted_ns) / 1e6; /* here, before the engine had it */
@@ -631,7 +635,7 @@ static bool submit(kvqd *d, request *r, failure *f) {
         if (f->code == FAILURE_BUSY) set_busy(d, f, requests_n_queued(d));
         return false;
     }
-    r->joules_before = telemetry_joules(&d->telemetry);
+    r->joules_before = telemetry_share_joules(&d->telemetry, n_running(d));
     d->requests.turn = r->turn;
     mark_submitted(&d->requests, r);
     return true;
@@ -766,14 +770,15 @@ void requests_fail_all(kvqd *d, const failure *f) {
     }
 }
 
-void requests_leave(kvqd *d) {
+void requests_leave(kvqd *d, const failure *lost) {
     failure f;
     kvq_error err;
     (void)failure_set(&f, FAILURE_CANCELLED, "kvqd stopped");
+    if (lost) f = *lost;
     for (request *r = d->requests.first, *next; r; r = next) {
         next = r->next;
         if (r->row) {
-            if (r->is_submitted && journal_forgive(d->journal, r->row, &err)) log_error("%s", err.text);
+            if (r->is_submitted && !lost && journal_forgive(d->journal, r->row, &err)) log_error("%s", err.text);
             drop(&d->requests, r);
         } else {
             end_waiting(d, r, &f);

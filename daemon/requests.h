@@ -47,8 +47,9 @@ void requests_delivered(struct kvqd *d, int64_t row, const char *refusal);
 /* Ends all with this failure. */
 void requests_fail_all(struct kvqd *d, const failure *f);
 
-/* The daemon stops: what is journaled stays there for the next start, the rest is ended. */
-void requests_leave(struct kvqd *d);
+/* The daemon stops: what is journaled stays there for the next start, the rest is ended. `lost`: why it cannot go on;
+ * then what ran has used up an attempt. NULL: an orderly stop. */
+void requests_leave(struct kvqd *d, const failure *lost);
 
 size_t requests_n_queued(const struct kvqd *d); /* waiting here or in the engine */
 

@@ -23,13 +23,60 @@ typedef struct snapshot {
     journal_stats journal;
     mqtt_stats mqtt;
     power_sample power;
+    gpu_sample gpu;
     double uptime_s, pool_used_ratio, prefix_hit_ratio, cpu_s;
     uint64_t n_queued, n_failed, pool_bytes;
 } snapshot;
 
-static void read_power(telemetry *t) {
-    t->sample = (power_sample){.power_w = NAN, .energy_j = NAN, .temperature_c = NAN};
-    if (t->power) power_read(t->power, clock_monotonic_ns(), &t->sample);
+/* ---- sensors --------------------------------------------------------------------------------------------- */
+
+static double sum_of_known(double a, double b) {
+    return isnan(a) ? b : isnan(b) ? a : a + b;
+}
+
+/* RAPL knows of the processor alone; the other sensors of power.c see a GPU too. */
+static bool gpu_is_apart(const telemetry *t) {
+    return !t->sample.source || strcmp(t->sample.source, "rapl") == 0;
+}
+
+static void read_energy(telemetry *t) {
+    int64_t now_ns = clock_monotonic_ns();
+    t->sample = (power_sample){.power_w = NAN, .energy_j = NAN, .temperature_c = NAN, .gpu = GPU_UNKNOWN};
+    if (t->power) power_read(t->power, now_ns, &t->sample);
+    if (t->nvml) t->gpu_j = sum_of_known(t->gpu_before_j, nvml_joules(t->nvml, (double)now_ns / NS_PER_S));
+    t->energy_j = gpu_is_apart(t) ? sum_of_known(t->sample.energy_j, t->gpu_j) : t->sample.energy_j;
+}
+
+static void read_sensors(telemetry *t) {
+    read_energy(t);
+    t->gpu = t->has_gpu ? t->sample.gpu : GPU_UNKNOWN;
+    if (t->nvml) nvml_read(t->nvml, &t->gpu);
+    t->power_w = gpu_is_apart(t) ? sum_of_known(t->sample.power_w, t->gpu.power_w) : t->sample.power_w;
+}
+
+double telemetry_share_joules(telemetry *t, size_t n_running) {
+    read_energy(t);
+    /* the first figure of a sensor that was not there before begins at 0: a difference with it is none of a request's
+     */
+    double used = t->energy_j - t->share_energy_j;
+    if (n_running > 0 && used > 0) t->share_j += used / (double)n_running;
+    t->share_energy_j = t->energy_j;
+    return isnan(t->energy_j) ? NAN : t->share_j;
+}
+
+void telemetry_follow_gpu(telemetry *t, const kvq_info *i) {
+    t->has_gpu = strcmp(i->backend, "cuda") == 0;
+    if (t->has_gpu && !t->nvml) t->nvml = nvml_open(NVML_LIBRARY, i->device_bus_id);
+    read_sensors(t);
+}
+
+static void leave_gpu(telemetry *t) {
+    read_energy(t);
+    t->gpu_before_j = t->gpu_j;
+    nvml_close(t->nvml);
+    t->nvml = NULL;
+    t->has_gpu = false;
+    read_sensors(t);
 }
 
 /* ---- counting -------------------------------------------------------------------------------------------- */
@@ -56,13 +103,9 @@ double telemetry_median_request_s(const telemetry *t) {
 }
 
 void telemetry_init(telemetry *t) {
-    *t = (telemetry){.power = power_new("")};
-    read_power(t);
-}
-
-double telemetry_joules(telemetry *t) {
-    read_power(t);
-    return t->sample.energy_j;
+    *t = (telemetry){.power = power_new(""), .gpu_j = NAN, .gpu_before_j = NAN, .joules_a_token = NAN};
+    read_sensors(t);
+    t->share_energy_j = t->interval_energy_j = t->energy_j;
 }
 
 static void add_counters(kvq_stats *to, const kvq_stats *from) {
@@ -82,6 +125,7 @@ void telemetry_keep_counters(kvqd *d) {
     if (!d->engine) return;
     kvq_get_stats(d->engine, &stats);
     add_counters(&d->telemetry.before, &stats);
+    leave_gpu(&d->telemetry);
 }
 
 /* ---- the machine ----------------------------------------------------------------------------------------- */
@@ -123,6 +167,7 @@ static void take_snapshot(kvqd *d, snapshot *s) {
         .pool_used_ratio = NAN,
         .prefix_hit_ratio = NAN,
         .power = d->telemetry.sample,
+        .gpu = d->telemetry.gpu,
         .cpu_s = cpu_seconds(),
         .n_queued = requests_n_queued(d),
         .n_failed = n_failed(&d->telemetry),
@@ -150,8 +195,13 @@ static json_t *quantiles(const latency *l) {
                      (json_int_t)l->n, "sum", number(l->sum));
 }
 
+static json_t *text(const char *known) {
+    return known ? json_string(known) : json_null();
+}
+
 #define METRIC_COUNTER(getter) number((double)(getter))
 #define METRIC_GAUGE(getter) number((double)(getter))
+#define METRIC_TEXT(getter) text(getter)
 #define METRIC_QUANTILES(getter) quantiles(&s->t->durations[getter])
 #define METRIC(name, unit, kind, getter, home)     \
     static json_t *get_##name(const snapshot *s) { \
@@ -188,7 +238,10 @@ static void measure_speed(kvqd *d, int64_t now_ns) {
     if (t->interval_start_ns && s > 0) {
         t->tokens_per_second = (double)(stats.generation_tokens - t->interval_tokens) / s;
         t->prompt_tokens_per_second = (double)(stats.prefill_tokens - t->interval_prompt_tokens) / s;
+        uint64_t n = stats.generation_tokens - t->interval_tokens;
+        t->joules_a_token = n ? (t->energy_j - t->interval_energy_j) / (double)n : NAN;
     }
+    t->interval_energy_j = t->energy_j;
     t->interval_start_ns = now_ns;
     t->interval_tokens = stats.generation_tokens;
     t->interval_prompt_tokens = stats.prefill_tokens;
@@ -285,10 +338,11 @@ static json_t *limits_info(const kvqd *d, const kvq_info *i) {
 json_t *telemetry_info(const kvqd *d) {
     const kvq_info *i = d->engine ? kvq_get_info(d->engine) : NULL;
     json_t *backend =
-        json_pack("{s:s, s:s?, s:s?, s:i, s:s?, s:s?, s:s?}", "requested", d->config.engine_backend, "active",
+        json_pack("{s:s, s:s?, s:s?, s:i, s:s?, s:s?, s:s?, s:s?}", "requested", d->config.engine_backend, "active",
                   i ? i->backend : NULL, "isa", i ? i->isa : NULL, "threads", i ? i->threads : 0, "device",
                   i && *i->device ? i->device : NULL, "device_version",
-                  i && *i->device_version ? i->device_version : NULL, "gpu_passed_over", i ? i->passed_over : NULL);
+                  i && *i->device_version ? i->device_version : NULL, "device_bus_id",
+                  i && *i->device_bus_id ? i->device_bus_id : NULL, "gpu_passed_over", i ? i->passed_over : NULL);
     return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:i, s:o}", "api", 1, "version", KVQ_VERSION,
                      "node", d->node, "hardware", hardware(&d->telemetry.sample), "backend", backend, "model",
                      i ? model_info(d, i) : json_null(), "kv", i ? kv_info(i) : json_null(), "limits",
@@ -309,12 +363,17 @@ static bool is_idle(const kvqd *d) {
 /* An event and a log entry when the machine begins to slow us down, and an event when it ends. */
 static void tell_throttling(kvqd *d) {
     telemetry *t = &d->telemetry;
-    bool is = t->sample.has_throttling && t->sample.is_throttled;
+    bool cpu_is = t->sample.has_throttling && t->sample.is_throttled, gpu_is = t->gpu.throttled > 0;
+    bool is = cpu_is || gpu_is;
     if (is == t->was_throttled) return;
     t->was_throttled = is;
     daemon_event(d, "throttle",
-                 json_pack("{s:b, s:o}", "throttled", is, "temperature_c", number(t->sample.temperature_c)));
-    if (is)
+                 json_pack("{s:b, s:b, s:o, s:o}", "throttled", is, "gpu_throttled", gpu_is, "temperature_c",
+                           number(t->sample.temperature_c), "gpu_temperature_c", number(t->gpu.temperature_c)));
+    if (gpu_is)
+        log_event(LOG_MESSAGE_THROTTLED, NULL, "the GPU is throttled at %.0f degrees: %s", t->gpu.temperature_c,
+                  t->gpu.throttle_text);
+    else if (is)
         log_event(LOG_MESSAGE_THROTTLED, NULL, "the processor is throttled at %.0f degrees", t->sample.temperature_c);
 }
 
@@ -322,8 +381,8 @@ static void tell_throttling(kvqd *d) {
 static void publish_metrics(kvqd *d, int64_t now_ns) {
     telemetry *t = &d->telemetry;
     int64_t interval_ns = d->config.telemetry_interval_s * NS_PER_S;
+    read_sensors(t);
     measure_speed(d, now_ns);
-    read_power(t);
     tell_throttling(d);
     (void)daemon_publish_json(d, TOPIC_TELEMETRY, NULL, telemetry_metrics(d)); /* QoS 0 */
     t->telemetry_at_ns = now_ns + (is_idle(d) && t->tokens_per_second <= 0 ? IDLE_TELEMETRY_FACTOR : 1) * interval_ns;
@@ -366,6 +425,8 @@ void telemetry_status_line(const kvqd *d, char *ret, size_t n_bytes) {
 void telemetry_done(telemetry *t) {
     power_free(t->power);
     t->power = NULL;
+    nvml_close(t->nvml);
+    t->nvml = NULL;
     free(t->last_state);
     t->last_state = NULL;
 }

@@ -32,6 +32,13 @@ add_executable(test_engine_on_shim ${CMAKE_SOURCE_DIR}/tests/simt/test_engine_on
 target_link_libraries(test_engine_on_shim PRIVATE kvq_flags kvq_engine_world)
 add_dependencies(test_engine_on_shim kvq_cuda_shim)
 add_test(NAME test_engine_on_shim COMMAND test_engine_on_shim)
+# And the daemon: what it tells of a GPU, and what it does without one.
+if(TARGET kvqd AND MOSQUITTO)
+  add_test(NAME daemon_on_shim COMMAND ${PYTHON3} ${CMAKE_SOURCE_DIR}/tests/simt/daemon_on_shim.py $<TARGET_FILE:kvq_cuda_shim>
+           $<TARGET_FILE_DIR:fake_nvml>)
+  set_tests_properties(daemon_on_shim PROPERTIES TIMEOUT 600 COST 60 ENVIRONMENT
+    "KVQD=$<TARGET_FILE:kvqd>;KVQD_TEST_LIMIT_S=120;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
+endif()
 add_library(kvq_old_plugin MODULE ${CMAKE_SOURCE_DIR}/tests/simt/old_plugin.c)
 target_include_directories(kvq_old_plugin PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_libraries(kvq_old_plugin PRIVATE kvq_flags)

@@ -48,6 +48,7 @@ static void an_empty_machine_gives_no_guesses(void **state) {
     power_read(p, SECOND, &s);
     assert_null(s.source);
     assert_true(isnan(s.power_w) && isnan(s.energy_j) && isnan(s.temperature_c));
+    assert_true(isnan(s.gpu.power_w) && isnan(s.gpu.clock_hz) && isnan(s.gpu.utilization_ratio));
     assert_false(s.has_throttling || s.is_throttled);
     assert_true(s.memory_total_bytes == 0 && s.memory_limit_bytes == 0 && s.resident_bytes == 0);
     power_free(p);
@@ -90,6 +91,46 @@ static void a_jetson_rail_is_volts_times_amperes(void **state) {
     power_read(p, 2 * SECOND, &s);
     assert_true(fabs(s.power_w - 20) < 1e-9);
     assert_true(fabs(s.energy_j - 30) < 1e-9); /* 2 s at a mean of 15 W */
+    power_free(p);
+}
+
+static void three_rails_feed_a_jetson_without_one_for_all(void **state) {
+    power_sample s;
+    (void)state;
+#define AGX "/sys/class/hwmon/hwmon2/"
+    put(AGX "in1_label", "VDD_GPU_SOC\n"), put(AGX "in1_input", "5000\n"), put(AGX "curr1_input", "4000\n");
+    put(AGX "in2_label", "VDD_CPU_CV\n"), put(AGX "in2_input", "5000\n"), put(AGX "curr2_input", "1000\n");
+    put(AGX "in3_label", "VIN_SYS_5V0\n"), put(AGX "in3_input", "5000\n"), put(AGX "curr3_input", "600\n");
+    put(INA "in2_label", "VDDQ_VDD2_1V8AO\n"), put(INA "in2_input", "5000\n"), put(INA "curr2_input", "100\n");
+    power *p = power_new(root);
+    power_read(p, 0, &s);
+    assert_string_equal(s.source, "ina3221");
+    assert_true(fabs(s.power_w - 28) < 1e-9); /* 20 + 5 + 3; the last rail is part of the third */
+    assert_true(fabs(s.gpu.power_w - 20) < 1e-9);
+    put(AGX "curr2_input", "\n"); /* a rail that cannot be read: no sum of the others */
+    power_read(p, SECOND, &s);
+    assert_true(fabs(s.power_w - 28) < 1e-9); /* the last one that was known */
+    power_free(p);
+}
+
+static void a_jetsons_gpu_tells_load_clock_and_degrees(void **state) {
+    power_sample s;
+    (void)state;
+    put("/sys/class/devfreq/15340000.vic/cur_freq", "115000000\n");
+    put("/sys/class/devfreq/17000000.gpu/cur_freq", "624750000\n");
+    put("/sys/class/devfreq/17000000.gpu/device/load", "975\n");
+    put("/sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
+        put("/sys/class/thermal/thermal_zone0/temp", "60000\n");
+    put("/sys/class/thermal/thermal_zone1/type", "gpu-thermal\n"),
+        put("/sys/class/thermal/thermal_zone1/temp", "55500\n");
+    put(INA "in1_label", "VDD_IN\n"), put(INA "in1_input", "5000\n"), put(INA "curr1_input", "3000\n");
+    put(INA "in2_label", "VDD_CPU_GPU_CV\n"), put(INA "in2_input", "5000\n"), put(INA "curr2_input", "1500\n");
+    power *p = power_new(root);
+    power_read(p, 0, &s);
+    assert_true(s.gpu.clock_hz == 624750000 && s.gpu.utilization_ratio == 0.975);
+    assert_true(s.temperature_c == 60 && s.gpu.temperature_c == 55.5);
+    assert_true(fabs(s.power_w - 15) < 1e-9 && fabs(s.gpu.power_w - 7.5) < 1e-9);
+    assert_true(isnan(s.gpu.memory_clock_hz) && isnan(s.gpu.memory_used_bytes) && isnan(s.gpu.throttled));
     power_free(p);
 }
 
@@ -213,6 +254,8 @@ int main(void) {
         TEST(an_empty_machine_gives_no_guesses),
         TEST(rapl_counts_packages_and_their_memory_once_and_wraps),
         TEST(a_jetson_rail_is_volts_times_amperes),
+        TEST(three_rails_feed_a_jetson_without_one_for_all),
+        TEST(a_jetsons_gpu_tells_load_clock_and_degrees),
         TEST(a_power_meter_is_the_last_resort),
         TEST(the_hottest_processor_sensor_counts),
         TEST(thermal_zones_serve_where_no_sensor_has_a_known_name),

@@ -79,7 +79,7 @@ static void a_final_has_every_key_of_the_contract(void **state) {
                    .kv_bytes = 4096},
         .policy = "8",
         .pool_used_ratio = 0.25,
-        .energy_j = NAN,
+        .energy_j = 2.5,
     };
     size_t n;
     char *final = reply_final(&facts, &n);
@@ -88,7 +88,7 @@ static void a_final_has_every_key_of_the_contract(void **state) {
                "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":5,\"cached_tokens\":3},"
                "\"timings\":{\"queue_ms\":0.123,\"prefill_ms\":10.0,\"ttft_ms\":11.5,\"decode_ms\":100.0,"
                "\"tokens_per_second\":40.0},\"kv\":{\"policy\":\"8\",\"bytes\":4096,\"pool_used_ratio\":0.25},"
-               "\"energy_j\":null,\"truncated\":false,\"seed\":7,\"error\":null}");
+               "\"energy_j\":2.5,\"energy_per_token_j\":0.5,\"truncated\":false,\"seed\":7,\"error\":null}");
     assert_int_equal(n, strlen(final));
     free(final);
 }
@@ -102,6 +102,7 @@ static void a_refusal_says_why_and_busy_says_when(void **state) {
     reply_facts facts = {.id = "q", .reason = KVQ_FINISH_ERROR, .pool_used_ratio = NAN, .energy_j = NAN, .failure = &f};
     size_t n;
     char *final = reply_final(&facts, &n);
+    assert_non_null(strstr(final, "\"energy_j\":null,\"energy_per_token_j\":null,"));
     assert_non_null(strstr(final, "\"model\":null,\"text\":\"\",\"finish_reason\":\"error\""));
     assert_non_null(strstr(final, "\"error\":{\"code\":\"busy\",\"message\":\"64 prompts wait\",\"queue_depth\":64,"
                                   "\"retry_after_ms\":1500}"));
