@@ -2,7 +2,8 @@
  * arithmetic).
  *
  * First the activations are packed into panels, then runs of tiles are handed out; each run walks all panels, so that
- * weights come from memory once and stay in the second-level cache while the panels pass. No output is ever cut: how
+ * weights come from memory once and stay in the second-level cache while the panels pass; or, where an instruction set
+ * gains by it, each tile is unpacked once for a chunk of panels. No output is ever cut: how
  * the work is shared cannot change a bit. */
 #include "linear.h"
 
@@ -10,10 +11,17 @@
 #define RUNS_A_THREAD 6               /* at least, when there are tiles enough, so that threads finish together */
 #define PACK_VALUES 16384             /* of one packing item */
 
-/* ref wants two floats per input and worker, and less per row than the float panels' 4 bytes an input. */
+#define CHUNK_BYTES ((size_t)256 << 10) /* of panels that a tile, unpacked once, is multiplied by */
+#define CHUNK_PANELS 12                 /* at least */
+
+static size_t unpacked_bytes(int n_in) {
+    return (size_t)kvq_items(n_in, KVQ_ACT_GROUP) * KVQ_UNPACKED_GROUP_BYTES;
+}
+
+/* Panels, of which those of floats are the largest, and a tile per worker; ref wants less. */
 size_t kvq_linear_workspace_bytes(const kvq_shapes *shapes, int threads) {
     size_t n_in = (size_t)shapes->max_in + KVQ_ACT_GROUP, n_rows = (size_t)shapes->max_rows;
-    return n_rows * n_in * sizeof(float) + (size_t)threads * 2 * n_in * sizeof(float) + 8 * KVQ_ALIGN;
+    return n_rows * n_in * sizeof(float) + (size_t)threads * unpacked_bytes((int)n_in) + 8 * KVQ_ALIGN;
 }
 
 typedef struct linear_work {
@@ -24,6 +32,7 @@ typedef struct linear_work {
     size_t row_bytes; /* of a panel, per row */
     int n_panels, panels_per_item;
     int tiles_per_item;
+    uint8_t *tiles; /* where workers unpack theirs; NULL: panels are multiplied by tiles as they are */
 } linear_work;
 
 static bool wanted(const linear_work *w, const kvq_matrix_part *part) {
@@ -67,20 +76,46 @@ static kvq_linear_run run_of(const linear_work *w, int item) {
                             .n_out = w->job->w->n_out};
 }
 
+static void set_panel(const linear_work *w, kvq_linear_run *run, int p) {
+    const kvq_linear *job = w->job;
+    int row = panel_begin(w, p);
+    size_t at = (size_t)row * run->n_out + run->part->row_begin;
+    run->n_rows = panel_begin(w, p + 1) - row;
+    run->panel = w->panels + (size_t)row * w->row_bytes;
+    run->out = job->out + at;
+    run->residual = job->residual ? job->residual + at : NULL;
+}
+
+/* All panels, a chunk at a time that stays in the second-level cache while the tiles, each in the first-level cache
+ * if it is not too large, pass. */
+static void run_unpacked(const linear_work *w, kvq_linear_run run, uint8_t *tile) {
+    int end = run.tile_begin + run.n_tiles, begin = run.tile_begin;
+    int chunk = (int)(CHUNK_BYTES / (w->row_bytes * w->kernels->panel_rows));
+    if (chunk < CHUNK_PANELS) chunk = CHUNK_PANELS;
+    run.n_tiles = 1;
+    for (int from = 0; from < w->n_panels; from += chunk) {
+        int to = from + chunk < w->n_panels ? from + chunk : w->n_panels;
+        for (run.tile_begin = begin; run.tile_begin < end; run.tile_begin++) {
+            w->kernels->unpack(&run, tile);
+            for (int p = from; p < to; p++) {
+                set_panel(w, &run, p);
+                w->kernels->unpacked(&run, tile);
+            }
+        }
+    }
+}
+
 static void run_item(void *arg, int item, int worker) {
-    (void)worker;
     const linear_work *w = arg;
     const kvq_linear *job = w->job;
     kvq_linear_run run = run_of(w, item);
-    int column = run.part->row_begin;
-    run.bias = job->bias ? job->bias + column : NULL;
+    run.bias = job->bias ? job->bias + run.part->row_begin : NULL;
+    if (w->tiles) {
+        run_unpacked(w, run, w->tiles + (size_t)worker * unpacked_bytes(run.n_in));
+        return;
+    }
     for (int p = 0; p < w->n_panels; p++) {
-        int row = panel_begin(w, p);
-        size_t at = (size_t)row * run.n_out + column;
-        run.n_rows = panel_begin(w, p + 1) - row;
-        run.panel = w->panels + (size_t)row * w->row_bytes;
-        run.out = job->out + at;
-        run.residual = job->residual ? job->residual + at : NULL;
+        set_panel(w, &run, p);
         if (w->floats)
             w->kernels->floats(&run);
         else
@@ -118,7 +153,9 @@ static void run_parts(kvq_stream *s, linear_work *w) {
     if (n_items == 0) return;
     w->row_bytes = w->floats ? (size_t)n_in * sizeof(float) : (size_t)(n_in / KVQ_ACT_GROUP) * KVQ_PANEL_GROUP_BYTES;
     w->panels = kvq_stream_take(s, &used, (size_t)w->job->n_rows * w->row_bytes);
-    if (!w->panels) return;
+    bool unpacks = w->kernels->unpack && !w->floats && w->n_panels > 1;
+    w->tiles = unpacks ? kvq_stream_take(s, &used, (size_t)threads * unpacked_bytes(n_in)) : NULL;
+    if (s->error.code != KVQ_OK) return;
     int panel_values = n_in * w->kernels->panel_rows;
     w->panels_per_item = panel_values < PACK_VALUES ? PACK_VALUES / panel_values : 1;
     kvq_workers_run(s->workers, pack_item, w, kvq_items(w->n_panels, w->panels_per_item));

@@ -5,8 +5,9 @@
  *
  *   codes    int8  [R][32]   q
  *   scale    float [R]       d
- *   sums     int16 [R][2]    S of inputs 0-15 and 16-31
- *   d S      float [3][R]    d * S of all 32, of 0-15, of 16-31: what a minimum is multiplied by
+ *   sums     int16 [3][R][2] S of all 32, of 0-15, of 16-31, each in the two parts that the halves of a lane get
+ *                            (simd.h): inputs 4k and 4k + 1, inputs 4k + 2 and 4k + 3
+ *   d S      float [3][R]    d * S of the same: what a minimum is multiplied by
  *
  * Panels for float weights are transposed rows: float [n_in][R]. */
 #ifndef KVQ_CPU_LINEAR_H
@@ -17,7 +18,7 @@
 /* Bytes of a group of 32 inputs of one row, by field, in the order of the picture. */
 #define KVQ_PANEL_SCALE KVQ_ACT_GROUP
 #define KVQ_PANEL_SUMS (KVQ_PANEL_SCALE + 4)
-#define KVQ_PANEL_D_SUMS (KVQ_PANEL_SUMS + 4)
+#define KVQ_PANEL_D_SUMS (KVQ_PANEL_SUMS + 12)
 #define KVQ_PANEL_GROUP_BYTES (KVQ_PANEL_D_SUMS + 12)
 
 /* Tiles [tile_begin, tile_begin + n_tiles) of a part times one panel. */
@@ -30,11 +31,19 @@ typedef struct kvq_linear_run {
     const float *bias, *residual;
 } kvq_linear_run;
 
+/* Bytes of a tile unpacked, per group of 32 inputs: codes as bytes; scales and minimums as floats, two of each at
+ * most. */
+#define KVQ_UNPACKED_GROUP_BYTES (KVQ_ACT_GROUP * KVQ_TILE_ROWS + 4 * KVQ_TILE_ROWS * 4)
+
 typedef struct kvq_linear_kernels {
     int panel_rows;
     void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
     void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
     void (*coded)(const kvq_linear_run *run);
+    /* Where it pays to unpack a tile once for many panels (else NULL): the first tile of the run to `tile`, and that
+     * tile times the run's panel. */
+    void (*unpack)(const kvq_linear_run *run, uint8_t *tile);
+    void (*unpacked)(const kvq_linear_run *run, const uint8_t *tile);
     void (*floats)(const kvq_linear_run *run);
 } kvq_linear_kernels;
 

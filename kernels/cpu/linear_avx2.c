@@ -8,4 +8,6 @@
 #define PANEL_ROWS 4
 #endif
 
+#define UNPACK_TILES 1
+
 #include "linear_tmpl.h"

@@ -1,6 +1,6 @@
 /* linear_tmpl.h: a tile of weights times a panel of activations (matrix.h, linear.h). Included after a simd_*.h by
  * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel; called through
- * linear.c.
+ * linear.c. UNPACK_TILES says whether tiles are unpacked once for many panels.
  *
  * Lanes are the tile's 16 outputs. Per group and row: the integer dot product of 4 inputs of 16 outputs is one
  * instruction on AVX-512 VNNI, eight for a group of 32, and the group costs four more (the zero's share, to float,
@@ -16,10 +16,16 @@
 /* clang-format off */
 #define PANEL_MAP_2(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
 #define PANEL_MAP_4(X, ...) PANEL_MAP_2(X, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
-#define PANEL_MAP_12(X, ...) PANEL_MAP_4(X, __VA_ARGS__) \
-    X(5, __VA_ARGS__) X(6, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__) \
+#define PANEL_MAP_5(X, ...) PANEL_MAP_4(X, __VA_ARGS__) X(5, __VA_ARGS__)
+#define PANEL_MAP_6(X, ...) PANEL_MAP_5(X, __VA_ARGS__) X(6, __VA_ARGS__)
+#define PANEL_MAP_12(X, ...) PANEL_MAP_6(X, __VA_ARGS__) \
+    X(7, __VA_ARGS__) X(8, __VA_ARGS__) \
     X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)
 /* clang-format on */
+
+#ifndef UNPACK_TILES
+#define UNPACK_TILES 0
+#endif
 
 /* Bytes ahead that a tile is asked for. On Zen 5, one thread, 8-bit weights: 42 GB/s; with 2048 27, with 1024 27,
  * without any 34 (check_kernels --bench --test=linear, processor time). Float weights, four tiles at once, are read
@@ -30,7 +36,7 @@
 
 /* One group of one row: codes, and d, S as matrix.h says. The maximum is taken over the bits of |x|, whose order is
  * that of the floats with NaN and infinity above all of them. */
-V_INLINE void quantize_group(const float *x, int8_t *q, float *ret_d, int32_t sums[2]) {
+V_INLINE void quantize_group(const float *x, int8_t *q, float *ret_d, int32_t ret_pairs[2]) {
     v16f a = v_load(x), b = v_load(x + V_LANES);
     int32_t bits = v_hmax_i(v_max_i(v_bits(v_abs(a)), v_bits(v_abs(b))));
     float largest;
@@ -38,7 +44,7 @@ V_INLINE void quantize_group(const float *x, int8_t *q, float *ret_d, int32_t su
     bool finite = bits < 0x7F800000;
     if (!finite || largest < KVQ_ACT_TINY) {
         *ret_d = finite ? 0.0f : (float)NAN;
-        sums[0] = sums[1] = 0;
+        ret_pairs[0] = ret_pairs[1] = 0;
         memset(q, 0, KVQ_ACT_GROUP);
         return;
     }
@@ -47,23 +53,34 @@ V_INLINE void quantize_group(const float *x, int8_t *q, float *ret_d, int32_t su
     v16i qa = v_rint(v_mul(a, inverse)), qb = v_rint(v_mul(b, inverse));
     v_store_low_b(q, qa);
     v_store_low_b(q + V_LANES, qb);
-    sums[0] = v_hsum_i(qa);
-    sums[1] = v_hsum_i(qb);
+    ret_pairs[0] = v_hsum_pairs(qa);
+    ret_pairs[1] = v_hsum_pairs(qb);
+}
+
+/* The two 16-bit halves of a pair. */
+V_INLINE int low_of(int32_t pair) {
+    return (int16_t)pair;
+}
+V_INLINE int high_of(int32_t pair) {
+    return (int16_t)(pair >> 16);
 }
 
 static void quantize(const float *in, int n_in, int n_rows, void *panel) {
     uint8_t *at = panel;
     for (int i = 0; i < n_in; i += KVQ_ACT_GROUP, at += n_rows * KVQ_PANEL_GROUP_BYTES) {
         float *scale = (float *)(at + n_rows * KVQ_PANEL_SCALE), *d_sums = (float *)(at + n_rows * KVQ_PANEL_D_SUMS);
-        int16_t *pair = (int16_t *)(at + n_rows * KVQ_PANEL_SUMS);
+        int16_t *sums = (int16_t *)(at + n_rows * KVQ_PANEL_SUMS);
         for (int r = 0; r < n_rows; r++) {
-            int32_t sums[2];
-            quantize_group(in + (size_t)r * n_in + i, (int8_t *)at + r * KVQ_ACT_GROUP, &scale[r], sums);
-            pair[2 * r] = (int16_t)sums[0];
-            pair[2 * r + 1] = (int16_t)sums[1];
-            d_sums[r] = scale[r] * (float)(sums[0] + sums[1]);
-            d_sums[n_rows + r] = scale[r] * (float)sums[0];
-            d_sums[2 * n_rows + r] = scale[r] * (float)sums[1];
+            int32_t pairs[2];
+            quantize_group(in + (size_t)r * n_in + i, (int8_t *)at + r * KVQ_ACT_GROUP, &scale[r], pairs);
+            int low[3] = {0, low_of(pairs[0]), low_of(pairs[1])}, high[3] = {0, high_of(pairs[0]), high_of(pairs[1])};
+            low[0] = low[1] + low[2];
+            high[0] = high[1] + high[2];
+            for (int part = 0; part < 3; part++) {
+                sums[2 * (part * n_rows + r)] = (int16_t)low[part];
+                sums[2 * (part * n_rows + r) + 1] = (int16_t)high[part];
+                d_sums[part * n_rows + r] = scale[r] * (float)(low[part] + high[part]);
+            }
         }
     }
 }
@@ -129,12 +146,9 @@ V_INLINE v16f load_scales(const uint8_t **w, kvq_scale_type type, v16f super) {
     return type == KVQ_SCALE_F16 ? v_load_half((const uint16_t *)at) : v_load((const float *)at);
 }
 
-/* Both halves of a pair of sums times what the codes' zero takes away (and the instruction set's bias gives back).
- * `half` is 0 or 1 for groups of 16, else both halves count. */
-V_INLINE v16i zero_pair(int zero, int group, int half) {
-    uint32_t factor = (uint16_t)-zero;
-    uint32_t low = group == 32 || half == 0 ? factor : 0, high = group == 32 || half == 1 ? factor : 0;
-    return v_set1_i((int32_t)(low | high << 16));
+/* `factor` for both halves of a pair of sums. */
+V_INLINE v16i both_halves(int factor) {
+    return v_set1_i((int32_t)((uint32_t)(uint16_t)factor * 0x10001));
 }
 
 V_INLINE v16i pair_of(const uint8_t *sums) {
@@ -143,49 +157,82 @@ V_INLINE v16i pair_of(const uint8_t *sums) {
     return v_set1_i(pair);
 }
 
-/* Codes of inputs 4 k .. 4 k + 3 of a group at w (matrix.h has the picture); k and bits are constants. */
-V_INLINE v64b load_codes(const uint8_t *w, const int bits, const int k) {
-    if (bits == 8) return v_load_b(w + 64 * k);
-    v64b pair = v_load_b(w + (bits > 4 ? 64 : 0) + 64 * (k / 2));
+/* Codes of inputs 4 k .. 4 k + 3 of a group at w, stored in so many bits (matrix.h has the picture); both are
+ * constants. */
+V_INLINE v64b load_codes(const uint8_t *w, const int stored, const int k) {
+    if (stored == 8) return v_load_b(w + 64 * k);
+    v64b pair = v_load_b(w + (stored > 4 ? 64 : 0) + 64 * (k / 2));
     v64b nibbles = k % 2 ? v_high_b(pair) : v_low_b(pair);
-    if (bits == 4) return nibbles;
-    return v_or_b(nibbles, v_bits_to_4_b(v_load_b(w), k * (bits - 4), bits == 5 ? 0x10 : 0x30));
+    if (stored == 4) return nibbles;
+    return v_or_b(nibbles, v_bits_to_4_b(v_load_b(w), k * (stored - 4), stored == 5 ? 0x10 : 0x30));
 }
 
-/* One tile times R rows. What is const here is known to the compiler, which leaves straight code per group. */
-V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, const int group, const bool has_zero,
-                         const int R) {
+/* dot[r] of a group at w times rows q, of codes of at most 6 bits. Sums may be kept in narrow lanes, which hold a group
+ * whose codes have their zero taken away; codes of 5 bits without a zero are given one, and its share back. `pairs` are
+ * the rows' sums of these inputs. */
+V_INLINE void narrow_dots(v16i *dot, const uint8_t *w, const int stored, const int bits, const int group,
+                          const bool has_zero, int zero, const uint8_t *q, const uint8_t *pairs, const int R) {
+    const int half_sum = group / 2 * 127, middle = 1 << (bits - 1);
+    _Static_assert(16 * 16 * 127 <= V_SUM_MAX && 8 * 32 * 127 <= V_SUM_MAX, "groups of 5 and 6 bits fit");
+    const bool lifted = !has_zero && half_sum * (2 * middle - 1) > V_SUM_MAX;
+    const v16i minus = both_halves(lifted ? -middle : -zero), back = both_halves(middle);
+    v16s sum[PANEL_ROWS];
+    V_UNROLL for (int r = 0; r < R; r++) sum[r] =
+        has_zero || lifted ? v_sum_begin(pair_of(pairs + 4 * r), minus) : v_sum_zero();
+    V_UNROLL for (int k = 0; k < group / 4; k++) {
+        v64b codes = load_codes(w, stored, k);
+        V_UNROLL for (int r = 0; r < R; r++) sum[r] = v_sum_dot(sum[r], codes, v_splat4(q + r * KVQ_ACT_GROUP + 4 * k));
+    }
+    V_UNROLL for (int r = 0; r < R; r++) {
+        dot[r] = v_sum_end(sum[r]);
+        if (lifted) dot[r] = v_dot_pair(dot[r], pair_of(pairs + 4 * r), back);
+    }
+}
+
+/* The same for codes of 8 bits, whose zero is what the instruction set's bias leaves of it. */
+V_INLINE void wide_dots(v16i *dot, const uint8_t *w, const int group, const bool has_zero, int zero, const uint8_t *q,
+                        const uint8_t *pairs, const int R) {
+    const v16i minus = both_halves(-zero);
+    V_UNROLL for (int r = 0; r < R; r++) {
+        dot[r] = v_zero_i();
+        if (has_zero) dot[r] = v_dot_pair(dot[r], pair_of(pairs + 4 * r), minus);
+    }
+    V_UNROLL for (int k = 0; k < group / 4; k++) {
+        v64b codes = v_load_b(w + 64 * k);
+        V_UNROLL for (int r = 0; r < R; r++) dot[r] =
+            v_dot_wide(dot[r], codes, v_splat4(q + r * KVQ_ACT_GROUP + 4 * k));
+    }
+}
+
+/* One tile at w times R rows. What is const here is known to the compiler, which leaves straight code per group. The
+ * tile is as the layout says, or as unpack_tile left it. */
+V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const uint8_t *w, const bool is_unpacked, const int bits,
+                         const int group, const bool has_zero, const int R) {
     const kvq_layout *layout = &run->part->layout;
-    const kvq_scale_type scale_type = layout->scale_type;
-    const bool has_min = layout->has_min, wide = bits == 8;
-    const int zero = layout->zero - (wide ? V_WIDE_BIAS : 0);
-    const int halves = KVQ_ACT_GROUP / group, n_codes = group / 4,
-              n_lines = group * bits / 32; /* cache lines of codes */
-    const v16i zeros[2] = {zero_pair(zero, group, 0), zero_pair(zero, group, 1)};
-    const uint8_t *w = run->part->data + (size_t)tile * run->part->tile_bytes, *panel = run->panel;
+    const bool has_min = layout->has_min;
+    const int stored = is_unpacked ? 8 : bits;
+    const kvq_scale_type scale_type = is_unpacked ? KVQ_SCALE_F32 : layout->scale_type;
+    const int zero = layout->zero - (bits == 8 ? V_WIDE_BIAS : 0);
+    const int n_lines = group * stored / 32; /* cache lines of codes */
+    const uint8_t *panel = run->panel;
     supers super = {v_zero(), v_zero()};
     v16f acc[PANEL_ROWS];
     V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
 
     for (int i = 0; i < run->n_in; i += KVQ_ACT_GROUP, panel += R * KVQ_PANEL_GROUP_BYTES) {
         const float *d = (const float *)(panel + R * KVQ_PANEL_SCALE);
-        const float *d_sums = (const float *)(panel + R * KVQ_PANEL_D_SUMS) + (group == 16 ? R : 0);
         if (scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0) super = load_supers(&w, has_min);
-        V_UNROLL for (int half = 0; half < halves; half++, d_sums += R) {
-            const uint8_t *q = panel + half * 16;
+        V_UNROLL for (int half = 0; half < KVQ_ACT_GROUP / group; half++) {
+            const int part = group == KVQ_ACT_GROUP ? 0 : 1 + half; /* of the panel's sums */
+            const uint8_t *q = panel + half * 16, *pairs = panel + R * (KVQ_PANEL_SUMS + 4 * part);
+            const float *d_sums = (const float *)(panel + R * (KVQ_PANEL_D_SUMS + 4 * part));
             v16i dot[PANEL_ROWS];
-            V_UNROLL for (int r = 0; r < R; r++) {
-                dot[r] = v_zero_i();
-                if (has_zero) dot[r] = v_dot_pair(dot[r], pair_of(panel + R * KVQ_PANEL_SUMS + 4 * r), zeros[half]);
-            }
-            V_UNROLL for (int k = 0; k < n_codes; k++) {
-                v64b codes = load_codes(w, bits, k);
-                V_UNROLL for (int r = 0; r < R; r++) {
-                    v64b four = v_splat4(q + r * KVQ_ACT_GROUP + 4 * k);
-                    dot[r] = wide ? v_dot_wide(dot[r], codes, four) : v_dot_narrow(dot[r], codes, four);
-                }
-            }
-            V_UNROLL for (int line = 0; line < n_lines; line++) v_prefetch(w + PREFETCH_BYTES + 64 * line);
+            if (bits == 8)
+                wide_dots(dot, w, group, has_zero, zero, q, pairs, R);
+            else
+                narrow_dots(dot, w, stored, bits, group, has_zero, zero, q, pairs, R);
+            V_UNROLL for (int line = 0; line < n_lines && !is_unpacked; line++)
+                v_prefetch(w + PREFETCH_BYTES + 64 * line);
             w += 64 * n_lines;
             v16f scale = load_scales(&w, scale_type, super.d);
             V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
@@ -197,49 +244,97 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const int bits, co
     V_UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
 }
 
+#if UNPACK_TILES
+/* A tile's codes as bytes, its scales and minimums as floats, for all panels to read. */
+V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bits, const int group) {
+    const kvq_layout *layout = &run->part->layout;
+    const uint8_t *w = run->part->data + (size_t)run->tile_begin * run->part->tile_bytes;
+    supers super = {v_zero(), v_zero()};
+    for (int i = 0; i < run->n_in; i += group) {
+        if (layout->scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0)
+            super = load_supers(&w, layout->has_min);
+        V_UNROLL for (int k = 0; k < group / 4; k++, out += 64) v_store_b(out, load_codes(w, bits, k));
+        w += group * bits * 2;
+        v_store((float *)out, load_scales(&w, layout->scale_type, super.d));
+        out += sizeof(float) * V_LANES;
+        if (!layout->has_min) continue;
+        v_store((float *)out, load_scales(&w, layout->scale_type, super.dmin));
+        out += sizeof(float) * V_LANES;
+    }
+}
+#endif
+
 /* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits have zero 128 (only
  * they exceed 127, which v_dot_wide is for), which an instruction set's bias may be already. */
-#define CODED_KERNEL(R, name, bits, group, has_zero)              \
-    static void name##_##R(const kvq_linear_run *run, int tile) { \
-        coded_tile(run, tile, bits, group, has_zero, R);          \
+#define CODED_KERNEL(R, name, is_unpacked, bits, group, has_zero)                   \
+    static void name##_##R(const kvq_linear_run *run, int tile, const uint8_t *w) { \
+        coded_tile(run, tile, w, is_unpacked, bits, group, has_zero, R);            \
     }
-PANEL_MAP(CODED_KERNEL, coded4_32, 4, 32, false)
-PANEL_MAP(CODED_KERNEL, coded4_32_zero, 4, 32, true)
-PANEL_MAP(CODED_KERNEL, coded4_16, 4, 16, false)
-PANEL_MAP(CODED_KERNEL, coded4_16_zero, 4, 16, true)
-PANEL_MAP(CODED_KERNEL, coded5_32, 5, 32, false)
-PANEL_MAP(CODED_KERNEL, coded5_32_zero, 5, 32, true)
-PANEL_MAP(CODED_KERNEL, coded6_16_zero, 6, 16, true)
-PANEL_MAP(CODED_KERNEL, coded8_32_zero, 8, 32, V_WIDE_BIAS == 0)
+typedef void coded_kernel(const kvq_linear_run *run, int tile, const uint8_t *w);
+typedef void unpack_kernel(const kvq_linear_run *run, uint8_t *tile);
 
-typedef void tile_kernel(const kvq_linear_run *run, int tile);
-
+#if UNPACK_TILES
+#define CODED_KIND(name, bits, group, has_zero)                           \
+    PANEL_MAP(CODED_KERNEL, name, false, bits, group, has_zero)           \
+    PANEL_MAP(CODED_KERNEL, name##_unpacked, true, bits, group, has_zero) \
+    static void name##_unpack(const kvq_linear_run *run, uint8_t *tile) { \
+        unpack_tile(run, tile, bits, group);                              \
+    }
+#define CODED_ENTRIES(name) {PANEL_MAP(KERNEL_ENTRY, name)}, {PANEL_MAP(KERNEL_ENTRY, name##_unpacked)}, name##_unpack
+#else
+#define CODED_KIND(name, bits, group, has_zero) PANEL_MAP(CODED_KERNEL, name, false, bits, group, has_zero)
+#define CODED_ENTRIES(name) {PANEL_MAP(KERNEL_ENTRY, name)}, {NULL}, NULL
+#endif
 #define KERNEL_ENTRY(R, name) name##_##R,
+
+CODED_KIND(coded4_32, 4, 32, false)
+CODED_KIND(coded4_32_zero, 4, 32, true)
+CODED_KIND(coded4_16, 4, 16, false)
+CODED_KIND(coded4_16_zero, 4, 16, true)
+CODED_KIND(coded5_32, 5, 32, false)
+CODED_KIND(coded5_32_zero, 5, 32, true)
+CODED_KIND(coded6_16_zero, 6, 16, true)
+CODED_KIND(coded8_32_zero, 8, 32, V_WIDE_BIAS == 0)
 
 /* clang-format off */
 static const struct coded_kind {
     int bits, group;
     bool has_zero;
-    tile_kernel *rows[PANEL_ROWS];
+    coded_kernel *rows[PANEL_ROWS], *unpacked_rows[PANEL_ROWS];
+    unpack_kernel *unpack;
 } coded_kinds[] = {
-    {4, 32, false, {PANEL_MAP(KERNEL_ENTRY, coded4_32)}},
-    {4, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded4_32_zero)}},
-    {4, 16, false, {PANEL_MAP(KERNEL_ENTRY, coded4_16)}},
-    {4, 16, true,  {PANEL_MAP(KERNEL_ENTRY, coded4_16_zero)}},
-    {5, 32, false, {PANEL_MAP(KERNEL_ENTRY, coded5_32)}},
-    {5, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded5_32_zero)}},
-    {6, 16, true,  {PANEL_MAP(KERNEL_ENTRY, coded6_16_zero)}},
-    {8, 32, true,  {PANEL_MAP(KERNEL_ENTRY, coded8_32_zero)}},
+    {4, 32, false, CODED_ENTRIES(coded4_32)},
+    {4, 32, true,  CODED_ENTRIES(coded4_32_zero)},
+    {4, 16, false, CODED_ENTRIES(coded4_16)},
+    {4, 16, true,  CODED_ENTRIES(coded4_16_zero)},
+    {5, 32, false, CODED_ENTRIES(coded5_32)},
+    {5, 32, true,  CODED_ENTRIES(coded5_32_zero)},
+    {6, 16, true,  CODED_ENTRIES(coded6_16_zero)},
+    {8, 32, true,  CODED_ENTRIES(coded8_32_zero)},
 };
 /* clang-format on */
 
-static void coded(const kvq_linear_run *run) {
-    const kvq_layout *layout = &run->part->layout;
+static const struct coded_kind *kind_of(const kvq_layout *layout) {
     const struct coded_kind *kind = coded_kinds;
     while (kind->bits != layout->bits || kind->group != layout->group || kind->has_zero != (layout->zero != 0)) kind++;
-    tile_kernel *kernel = kind->rows[run->n_rows - 1];
-    for (int t = 0; t < run->n_tiles; t++) kernel(run, run->tile_begin + t);
+    return kind;
 }
+
+static void coded(const kvq_linear_run *run) {
+    coded_kernel *kernel = kind_of(&run->part->layout)->rows[run->n_rows - 1];
+    const uint8_t *w = run->part->data + (size_t)run->tile_begin * run->part->tile_bytes;
+    for (int t = 0; t < run->n_tiles; t++, w += run->part->tile_bytes) kernel(run, run->tile_begin + t, w);
+}
+
+#if UNPACK_TILES
+static void unpack(const kvq_linear_run *run, uint8_t *tile) {
+    kind_of(&run->part->layout)->unpack(run, tile);
+}
+
+static void unpacked(const kvq_linear_run *run, const uint8_t *tile) {
+    kind_of(&run->part->layout)->unpacked_rows[run->n_rows - 1](run, run->tile_begin, tile);
+}
+#endif
 
 /* ---- float weights ---- */
 
@@ -265,6 +360,8 @@ V_INLINE void float_tiles(const kvq_linear_run *run, int tile, const kvq_format 
         V_UNROLL for (int r = 0; r < R; r++) store(run, tile + t, r, acc[t * R + r]);
     }
 }
+
+typedef void tile_kernel(const kvq_linear_run *run, int tile);
 
 #define FLOAT_KERNEL(R, name, kind)                               \
     static void name##_##R(const kvq_linear_run *run, int tile) { \
@@ -300,8 +397,15 @@ static void floats(const kvq_linear_run *run) {
     for (; tile < end; tile++) kind->rows[run->n_rows - 1](run, tile);
 }
 
-static const kvq_linear_kernels kernels = {
-    .panel_rows = PANEL_ROWS, .quantize = quantize, .transpose = transpose, .coded = coded, .floats = floats};
+static const kvq_linear_kernels kernels = {.panel_rows = PANEL_ROWS,
+                                           .quantize = quantize,
+                                           .transpose = transpose,
+                                           .coded = coded,
+#if UNPACK_TILES
+                                           .unpack = unpack,
+                                           .unpacked = unpacked,
+#endif
+                                           .floats = floats};
 
 static void linear(kvq_stream *s, const kvq_linear *job) {
     kvq_cpu_linear(s, job, &kernels);

@@ -17,7 +17,7 @@
  *             v_load_i8: 16 int8 as integers
  *             v_lanes_i = 0, 1, .. 15   v_hmax_i v_hsum_i
  *   between   v_rint(f) to the nearest even integer, in range only   v_float(i)   v_bits(f)   v_from_bits(i)
- *   bytes     v_load_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes   v_or_b
+ *   bytes     v_load_b v_store_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes   v_or_b
  *             v_bits_to_4_b(x, from, mask): bit `from` of each byte moved to bit 4, others with it, & mask (16 or 48)
  *             v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)
  *             v_store_low_b: low byte of each lane
@@ -29,6 +29,11 @@
  *             v_dot_value(acc, u, v_value_b(c))  u and c unsigned; adds sum u (c - V_VALUE_BIAS), 0 or 128 again: what
  *                                      the set has, unsigned by signed or unsigned by unsigned
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves
+ *   sums      of a group's products, in lanes of whatever width holds them (exact; simd_sums.h, or the set's own):
+ *             v_sum_zero   v_sum_begin(pair, factor): as v_dot_pair   v_sum_dot: as v_dot_narrow   v_sum_end: as integers
+ *             V_SUM_MAX    what the products of bytes 0 and 1, and of 2 and 3, of all dots may come to in the end, a
+ *                          sum's beginning counted; on the way they may be anything
+ *             v_hsum_pairs(i)  sum of the lanes l % 4 < 2 in the low 16 bits, of the others in the high ones
  *   V_UNROLL before a loop of a known length over registers
  *   memory    v_prefetch(p): a hint, any address */
 /* clang-format on */

@@ -197,9 +197,21 @@ V_INLINE int32_t v_hsum_i(v16i x) {
     return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d)));
 }
 
+V_INLINE int32_t v_hsum_pairs(v16i x) {
+    int32x4_t y = vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d));
+    return vget_lane_s32(vreinterpret_s32_s16(vmovn_s32(vpaddq_s32(y, y))), 0);
+}
+
 V_INLINE v64b v_load_b(const void *p) {
     const uint8_t *bytes = p;
     return (v64b){vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)};
+}
+V_INLINE void v_store_b(void *p, v64b x) {
+    uint8_t *bytes = p;
+    vst1q_u8(bytes, x.a);
+    vst1q_u8(bytes + 16, x.b);
+    vst1q_u8(bytes + 32, x.c);
+    vst1q_u8(bytes + 48, x.d);
 }
 V_INLINE v64b v_splat4(const void *p) {
     uint32_t x;

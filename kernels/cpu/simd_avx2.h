@@ -187,8 +187,23 @@ V_INLINE int32_t v_hsum_i(v16i x) {
     return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1)));
 }
 
+/* 4 lanes, of lanes l % 4, to two 16-bit sums. */
+V_INLINE int32_t v_pairs4(__m128i x) {
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0xB1));
+    x = _mm_shuffle_epi32(x, 0x08);
+    return _mm_cvtsi128_si32(_mm_packs_epi32(x, x));
+}
+V_INLINE int32_t v_hsum_pairs(v16i x) {
+    __m256i b = _mm256_add_epi32(x.a, x.b);
+    return v_pairs4(_mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
+}
+
 V_INLINE v64b v_load_b(const void *p) {
     return (v64b){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)};
+}
+V_INLINE void v_store_b(void *p, v64b x) {
+    _mm256_storeu_si256(p, x.a);
+    _mm256_storeu_si256((__m256i *)p + 1, x.b);
 }
 V_INLINE v64b v_splat4(const void *p) {
     int32_t x;
@@ -239,7 +254,9 @@ V_INLINE __m256i v_dot_wide8(__m256i acc, __m256i u, __m256i s) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
-    return (v16i){v_dot_wide8(acc.a, u.a, s.a), v_dot_wide8(acc.b, u.b, s.b)};
+    acc = (v16i){v_dot_wide8(acc.a, u.a, s.a), v_dot_wide8(acc.b, u.b, s.b)};
+    __asm__("" : "+x"(acc.a), "+x"(acc.b)); /* as in v_sum_dot */
+    return acc;
 }
 /* Even and odd bytes apart, as 16-bit numbers. */
 V_INLINE __m256i v_dot_exact8(__m256i acc, __m256i u, __m256i s) {
@@ -263,6 +280,29 @@ V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
 V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
     return (v16i){_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
                   _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
+}
+
+/* Sums stay in 16-bit lanes, modulo 2^16, until the group's end: one addition a dot instead of two and a pmaddwd. */
+#define V_SUM_MAX INT16_MAX
+
+typedef v16i v16s;
+
+V_INLINE v16s v_sum_zero(void) {
+    return v_zero_i();
+}
+V_INLINE v16s v_sum_begin(v16i pair, v16i factor) {
+    return V_EACH2I(_mm256_mullo_epi16, pair, factor);
+}
+/* The empty statement keeps gcc from adding in a tree, for which it first computes all products and spills them. */
+V_INLINE v16s v_sum_dot(v16s sum, v64b u, v64b s) {
+    sum.a = _mm256_add_epi16(sum.a, _mm256_maddubs_epi16(u.a, s.a));
+    sum.b = _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(u.b, s.b));
+    __asm__("" : "+x"(sum.a), "+x"(sum.b));
+    return sum;
+}
+V_INLINE v16i v_sum_end(v16s sum) {
+    v16i ones = V_BOTHI(_mm256_set1_epi16(1));
+    return V_EACH2I(_mm256_madd_epi16, sum, ones);
 }
 
 #endif

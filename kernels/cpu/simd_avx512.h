@@ -159,8 +159,22 @@ V_INLINE int32_t v_hsum_i(v16i a) {
     return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1))); /* 1 0 3 2 */
 }
 
+/* 4 lanes, of lanes l % 4, to two 16-bit sums. */
+V_INLINE int32_t v_pairs4(__m128i x) {
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0xB1));
+    x = _mm_shuffle_epi32(x, 0x08);
+    return _mm_cvtsi128_si32(_mm_packs_epi32(x, x));
+}
+V_INLINE int32_t v_hsum_pairs(v16i a) {
+    __m256i b = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    return v_pairs4(_mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
+}
+
 V_INLINE v64b v_load_b(const void *p) {
     return _mm512_loadu_si512(p);
+}
+V_INLINE void v_store_b(void *p, v64b a) {
+    _mm512_storeu_si512(p, a);
 }
 V_INLINE v64b v_splat4(const void *p) {
     int32_t x;
@@ -208,5 +222,7 @@ V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
 V_INLINE v16i v_dot_pair(v16i acc, v16i a, v16i b) {
     return _mm512_dpwssd_epi32(acc, a, b);
 }
+
+#include "simd_sums.h"
 
 #endif

@@ -23,3 +23,5 @@ V_INLINE v64b v_value_b(v64b c) {
 V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b c) {
     return V_EACH3(v16i, v_dot_unsigned4, acc, u, c);
 }
+
+#include "simd_sums.h"

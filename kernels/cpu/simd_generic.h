@@ -124,10 +124,19 @@ V_INLINE int32_t v_hsum_i(v16i x) {
     return v_wrap(sum);
 }
 
+V_INLINE int32_t v_hsum_pairs(v16i x) {
+    uint32_t sum[2] = {0, 0};
+    for (int l = 0; l < V_LANES; l++) sum[l / 2 % 2] += (uint32_t)x.v[l];
+    return v_wrap((sum[0] & 0xFFFF) | sum[1] << 16);
+}
+
 V_INLINE v64b v_load_b(const void *p) {
     v64b ret;
     memcpy(ret.v, p, sizeof ret.v);
     return ret;
+}
+V_INLINE void v_store_b(void *p, v64b x) {
+    memcpy(p, x.v, sizeof x.v);
 }
 V_INLINE v64b v_splat4(const void *p) {
     v64b ret;
@@ -180,5 +189,7 @@ V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
         acc.v[l] += (int16_t)x.v[l] * (int16_t)y.v[l] + (int16_t)(x.v[l] >> 16) * (int16_t)(y.v[l] >> 16);
     return acc;
 }
+
+#include "simd_sums.h"
 
 #endif

@@ -42,4 +42,6 @@ V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b c) {
     return V_EACH3(v16i, v_dot_value4, acc, u, c);
 }
 
+#include "simd_sums.h"
+
 #endif

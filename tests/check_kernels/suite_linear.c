@@ -166,6 +166,10 @@ static void formats_cases(check *c, kvq_format format) {
         s.residual = r & 2;
         linear_case(c, name, &s);
     }
+    s = (linear_shape){/* more panels than pass a tile at once */
+                       .formats = {format}, .n_parts = 1, .n_outs = {40},
+                       .n_in = 2560,        .n_rows = 70, .fill = CHECK_OUTLIERS};
+    linear_case(c, name, &s);
     for (int o = 0; o < COUNT(outs); o++) {
         s = (linear_shape){
             .formats = {format}, .n_parts = 1, .n_outs = {outs[o]}, .n_in = 2560, .n_rows = 1, .fill = CHECK_OUTLIERS};
