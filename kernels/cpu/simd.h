@@ -53,8 +53,9 @@
 #define V_LARGE V_INLINE
 #endif
 
-/* Sanitized code is compiled at -O1, where gcc refuses the hint. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Sanitized code is compiled at -O1, where gcc refuses the hint. Emulated code says itself that it wants none. */
+#if defined(V_UNROLL)
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define V_UNROLL
 #else
 #define V_UNROLL _Pragma("GCC unroll 16")

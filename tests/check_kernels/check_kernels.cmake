@@ -21,3 +21,11 @@ add_test(NAME check_kernels COMMAND check_kernels ${KVQ_CHECK_SAMPLE})
 set_tests_properties(check_kernels PROPERTIES TIMEOUT 900 COST 100) # the longest begin first
 # gcc 12's fake stack is not aligned for vectors of 64 bytes (gcc bug 110027): a spilled register would fault there.
 set_property(TEST check_kernels PROPERTY ENVIRONMENT "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
+# Sets that this CPU may lack, where SIMDe is (scripts/test installs it; scripts/demo does without). Sanitized SIMDe is slow, and
+# finds what SIMDe does.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING AND CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT KVQ_SANITIZE)
+  find_path(KVQ_SIMDE simde/x86/avx512.h)
+  if(KVQ_SIMDE)
+    include(${CMAKE_SOURCE_DIR}/tests/emulated/emulated.cmake)
+  endif()
+endif()
