@@ -1,10 +1,10 @@
-/* linear_dotprod.c: `linear` in Advanced SIMD with dot products (ARMv8.2); see linear_tmpl.h. */
+/* linear_dotprod.c: `linear` in Advanced SIMD with dot products (ARMv8.2); see linear_arm64_tmpl.h. */
 #include "simd_dotprod.h"
 
 #include "ops.h"
 
-#ifndef PANEL_ROWS /* sanitizer builds say 2: all of the template, a tenth of the code */
-#define PANEL_ROWS 4
+#ifndef PANEL_ROWS
+#define PANEL_ROWS 12
 #endif
 
-#include "linear_tmpl.h"
+#include "linear_arm64_tmpl.h"

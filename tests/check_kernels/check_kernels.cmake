@@ -29,3 +29,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND NOT CMAKE_CROSSCOMPILING AN
     include(${CMAKE_SOURCE_DIR}/tests/emulated/emulated.cmake)
   endif()
 endif()
+# One product, for programs that count instructions (tests/bench/arm64_counts).
+add_executable(count_linear ${CMAKE_SOURCE_DIR}/tests/bench/count_linear.c)
+target_include_directories(count_linear PRIVATE ${CMAKE_SOURCE_DIR})
+target_link_libraries(count_linear PRIVATE kvq_flags kvq_kernels)
