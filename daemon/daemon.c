@@ -655,7 +655,8 @@ void daemon_drain(kvqd *d) {
     int64_t now_ns = clock_monotonic_ns();
     if (!d->is_draining) {
         d->drain_until_ns = now_ns + DRAIN_S * NS_PER_S;
-        log_event(LOG_MESSAGE_STOPPING, NULL, "stopping; %zu prompts are not finished", d->requests.n);
+        log_event(LOG_MESSAGE_STOPPING, NULL, "stopping; %zu prompts run, %zu wait for the next start",
+                  d->requests.n - d->requests.n_waiting, d->requests.n_waiting);
     } else {
         d->drain_until_ns = now_ns; /* asked twice */
     }
@@ -665,7 +666,8 @@ void daemon_drain(kvqd *d) {
 
 bool daemon_is_drained(const kvqd *d) {
     if (d->has_lost_gpu) return true;
-    return d->is_draining && (d->requests.n == 0 || !d->engine || clock_monotonic_ns() >= d->drain_until_ns);
+    bool some_run = d->engine && d->requests.n > d->requests.n_waiting;
+    return d->is_draining && (!some_run || clock_monotonic_ns() >= d->drain_until_ns);
 }
 
 /* The last answers and `offline` get a moment to be acknowledged. */

@@ -665,6 +665,7 @@ static request *next_to_run(const requests *t) {
 
 void requests_submit(kvqd *d) {
     failure f;
+    if (d->is_draining) return; /* what waits is for the next start: requests_leave */
     while (d->requests.n_waiting > 0) {
         bool hope = will_there_be_a_model(d, &f);
         if (hope && (!d->engine || !engine_has_room(d))) return;
