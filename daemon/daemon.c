@@ -512,7 +512,7 @@ static void apply_limits(kvqd *d) {
     const config *c = &d->config;
     log_set_level(c->log_level);
     journal_set_limits(d->journal, c->journal_max_bytes, (int64_t)c->journal_retain_h * 3600000);
-    atomic_store(&d->store->max_prompt_bytes, c->limits_max_prompt_bytes);
+    d->prune_at_ns = 0;
     d->names.home = c->telemetry_homeassistant_prefix;
 }
 
@@ -584,7 +584,6 @@ kvq_status daemon_open(const char *config_path, const config *moved, kvqd *d, kv
     apply_limits(d);
     status = open_broker(d, err);
     if (status) return status;
-    d->prune_at_ns = d->started_ns;
     choose_and_load(d);
     return KVQ_OK;
 }

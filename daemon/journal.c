@@ -7,11 +7,15 @@
  * answer may exceed max_bytes: it is the end of a promise already made. */
 #include "journal.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #define SCHEMA_VERSION 1
 #define ROW_OVERHEAD_BYTES 512 /* what a row costs besides its payload and answer, roughly */
@@ -48,14 +52,14 @@ static const char schema[] =
     X(BEGIN, "BEGIN IMMEDIATE") \
     X(COMMIT, "COMMIT") \
     X(ROLLBACK, "ROLLBACK") \
-    X(FIND_REPEAT, "SELECT 1 FROM prompt WHERE packet_id = ?1 AND topic = ?2 AND " PAYLOAD " = ?3 AND from_pool = ?4") \
+    X(FIND_REPEAT, "SELECT 1 FROM prompt WHERE packet_id = ?1 AND topic = ?2 AND " PAYLOAD " = ?3 AND from_pool = ?4 AND delivered = 0") \
     X(NEXT_PROMPT, "SELECT row, attempts, seed, name, " PAYLOAD ", " MESSAGE_COLUMNS " FROM prompt WHERE sequence IS NULL AND row > ?1 ORDER BY row LIMIT 1") \
     X(START, "UPDATE prompt SET name = ?2, seed = ?3, attempts = attempts + 1 WHERE row = ?1") \
     X(FORGIVE, "UPDATE prompt SET attempts = max(0, attempts - 1) WHERE row = ?1") \
     X(FINISH, "UPDATE prompt SET name = ?2, answer_topic = ?3, answer_correlation = ?4, answer = ?5, reusable = ?6, finished_ms = ?7, sequence = ?8 WHERE row = ?1") \
     X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND " PAYLOAD " = ?2 AND content_type = ?3 AND (reusable = 1 OR ?4) AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
     X(NEXT_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE sequence > ?1 AND sequence IS NOT NULL AND delivered = 0 ORDER BY sequence LIMIT 1") \
-    X(DELIVERED, "UPDATE prompt SET delivered = 1 WHERE row = ?1") \
+    X(DELIVERED, "UPDATE prompt SET delivered = 1 WHERE row = ?1 AND delivered = 0") \
     X(DROP, "DELETE FROM prompt WHERE row = ?1") \
     X(COST_OF, "SELECT " COST " FROM prompt WHERE row = ?1") \
     X(FORGET_OLD, "DELETE FROM prompt WHERE delivered = 1 AND finished_ms < ?1") \
@@ -83,6 +87,7 @@ struct journal {
     pthread_mutex_t mutex; /* everything below */
     sqlite3 *db;
     char *path;
+    int lock_fd;
     sqlite3_stmt *statements[N_STATEMENTS];
     uint64_t max_bytes;
     int64_t retain_ms, last_sequence;
@@ -235,6 +240,19 @@ static bool is_damaged(journal *j) {
     return code == SQLITE_CORRUPT || code == SQLITE_NOTADB;
 }
 
+/* Two daemons on one journal would run every prompt twice and answer with each other's rows. The lock is the kernel's,
+ * so it ends with the process, however that ends; not SQLite's, which would shut out people who look into the file. */
+static kvq_status take_lock(journal *j, const char *folder, kvq_error *err) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/journal.lock", folder);
+    j->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (j->lock_fd < 0) return kvq_fail(err, KVQ_IO, "cannot open '%s': %m", path);
+    if (flock(j->lock_fd, LOCK_EX | LOCK_NB) == 0) return KVQ_OK;
+    if (errno != EWOULDBLOCK) return kvq_fail(err, KVQ_IO, "cannot lock '%s': %m", path);
+    return kvq_fail(err, KVQ_BUSY, "another kvqd uses the state folder '%s': it holds '%s'; give each one its own",
+                    folder, path);
+}
+
 kvq_status journal_open(const char *folder, journal **ret, bool *ret_damaged, kvq_error *err) {
     journal *j = calloc(1, sizeof *j);
     if (!j || asprintf(&j->path, "%s/journal.db", folder) < 0) {
@@ -244,7 +262,9 @@ kvq_status journal_open(const char *folder, journal **ret, bool *ret_damaged, kv
     (void)pthread_mutex_init(&j->mutex, NULL); /* a default mutex needs no resource */
     j->max_bytes = UINT64_MAX;
     j->retain_ms = INT64_MAX;
-    kvq_status status = open_db(j, err);
+    j->lock_fd = -1;
+    kvq_status status = take_lock(j, folder, err);
+    if (!status) status = open_db(j, err);
     bool damaged = status && is_damaged(j);
     if (damaged) {
         close_db(j);
@@ -264,6 +284,7 @@ void journal_close(journal *j) {
     if (!j) return;
     close_db(j);
     (void)pthread_mutex_destroy(&j->mutex);
+    if (j->lock_fd >= 0) (void)close(j->lock_fd); /* nothing was written there */
     free(j->path);
     free(j);
 }
@@ -286,7 +307,8 @@ void journal_set_limits(journal *j, uint64_t max_bytes, int64_t retain_ms) {
 /* ---- prompts --------------------------------------------------------------------------------------------- */
 
 /* The broker counts a packet id as free once it has our PUBACK, so an equal message under the same id that it does not
- * flag as a duplicate is a new one. */
+ * flag as a duplicate is a new one. So is one like a prompt whose answer it acknowledged: our PUBACK went out before
+ * that answer did. */
 static bool is_repeat(journal *j, const message *m) {
     if (!m->duplicate) return false;
     sqlite3_stmt *s = j->statements[FIND_REPEAT];
@@ -493,25 +515,37 @@ void journal_answer_done(journal_answer *a) {
     *a = (journal_answer){0};
 }
 
-kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err) {
-    lock(j);
+/* counter: of the rows that this one was among. */
+static kvq_status delete_row(journal *j, int64_t row, uint64_t *counter, kvq_error *err) {
+    uint64_t n_bytes = cost_of(j, row);
+    kvq_status status = change_lazily(j, on_row(j, DROP, row), "dropping a prompt", err);
+    if (!status && sqlite3_changes(j->db) > 0) {
+        j->stats.bytes -= n_bytes < j->stats.bytes ? n_bytes : j->stats.bytes;
+        *counter -= *counter > 0;
+    }
+    return status;
+}
+
+static kvq_status keep_delivered(journal *j, int64_t row, kvq_error *err) {
     kvq_status status = change_lazily(j, on_row(j, DELIVERED, row), "marking an answer as delivered", err);
     if (!status && sqlite3_changes(j->db) > 0) {
         j->stats.n_undelivered -= j->stats.n_undelivered > 0;
         j->stats.n_kept++;
     }
+    return status;
+}
+
+kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err) {
+    lock(j);
+    kvq_status status =
+        j->retain_ms > 0 ? keep_delivered(j, row, err) : delete_row(j, row, &j->stats.n_undelivered, err);
     unlock(j);
     return status;
 }
 
 kvq_status journal_drop(journal *j, int64_t row, kvq_error *err) {
     lock(j);
-    uint64_t n_bytes = cost_of(j, row);
-    kvq_status status = change_lazily(j, on_row(j, DROP, row), "dropping a prompt", err);
-    if (!status && sqlite3_changes(j->db) > 0) {
-        j->stats.bytes -= n_bytes < j->stats.bytes ? n_bytes : j->stats.bytes;
-        j->stats.n_unanswered -= j->stats.n_unanswered > 0;
-    }
+    kvq_status status = delete_row(j, row, &j->stats.n_unanswered, err);
     unlock(j);
     return status;
 }

@@ -35,7 +35,7 @@ typedef struct journal_answer {
 } journal_answer;
 
 /* Opens or makes folder/journal.db. A damaged file is put aside as journal.db.damaged and a new one made; then
- * *ret_damaged is true. Errors: IO (texts name the file). */
+ * *ret_damaged is true. Errors: BUSY (another process has this folder's journal open), IO (texts name the file). */
 kvq_status journal_open(const char *folder, journal **ret, bool *ret_damaged, kvq_error *err);
 void journal_close(journal *j); /* NULL allowed */
 void journal_set_limits(journal *j, uint64_t max_bytes, int64_t retain_ms);
@@ -67,7 +67,9 @@ kvq_status journal_find_answer(journal *j, const char *name, const message *m, b
 kvq_status journal_next_answer(journal *j, int64_t after, journal_answer *ret, kvq_error *err);
 void journal_answer_done(journal_answer *a);
 
+/* The broker has the answer: it is kept for the retention, or, where that is 0, goes with its prompt. */
 kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err);
+
 kvq_status journal_drop(journal *j, int64_t row, kvq_error *err);
 
 /* Forgets delivered answers older than the retention, and the oldest ones when the journal nears max_bytes. now: wall

@@ -39,7 +39,8 @@ static int setup(void **state) {
 }
 
 static int teardown(void **state) {
-    static const char *const names[] = {"journal.db", "journal.db-wal", "journal.db-shm", "journal.db.damaged"};
+    static const char *const names[] = {"journal.db", "journal.db-wal", "journal.db-shm", "journal.db.damaged",
+                                        "journal.lock"};
     world *w = *state;
     char path[128];
     journal_close(w->j);
@@ -256,6 +257,55 @@ static void a_message_the_broker_sends_again_is_stored_once(void **state) {
     assert_int_equal(s.n_unanswered, 3);
 }
 
+/* Delivered: so the broker has our PUBACK, and the packet id is free for another message. */
+static void a_message_like_one_whose_answer_was_delivered_is_a_new_one(void **state) {
+    world *w = *state;
+    journal_stats s;
+    message m = make("t", "p"), other = m;
+    other.duplicate = true; /* the broker lost the connection while it sent this one for the first time */
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);
+    finish(w, 1, "q", "answer", true);
+    assert_int_equal(journal_append(w->j, &other, &w->err), KVQ_OK);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.n_unanswered, 0); /* the answer is on its way and will do */
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    assert_int_equal(journal_append(w->j, &other, &w->err), KVQ_OK);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.n_unanswered, 1);
+}
+
+static void a_delivered_answer_goes_at_once_without_retention(void **state) {
+    world *w = *state;
+    journal_answer a;
+    journal_stats s;
+    message m = make("t", "p");
+    journal_set_limits(w->j, 1u << 20, 0);
+    append(w, "t", "p");
+    finish(w, 1, "q", "answer", true);
+    assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_OK); /* it is kept until then */
+    journal_answer_done(&a);
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_NOT_FOUND);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.bytes, 0);
+    assert_int_equal(s.n_undelivered, 0);
+    assert_int_equal(s.n_kept, 0);
+}
+
+static void an_answer_counts_once_however_often_it_is_delivered(void **state) {
+    world *w = *state;
+    journal_stats s;
+    append(w, "t", "1");
+    append(w, "t", "2");
+    finish(w, 1, "a", "first", true);
+    finish(w, 2, "b", "second", true);
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.n_undelivered, 1);
+    assert_int_equal(s.n_kept, 1);
+}
+
 static void a_full_journal_refuses_prompts_but_takes_their_answers(void **state) {
     world *w = *state;
     journal_stats s;
@@ -325,7 +375,18 @@ static void a_folder_that_is_not_there_is_an_error_that_names_it(void **state) {
     kvq_error err;
     assert_int_equal(journal_open("/nonexistent/folder", &j, &damaged, &err), KVQ_IO);
     assert_null(j);
-    assert_non_null(strstr(err.text, "/nonexistent/folder/journal.db"));
+    assert_non_null(strstr(err.text, "/nonexistent/folder/journal.lock"));
+}
+
+static void a_folder_whose_journal_is_open_is_refused_until_it_is_closed(void **state) {
+    world *w = *state;
+    journal *second = NULL;
+    bool damaged;
+    assert_int_equal(journal_open(w->folder, &second, &damaged, &w->err), KVQ_BUSY);
+    assert_null(second);
+    assert_non_null(strstr(w->err.text, "another kvqd uses"));
+    assert_non_null(strstr(w->err.text, w->folder));
+    reopen(w);
 }
 
 static void a_remembered_name_stays(void **state) {
@@ -351,10 +412,14 @@ int main(void) {
         TEST(the_same_prompt_finds_its_answer_and_another_payload_does_not),
         TEST(a_refusal_serves_a_redelivered_message_only),
         TEST(a_message_the_broker_sends_again_is_stored_once),
+        TEST(a_message_like_one_whose_answer_was_delivered_is_a_new_one),
+        TEST(a_delivered_answer_goes_at_once_without_retention),
+        TEST(an_answer_counts_once_however_often_it_is_delivered),
         TEST(a_full_journal_refuses_prompts_but_takes_their_answers),
         TEST(delivered_answers_are_forgotten_after_the_retention),
         TEST(a_damaged_file_is_put_aside),
         TEST(a_folder_that_is_not_there_is_an_error_that_names_it),
+        TEST(a_folder_whose_journal_is_open_is_refused_until_it_is_closed),
         TEST(a_remembered_name_stays),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
