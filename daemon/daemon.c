@@ -157,12 +157,31 @@ static void subscribe(kvqd *d, mqtt *m, topic_where where) {
     for (size_t i = 0; i < n; i++) mqtt_subscribe(m, filters[i].text, filters[i].qos);
 }
 
+/* What the broker hands to this member of the pool no other one gets: so only one that can run it, and answer, takes
+ * its share. */
+static void join_or_leave_share(kvqd *d) {
+    topic_filter filters[TOPIC_MAX_FILTERS];
+    bool takes_part = d->engine && !d->is_draining && !d->in_conflict;
+    if (!d->pool || !mqtt_is_connected(d->pool) || takes_part == d->in_share) return;
+    size_t n = topic_filters(&d->names, TOPIC_POOL, filters);
+    for (size_t i = 0; i < n; i++)
+        if (takes_part)
+            mqtt_subscribe(d->pool, filters[i].text, filters[i].qos);
+        else
+            mqtt_unsubscribe(d->pool, filters[i].text);
+    d->in_share = takes_part;
+}
+
 static void on_connected(kvqd *d, mqtt *m) {
-    bool is_pool = m == d->pool;
-    subscribe(d, m, is_pool ? TOPIC_POOL : TOPIC_NODE);
-    subscribe(d, m, is_pool ? TOPIC_POOL_ALL : TOPIC_HOME);
-    if (is_pool) return;
-    d->was_refused = d->in_conflict = false;
+    if (m == d->pool) {
+        subscribe(d, m, TOPIC_POOL_ALL);
+        d->in_share = false; /* a clean session: join_or_leave_share sees to it */
+        return;
+    }
+    subscribe(d, m, TOPIC_NODE);
+    subscribe(d, m, TOPIC_HOME);
+    d->in_conflict = false;
+    d->refusal[0] = '\0';
     d->requests.answer_sequence = 0; /* what was not acknowledged goes again */
     log_event(LOG_MESSAGE_BROKER_CONNECTED, NULL, "connected to '%s' as '%s', MQTT %s", d->config.mqtt_broker,
               d->client_id, mqtt_version(m) == 5 ? "5" : "3.1.1");
@@ -188,10 +207,10 @@ static void on_broker_event(kvqd *d, mqtt *m, const mqtt_event *e) {
         log_event(LOG_MESSAGE_BROKER_LOST, NULL, "lost '%s'%s: %s", d->config.mqtt_broker, which, e->text);
         break;
     case MQTT_REFUSED:
-        if (!d->was_refused)
+        if (strcmp(d->refusal, e->text) != 0) /* a reason once, not with every attempt */
             log_event(LOG_MESSAGE_BROKER_REFUSED, NULL, "no connection to '%s'%s: %s; trying on", d->config.mqtt_broker,
                       which, e->text);
-        d->was_refused = true; /* once, not with every attempt */
+        snprintf(d->refusal, sizeof d->refusal, "%s", e->text);
         break;
     case MQTT_CONFLICT:
         on_conflict(d, m, e->text);
@@ -439,7 +458,8 @@ void daemon_upkeep(kvqd *d) {
     requests_flush(d, now_ns);
     requests_publish_answers(d);
     daemon_wake_at(d, mqtt_run(d->mqtt, now_ns));
-    if (d->pool) daemon_wake_at(d, mqtt_run(d->pool, now_ns));
+    if (d->pool && !d->in_conflict) daemon_wake_at(d, mqtt_run(d->pool, now_ns)); /* else it throws out the other's */
+    join_or_leave_share(d);
     tell_pool_full(d, now_ns);
     telemetry_publish(d, now_ns);
     prune_journal(d, now_ns);
@@ -534,10 +554,13 @@ static kvq_status open_journal(kvqd *d, kvq_error *err) {
 
 static kvq_status open_broker(kvqd *d, kvq_error *err) {
     const config *c = &d->config;
-    char *password = NULL, *key_file = NULL, status_topic[TOPIC_BYTES], pool_id[128];
+    char *password = NULL, *key_file = NULL, pool_id[128];
+    char status_topic[TOPIC_BYTES], ping_topic[TOPIC_BYTES], pong_topic[TOPIC_BYTES];
     kvq_status status = config_read_password(c, &password, err);
     if (!status) status = config_secret_path(c->mqtt_key_file, &key_file, err);
     topic_make(&d->names, TOPIC_STATUS, NULL, status_topic);
+    topic_make(&d->names, TOPIC_REQUEST, "ping", ping_topic);
+    topic_make(&d->names, TOPIC_REPLY, "ping", pong_topic);
     snprintf(pool_id, sizeof pool_id, "%s-pool", d->client_id);
     mqtt_options o = {
         .uri = c->mqtt_broker,
@@ -548,6 +571,8 @@ static kvq_status open_broker(kvqd *d, kvq_error *err) {
         .cert_file = c->mqtt_cert_file,
         .key_file = key_file,
         .status_topic = status_topic,
+        .ping_topic = ping_topic,
+        .pong_topic = pong_topic,
         .keepalive_s = c->mqtt_keepalive_s,
         .session_expiry_s = c->mqtt_session_expiry_s,
         .max_message_bytes = 4 * c->limits_max_prompt_bytes + PACKET_OVERHEAD_BYTES, /* so that too_large can be told */
@@ -558,7 +583,7 @@ static kvq_status open_broker(kvqd *d, kvq_error *err) {
     if (!status) status = mqtt_open(&o, &d->mqtt, err);
     if (!status && *c->mqtt_pool) {
         o.client_id = pool_id;
-        o.status_topic = NULL;
+        o.status_topic = o.ping_topic = o.pong_topic = NULL;
         o.session_expiry_s = 0; /* a durable member would get its share while it is away */
         o.store = store_from_pool;
         status = mqtt_open(&o, &d->pool, err);

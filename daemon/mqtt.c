@@ -12,7 +12,8 @@
  *
  * Another client with our id would be thrown out by us and we by it, for ever. MQTT 5 has a reason code for that, but
  * mosquitto 2.0.11 just closes; so two connections in a row lost within seconds count as well. Then a probe under a
- * name of its own looks whether somebody is `online` on our status topic, and only if not do we come back. */
+ * name of its own asks who is there (request/ping), and only if nobody answers do we come back. The retained `online`
+ * on the status topic is no proof: it may be our own, left over by a broker that died before it sent our last will. */
 #include "mqtt.h"
 
 #include <MQTTAsync.h>
@@ -33,7 +34,7 @@
 #define MAX_INBOX_BYTES (32u << 20)
 #define FIRST_RETRY_MS 250 /* doubles up to the last */
 #define LAST_RETRY_MS 15000
-#define PROBE_MS 2000             /* a retained status comes with the SUBACK or not at all */
+#define PROBE_MS 5000             /* a daemon answers between two steps of its engine */
 #define FIRST_PROBE_PAUSE_MS 5000 /* doubles up to the last */
 #define LAST_PROBE_PAUSE_MS 600000
 #define SHORT_LIFE_MS 5000 /* a connection lost this soon counts towards a conflict */
@@ -90,11 +91,12 @@ struct mqtt {
 
     /* the main loop's */
     phase phase;
-    int version; /* that the next attempt asks for; of the connection once there is one */
+    int version;     /* of the attempt that is or was */
+    bool refuses_v5; /* so the broker said to this attempt: the next one asks for 3.1.1 */
     bool ever_connected;
     int64_t retry_at_ns, retry_ms, probe_pause_ms, connected_at_ns;
     int n_short_lives;
-    bool conflict, somebody_online;
+    bool conflict, somebody_answers;
     int max_in_flight, n_in_flight;
     uint32_t max_packet_bytes; /* of the broker; 0: no limit known */
     publication *first, *last;
@@ -224,12 +226,25 @@ static int failure_of(const MQTTAsync_failureData5 *data) {
     return data->reasonCode ? (int)data->reasonCode : data->code;
 }
 
+/* Paho's own text is "CONNACK return code", whatever the broker's reason is. */
 static void on_connect_failure5(void *context, MQTTAsync_failureData5 *data) {
-    connect_failed(context, failure_of(data), data->message);
+    int code = failure_of(data);
+    bool is_reason = code >= MQTTREASONCODE_UNSPECIFIED_ERROR;
+    connect_failed(context, code, is_reason ? MQTTReasonCode_toString((enum MQTTReasonCodes)code) : data->message);
 }
 
 static void on_connect_failure3(void *context, MQTTAsync_failureData *data) {
-    connect_failed(context, data->code, data->message);
+    static const char *const reasons[] = {
+        /* MQTT 3.1.1, table 3.1 */
+        NULL,
+        "the broker does not speak MQTT 3.1.1",
+        "the broker does not allow this client identifier",
+        "the broker is not available",
+        "the user name or password is wrong",
+        "not authorized",
+    };
+    bool is_reason = data->code > 0 && data->code < (int)(sizeof reasons / sizeof *reasons);
+    connect_failed(context, data->code, is_reason ? reasons[data->code] : data->message);
 }
 
 static void connection_lost(attempt *a, int code, const char *text) {
@@ -374,15 +389,15 @@ static bool copy_text(const char **text) {
 
 static bool copy_options(mqtt_options *o) {
     bool ok = true;
-    const char **texts[] = {&o->uri,     &o->client_id, &o->username, &o->password,
-                            &o->ca_file, &o->cert_file, &o->key_file, &o->status_topic};
+    const char **texts[] = {&o->uri,       &o->client_id, &o->username,     &o->password,   &o->ca_file,
+                            &o->cert_file, &o->key_file,  &o->status_topic, &o->ping_topic, &o->pong_topic};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) ok = copy_text(texts[i]) && ok;
     return ok;
 }
 
 static void free_options(mqtt_options *o) {
-    const char **texts[] = {&o->uri,     &o->client_id, &o->username, &o->password,
-                            &o->ca_file, &o->cert_file, &o->key_file, &o->status_topic};
+    const char **texts[] = {&o->uri,       &o->client_id, &o->username,     &o->password,   &o->ca_file,
+                            &o->cert_file, &o->key_file,  &o->status_topic, &o->ping_topic, &o->pong_topic};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((char *)*texts[i]);
 }
 
@@ -400,7 +415,6 @@ kvq_status mqtt_open(const mqtt_options *options, mqtt **ret, kvq_error *err) {
     mqtt *m = calloc(1, sizeof *m);
     if (!m) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a connection to '%s'", options->uri);
     m->options = *options;
-    m->version = MQTTVERSION_5;
     m->retry_ms = FIRST_RETRY_MS;
     m->probe_pause_ms = FIRST_PROBE_PAUSE_MS;
     (void)pthread_mutex_init(&m->inbox_mutex, NULL); /* a default mutex needs no resource */
@@ -558,6 +572,8 @@ static bool start_attempt(mqtt *m, bool is_probe) {
     char probe_id[64];
     snprintf(probe_id, sizeof probe_id, "kvqd-probe-%08x", random_number());
     destroy_client(m);
+    m->version = m->refuses_v5 ? MQTTVERSION_3_1_1 : MQTTVERSION_5; /* 5 again each time: brokers get upgraded */
+    m->refuses_v5 = false;
     m->attempt = calloc(1, sizeof *m->attempt);
     if (!m->attempt) return false;
     *m->attempt = (attempt){.owner = m, .number = ++m->n_attempts, .is_probe = is_probe};
@@ -567,7 +583,7 @@ static bool start_attempt(mqtt *m, bool is_probe) {
         return false;
     }
     m->phase = is_probe ? PROBE_CONNECTING : CONNECTING;
-    m->somebody_online = false;
+    m->somebody_answers = false;
     return connect_with(m, is_probe) == MQTTASYNC_SUCCESS;
 }
 
@@ -584,12 +600,22 @@ static void set_no_delay(void) {
     }
 }
 
+static bool send_now(mqtt *m, const mqtt_publication *p, int *ret_token);
+
+/* The broker handles the two in order, so that the answer finds its subscriber. */
+static void ask_who_is_there(mqtt *m) {
+    mqtt_publication ping = {.topic = m->options.ping_topic, .payload = "{}", .n_bytes = 2, .qos = 1};
+    int token;
+    mqtt_subscribe(m, m->options.pong_topic, 0);
+    (void)send_now(m, &ping, &token); /* not sent: the connection broke, and there will be another probe */
+}
+
 static bool now_connected(mqtt *m, const entry *e, mqtt_event *ret) {
     int64_t now_ns = clock_monotonic_ns();
     if (m->attempt->is_probe) {
         m->phase = PROBING;
         m->retry_at_ns = now_ns + PROBE_MS * NS_PER_MS;
-        mqtt_subscribe(m, m->options.status_topic, 0);
+        ask_who_is_there(m);
         return false;
     }
     set_no_delay();
@@ -615,15 +641,14 @@ static bool is_version_refused(int code) {
 
 static bool now_failed(mqtt *m, const entry *e, mqtt_event *ret) {
     int64_t now_ns = clock_monotonic_ns();
-    bool other_version = is_version_refused(e->code) && m->version == MQTTVERSION_5;
-    if (other_version) {
-        m->version = MQTTVERSION_3_1_1;
+    m->refuses_v5 = is_version_refused(e->code) && m->version == MQTTVERSION_5;
+    if (m->refuses_v5) {
         wait_for(m, now_ns, 0);
-    } else {
-        retry_later(m, now_ns);
+        return false;
     }
+    retry_later(m, now_ns);
     ret->kind = MQTT_REFUSED;
-    snprintf(ret->text, sizeof ret->text, "%s", other_version ? "the broker refuses MQTT 5; trying 3.1.1" : e->text);
+    snprintf(ret->text, sizeof ret->text, "%s", e->text);
     return true;
 }
 
@@ -640,7 +665,7 @@ static bool now_lost(mqtt *m, const entry *e, mqtt_event *ret) {
     m->n_short_lives = short_life ? m->n_short_lives + 1 : 0;
     if (!short_life) m->retry_ms = FIRST_RETRY_MS;
     bool taken_over = e->code == MQTTREASONCODE_SESSION_TAKEN_OVER;
-    m->conflict = m->options.status_topic && (taken_over || m->n_short_lives >= MAX_SHORT_LIVES);
+    m->conflict = m->options.ping_topic && (taken_over || m->n_short_lives >= MAX_SHORT_LIVES);
     if (m->conflict)
         wait_for(m, now_ns, FIRST_RETRY_MS); /* with a probe */
     else
@@ -652,7 +677,7 @@ static bool now_lost(mqtt *m, const entry *e, mqtt_event *ret) {
 
 static bool now_message(mqtt *m, entry *e, mqtt_event *ret) {
     if (m->attempt->is_probe) {
-        if (e->message->n_bytes == 6 && memcmp(e->message->payload, "online", 6) == 0) m->somebody_online = true;
+        if (!e->message->retained) m->somebody_answers = true;
         return false;
     }
     ret->kind = MQTT_MESSAGE;
@@ -789,7 +814,7 @@ static void pump(mqtt *m) {
 }
 
 static void end_probe(mqtt *m, int64_t now_ns) {
-    bool somebody = m->somebody_online;
+    bool somebody = m->somebody_answers;
     destroy_client(m);
     if (somebody) {
         wait_for(m, now_ns, m->probe_pause_ms);
@@ -803,7 +828,7 @@ static void end_probe(mqtt *m, int64_t now_ns) {
 }
 
 int64_t mqtt_run(mqtt *m, int64_t now_ns) {
-    if (m->phase == PROBING && now_ns >= m->retry_at_ns) end_probe(m, now_ns);
+    if (m->phase == PROBING && (m->somebody_answers || now_ns >= m->retry_at_ns)) end_probe(m, now_ns);
     if (m->phase == WAITING && now_ns >= m->retry_at_ns && !start_attempt(m, m->conflict)) retry_later(m, now_ns);
     pump(m);
     return m->phase == WAITING || m->phase == PROBING ? m->retry_at_ns : INT64_MAX;
@@ -823,6 +848,11 @@ size_t mqtt_max_payload_bytes(const mqtt *m, const char *topic, size_t n_correla
     if (m->max_packet_bytes == 0) return SIZE_MAX;
     size_t overhead = 48 + strlen(topic) + n_correlation_bytes;
     return m->max_packet_bytes > overhead ? m->max_packet_bytes - overhead : 0;
+}
+
+void mqtt_unsubscribe(mqtt *m, const char *filter) {
+    (void)MQTTAsync_unsubscribe(m->client, filter,
+                                NULL); /* fails with the connection, and then nothing is left of it */
 }
 
 void mqtt_subscribe(mqtt *m, const char *filter, int qos) {

@@ -21,6 +21,9 @@ typedef struct mqtt_options {
     const char *client_id, *username, *password, *ca_file, *cert_file, *key_file; /* NULL or empty: none */
     const char *status_topic; /* retained "online" after connecting is the caller's; "offline" is our last will there.
                                  NULL: no will */
+    /* Who has our name answers a message on the first by one on the second: how a conflict of names is told from a
+     * broker in trouble. NULL: conflicts are not looked for. */
+    const char *ping_topic, *pong_topic;
     int keepalive_s;
     int64_t session_expiry_s; /* 0: a clean session */
     size_t max_message_bytes; /* larger ones the broker keeps to itself (MQTT 5) */
@@ -70,6 +73,7 @@ int mqtt_version(const mqtt *m); /* 5 or 4 (3.1.1), of the connection that is or
 size_t mqtt_max_payload_bytes(const mqtt *m, const char *topic, size_t n_correlation_bytes);
 
 void mqtt_subscribe(mqtt *m, const char *filter, int qos);
+void mqtt_unsubscribe(mqtt *m, const char *filter);
 
 typedef struct mqtt_publication {
     const char *topic;
