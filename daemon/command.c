@@ -1,6 +1,7 @@
 /* command.c: the table of request/<cmd> handlers. See command.h.
- * A handler gets the request's JSON object and returns the data of the reply, or NULL with *f filled. None of them
- * waits: `load` answers when loading has begun, and the state topic tells how it goes. */
+ * A handler gets the request's JSON object and returns the data of the reply, or NULL with *f filled, or JSON's null if
+ * it replies later (command_reply). None of them waits: `load` answers when loading has begun, and the state topic
+ * tells how it goes. */
 #include "command.h"
 
 #include <jansson.h>
@@ -9,11 +10,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "bench.h"
 #include "daemon.h"
 #include "log.h"
 
 #define MAX_COMMAND_BYTES 65536
-#define BENCH_MAX_TOKENS 1024
 
 typedef json_t *command_fn(kvqd *d, const json_t *args, failure *f);
 
@@ -136,75 +137,11 @@ static json_t *run_plan(kvqd *d, const json_t *args, failure *f) {
     return data;
 }
 
-static double seconds_since(int64_t start_ns) {
-    return (double)(clock_monotonic_ns() - start_ns) / 1e9;
-}
-
-/* Runs one sequence of n prompt and m answer tokens by itself. Prompts that arrive meanwhile wait in the journal; the
- * watchdog is fed by its steps. */
-static bool bench_once(kvqd *d, const int *ids, int n, int m, double *ret_prefill_s, double *ret_decode_s, failure *f) {
-    kvq_request q = kvq_default_request();
-    kvq_error err;
-    uint64_t id;
-    q.ids = ids;
-    q.n_ids = (size_t)n;
-    q.max_tokens = m;
-    q.temperature = 0;
-    q.ignore_end = true;
-    int64_t start_ns = clock_monotonic_ns();
-    if (kvq_submit(d->engine, &q, &id, &err)) {
-        failure_from_error(f, &err);
-        return false;
-    }
-    *ret_prefill_s = 0;
-    while (kvq_is_active(d->engine)) {
-        const kvq_event *events;
-        size_t n_events;
-        if (kvq_step(d->engine, &events, &n_events, &err)) {
-            failure_from_error(f, &err);
-            return false;
-        }
-        for (size_t i = 0; i < n_events; i++) {
-            if (events[i].kind == KVQ_EVENT_FAILED) {
-                failure_from_error(f, &events[i].error);
-                return false;
-            }
-            if (events[i].kind == KVQ_EVENT_FINISHED) *ret_prefill_s = events[i].result.ttft_ms / 1000;
-        }
-        notify_tick(&d->notify, clock_monotonic_ns());
-    }
-    *ret_decode_s = seconds_since(start_ns) - *ret_prefill_s;
-    return true;
-}
-
 static json_t *run_bench(kvqd *d, const json_t *args, failure *f) {
     int n = 0, m = 0; /* gcc at -O3 does not see that number_of sets them or fails */
-    double prefill_s = 0, decode_s = 0;
-    if (!d->engine) {
-        (void)failure_set(f, FAILURE_NO_MODEL, "no model is loaded");
-        return NULL;
-    }
-    if (kvq_is_active(d->engine)) {
-        (void)failure_set(f, FAILURE_BUSY, "prompts are running; a bench needs the engine alone");
-        return NULL;
-    }
-    if (!number_of(args, "prompt_tokens", 128, 1, BENCH_MAX_TOKENS, &n, f) ||
-        !number_of(args, "tokens", 32, 2, BENCH_MAX_TOKENS, &m, f))
-        return NULL;
-    int *ids = calloc(BENCH_MAX_TOKENS, sizeof *ids);
-    if (!ids) {
-        (void)failure_set(f, FAILURE_INTERNAL, "no memory for %d tokens", n);
-        return NULL;
-    }
-    /* spread over the vocabulary, and another start each time so that the prefix cache cannot answer */
-    int vocab_size = kvq_get_info(d->engine)->vocab_size;
-    uint64_t seed = (uint64_t)clock_monotonic_ns();
-    for (int i = 0; i < n; i++) ids[i] = (int)((seed + (uint64_t)i * 7919) % (uint64_t)vocab_size);
-    bool ok = bench_once(d, ids, n, m, &prefill_s, &decode_s, f);
-    free(ids);
-    if (!ok) return NULL;
-    return json_pack("{s:i, s:i, s:f, s:f}", "prompt_tokens", n, "tokens", m, "prefill_tokens_per_s", n / prefill_s,
-                     "decode_tokens_per_s", (m - 1) / decode_s);
+    bool ok = number_of(args, "prompt_tokens", 128, 1, BENCH_MAX_TOKENS, &n, f) &&
+              number_of(args, "tokens", 32, 2, BENCH_MAX_TOKENS, &m, f) && bench_start(d, args, n, m, f);
+    return ok ? json_null() : NULL;
 }
 
 static json_t *run_sessions(kvqd *d, const json_t *args, failure *f) {
@@ -270,17 +207,21 @@ static json_t *parse(const message *m, failure *f) {
     return NULL;
 }
 
-void command_run(kvqd *d, const char *name, const message *m) {
-    failure f = {0};
-    json_t *args = parse(m, &f);
-    json_t *data = args ? run(d, name, args, &f) : NULL;
-    json_t *transaction = json_incref(json_object_get(args, "transaction"));
+void command_reply(kvqd *d, const char *name, const json_t *args, json_t *data, const failure *f) {
+    json_t *transaction = json_object_get(args, "transaction");
     json_t *answer = data ? json_pack("{s:s, s:o}", "status", "ok", "data", data)
-                          : json_pack("{s:s, s:{s:s, s:s}}", "status", "error", "error", "code", failure_name(f.code),
-                                      "message", f.text);
+                          : json_pack("{s:s, s:{s:s, s:s}}", "status", "error", "error", "code", failure_name(f->code),
+                                      "message", f->text);
     if (answer && transaction)
         (void)json_object_set(answer, "transaction", transaction); /* no memory: the key is missing */
     if (!daemon_publish_json(d, TOPIC_REPLY, name, answer)) log_warning("the reply to '%s' was not sent", name);
-    json_decref(transaction);
+}
+
+void command_run(kvqd *d, const char *name, const message *m) {
+    failure f;
+    (void)failure_set(&f, FAILURE_INTERNAL, "no memory for a reply"); /* unless there is a better reason */
+    json_t *args = parse(m, &f);
+    json_t *data = args ? run(d, name, args, &f) : NULL;
+    if (!json_is_null(data)) command_reply(d, name, args, data, &f);
     json_decref(args);
 }

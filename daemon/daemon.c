@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "bench.h"
 #include "command.h"
 #include "discovery.h"
 #include "file.h"
@@ -350,6 +351,7 @@ static void close_engine(kvqd *d) {
 kvq_status daemon_unload(kvqd *d, kvq_error *err) {
     if (d->loader) return kvq_fail(err, KVQ_BUSY, "a model is being loaded");
     if (d->requests.n > 0) return kvq_fail(err, KVQ_BUSY, "%zu prompts are not finished", d->requests.n);
+    if (d->bench.args) return kvq_fail(err, KVQ_BUSY, "a bench runs");
     if (!d->engine) return kvq_fail(err, KVQ_NOT_FOUND, "no model is loaded");
     close_engine(d);
     set_engine_phase(d, PHASE_NO_MODEL, "it was unloaded; the command 'load' brings it back");
@@ -398,6 +400,7 @@ static void lose_engine(kvqd *d, const kvq_error *err) {
     d->has_lost_gpu = err->code == KVQ_DEVICE;
     log_event(LOG_MESSAGE_LOAD_FAILED, NULL, "the engine stopped: %s", err->text);
     daemon_event(d, d->has_lost_gpu ? "gpu_lost" : "engine_failed", json_pack("{s:s}", "message", err->text));
+    bench_fail(d, &f);
     if (!d->has_lost_gpu) {
         requests_fail_all(d, &f);
         close_engine(d);
@@ -718,9 +721,11 @@ static void say_goodbye(kvqd *d) {
 
 void daemon_close(kvqd *d) {
     if (d->mqtt && d->journal) {
-        failure lost;
+        failure lost, stopped;
         (void)failure_set(&lost, FAILURE_INTERNAL, "%s", d->engine_reason);
+        (void)failure_set(&stopped, FAILURE_CANCELLED, "kvqd stopped");
         requests_leave(d, d->has_lost_gpu ? &lost : NULL);
+        bench_fail(d, &stopped);
         say_goodbye(d);
     }
     mqtt_close(d->pool);

@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdatomic.h>
 
+#include "bench.h"
 #include "config.h"
 #include "journal.h"
 #include "models.h"
@@ -60,6 +61,7 @@ typedef struct kvqd {
     char engine_reason[KVQ_ERROR_BYTES];
 
     requests requests;
+    bench bench;
     telemetry telemetry;
     notify notify;
     bool is_ready_told, in_conflict, is_draining;

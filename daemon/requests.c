@@ -665,7 +665,7 @@ static request *next_to_run(const requests *t) {
 
 void requests_submit(kvqd *d) {
     failure f;
-    if (d->is_draining) return; /* what waits is for the next start: requests_leave */
+    if (d->is_draining || d->bench.args) return; /* what waits when we stop is for the next start */
     while (d->requests.n_waiting > 0) {
         bool hope = will_there_be_a_model(d, &f);
         if (hope && (!d->engine || !engine_has_room(d))) return;
@@ -677,7 +677,8 @@ void requests_submit(kvqd *d) {
 void requests_apply(kvqd *d, const kvq_event *events, size_t n) {
     for (size_t i = 0; i < n; i++) {
         request *r = events[i].user;
-        if (!r) continue; /* the command `bench` looks at its own */
+        if (!r) bench_apply(d, &events[i]);
+        if (!r) continue;
         if (!r->first_ns) r->first_ns = clock_monotonic_ns();
         if (!reply_add(&r->reply, events[i].text ? events[i].text : "", events[i].n_bytes, events[i].n_tokens))
             cancel(d, r, FAILURE_INTERNAL);
