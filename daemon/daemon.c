@@ -652,7 +652,8 @@ bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
     kvq_error err;
     config_changes changes = {0};
     config_report report = {0};
-    notify_reloading(&d->notify, clock_monotonic_ns());
+    bool was_ready = d->is_ready_told; /* before that, READY is the end of the start and not of a reload */
+    if (was_ready) notify_reloading(&d->notify, clock_monotonic_ns());
     bool ok = config_reload(d->config_path, &d->config, &new, &changes, &report);
     if (ok) {
         describe(&changes, ret_text, n_text);
@@ -672,7 +673,7 @@ bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
     config_changes_free(&changes);
     config_report_free(&report);
     d->is_ready_told = false;
-    tell_ready(d);
+    if (was_ready) tell_ready(d);
     return ok;
 }
 

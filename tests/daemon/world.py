@@ -178,7 +178,7 @@ class World:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvqd-test-"))
         self.config, self.node, self.login = config, node, list(login)
         self.broker = Broker(self.folder, broker_config)
-        self.daemon, self.listeners, self.out = None, [], None
+        self.daemon, self.listeners, self.out, self.environment = None, [], None, {}
         self.state = self.folder / "state"
         (self.state / "models").mkdir(parents=True)
         if model:
@@ -226,6 +226,7 @@ class World:
         self.write_config()
         environment = dict(os.environ, STATE_DIRECTORY=str(self.state))
         environment.pop("NOTIFY_SOCKET", None)
+        environment.update(self.environment)
         with open(self.folder / "kvqd.log", "ab") as log:
             self.daemon = subprocess.Popen([KVQD, "--config", str(self.folder / "kvqd.ini")], stdout=log, stderr=log, env=environment)
 
