@@ -14,6 +14,7 @@
 #include "discovery.h"
 #include "file.h"
 #include "log.h"
+#include "prompt.h"
 #include "reload.h"
 #include "text.h"
 
@@ -140,7 +141,7 @@ static bool store(void *user, const message *m) {
     kvq_error err;
     topic_id id = topic_match(&s->names, m->topic, rest, &valid);
     if (id == TOPIC_COUNT || handlers[id] != on_prompt) return false;
-    if (m->qos == 0 || m->retained || m->n_bytes > atomic_load(&s->max_prompt_bytes)) return false;
+    if (m->qos == 0 || m->retained || m->n_bytes > s->max_prompt_bytes) return false;
     if (!journal_append(s->journal, m, &err)) return true;
     log_event(LOG_MESSAGE_JOURNAL_FULL, NULL, "a prompt on '%s' is refused: %s", m->topic, err.text);
     return false;
@@ -527,6 +528,7 @@ static kvq_status set_names(kvqd *d, kvq_error *err) {
         .base = d->base, .node = d->node, .pool = d->pool_name, .home = c->telemetry_homeassistant_prefix};
     d->store->journal = d->journal;
     d->store->names = d->names;
+    d->store->max_prompt_bytes = c->limits_max_prompt_bytes;
     d->store->names.home = ""; /* may change; no prompt comes there */
     return KVQ_OK;
 }
@@ -578,7 +580,7 @@ static kvq_status open_broker(kvqd *d, kvq_error *err) {
         .pong_topic = pong_topic,
         .keepalive_s = c->mqtt_keepalive_s,
         .session_expiry_s = c->mqtt_session_expiry_s,
-        .max_message_bytes = 4 * c->limits_max_prompt_bytes + PACKET_OVERHEAD_BYTES, /* so that too_large can be told */
+        .max_message_bytes = PROMPT_READABLE_FACTOR * c->limits_max_prompt_bytes + PACKET_OVERHEAD_BYTES,
         .wake_fd = d->wake_fd,
         .store = store,
         .user = d->store,

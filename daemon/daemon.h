@@ -6,7 +6,6 @@
 #define KVQD_DAEMON_H
 
 #include <jansson.h>
-#include <stdatomic.h>
 
 #include "bench.h"
 #include "config.h"
@@ -33,11 +32,11 @@ typedef enum daemon_phase {
 } daemon_phase;
 const char *daemon_phase_name(daemon_phase phase);
 
-/* What the MQTT library's threads see of the daemon; never changes after open, but for the number. */
+/* What the MQTT library's threads see of the daemon; never changes after open. */
 typedef struct daemon_store {
     journal *journal;
     topic_names names;
-    atomic_size_t max_prompt_bytes;
+    size_t max_prompt_bytes;
 } daemon_store;
 
 typedef struct kvqd {

@@ -376,10 +376,23 @@ static bool own_defaults(const kvq_request *defaults, prompt *p, failure *f) {
     return true;
 }
 
+void prompt_read_id(const prompt_input *in, char ret[PROMPT_NAME_BYTES + 1]) {
+    failure ignored; /* what else is wrong with it is another question */
+    prompt p = {0};
+    json_t *root = NULL;
+    if (in->n_bytes / PROMPT_READABLE_FACTOR <= in->max_bytes) (void)find_json(in, &root, &ignored);
+    json_t *id = json_object_get(root, "id");
+    if (id) (void)take_key("id", id, &p, &ignored);
+    memcpy(ret, p.id, sizeof p.id);
+    json_decref(root);
+}
+
 bool prompt_parse(const prompt_input *in, prompt *ret, failure *f) {
-    if (in->n_bytes > in->max_bytes)
+    if (in->n_bytes > in->max_bytes) {
+        prompt_read_id(in, ret->id);
         return failure_set(f, FAILURE_TOO_LARGE, "the prompt has %zu bytes; 'max_prompt_bytes' allows %zu", in->n_bytes,
                            in->max_bytes);
+    }
     if (!text_is_valid(in->payload, in->n_bytes))
         return failure_set(f, FAILURE_BAD_REQUEST, "the prompt is not UTF-8 text without zero bytes");
     json_t *root = NULL;

@@ -14,6 +14,10 @@
 #define PROMPT_MAX_MESSAGES 4096
 #define PROMPT_MAX_BIASES 1024
 
+/* Of a prompt above max_bytes the id is still read, so that the refusal reaches who sent it; but nothing of one that is
+ * this many times too large. */
+#define PROMPT_READABLE_FACTOR 4
+
 typedef struct prompt_input {
     const void *payload;
     size_t n_bytes, max_bytes;
@@ -39,6 +43,10 @@ typedef struct prompt {
 /* True and *ret is the caller's until prompt_done; or false, and *f says which key is wrong and what is allowed. Then
  * *ret is untouched but for its id, if the JSON has a good one: the refusal is answered under it. */
 bool prompt_parse(const prompt_input *in, prompt *ret, failure *f);
+
+/* The id that the JSON of a prompt has; empty if there is none, or no good one. */
+void prompt_read_id(const prompt_input *in, char ret[PROMPT_NAME_BYTES + 1]);
+
 void prompt_done(prompt *p); /* {0} allowed */
 
 /* 1 to 64 of [A-Za-z0-9_.-], and not "delta", which is a topic level of its own. */

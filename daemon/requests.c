@@ -35,10 +35,13 @@ struct request {
     const char *id;                 /* in name */
     char client[PROMPT_NAME_BYTES + 1];
     int64_t row;        /* in the journal; 0: not there */
+    int attempts;       /* so far; the daemon died during each */
     uint64_t engine_id; /* 0: waiting */
     message *message;   /* owned */
     bool is_submitted, on_response_topic, wants_deltas;
-    char *topic; /* of the final, owned */
+    topic_names names; /* under which it is answered */
+    char *former;      /* what they point into where they are not d->names; owned */
+    char *topic;       /* of the final, owned */
     char *session;
     prompt prompt;
     reply reply;
@@ -86,6 +89,7 @@ static void request_free(request *r) {
     prompt_done(&r->prompt);
     reply_done(&r->reply);
     message_free(r->message);
+    free(r->former);
     free(r->topic);
     free(r->session);
     free(r);
@@ -212,7 +216,7 @@ static void send_delta(kvqd *d, request *r, int64_t now_ns) {
     size_t n_bytes;
     char *delta = reply_take_delta(&r->reply, r->id, now_ns, &n_bytes);
     if (!delta) return; /* no memory: the final carries the text */
-    topic_make(&d->names, TOPIC_DELTA, r->name, topic);
+    topic_make(&r->names, TOPIC_DELTA, r->name, topic);
     mqtt_publication p = {
         .topic = r->on_response_topic ? r->topic : topic,
         .payload = delta,
@@ -274,6 +278,19 @@ static bool is_answerable(const kvqd *d, const char *topic) {
            topic_match(&d->names, topic, rest, &valid) == TOPIC_COUNT;
 }
 
+/* The names of the prompt's topic, and its rest. A prompt of the journal may have come in when we had others: it is
+ * answered where it is waited for, unless it came from a pool, whose members answer under their own. */
+static bool find_names(const kvqd *d, request *r, char rest[TOPIC_REQUEST_BYTES], bool *ret_valid) {
+    const char *topic = r->message->topic;
+    topic_names former;
+    r->names = d->names;
+    if (topic_match(&d->names, topic, rest, ret_valid) != TOPIC_COUNT) return true;
+    r->former = strdup(topic);
+    if (!r->former || !topic_former_names(r->former, &former)) return false;
+    if (!r->message->from_pool) r->names = former;
+    return topic_match(&former, topic, rest, ret_valid) != TOPIC_COUNT;
+}
+
 static void set_name(request *r, const char *name) {
     snprintf(r->name, sizeof r->name, "%.*s", (int)sizeof r->name - 1, name); /* checked before: it fits */
     const char *slash = strchr(r->name, '/');
@@ -295,9 +312,9 @@ static void make_name(request *r) {
     set_name(r, name);
 }
 
-static bool set_topic(kvqd *d, request *r) {
+static bool set_topic(request *r) {
     char own[TOPIC_BYTES];
-    topic_make(&d->names, TOPIC_RESPONSE, r->name, own);
+    topic_make(&r->names, TOPIC_RESPONSE, r->name, own);
     r->topic = strdup(r->on_response_topic ? r->message->response_topic : own);
     return r->topic != NULL;
 }
@@ -315,18 +332,21 @@ static bool choose_address(kvqd *d, request *r, failure *f) {
     return true;
 }
 
-/* Check 2, the first half: the payload. */
-static bool read_prompt(kvqd *d, request *r, failure *f) {
-    const message *m = r->message;
-    kvq_request defaults = kvq_default_request();
-    config_request_defaults(&d->config, &defaults);
-    prompt_input in = {
+static prompt_input input_of(const kvqd *d, const message *m) {
+    return (prompt_input){
         .payload = m->payload,
         .n_bytes = m->n_bytes,
         .max_bytes = d->config.limits_max_prompt_bytes,
         .content_type = *m->content_type ? m->content_type : NULL,
-        .defaults = &defaults,
     };
+}
+
+/* Check 2, the first half: the payload. */
+static bool read_prompt(kvqd *d, request *r, failure *f) {
+    prompt_input in = input_of(d, r->message);
+    kvq_request defaults = kvq_default_request();
+    config_request_defaults(&d->config, &defaults);
+    in.defaults = &defaults;
     return prompt_parse(&in, &r->prompt, f);
 }
 
@@ -403,11 +423,11 @@ static void set_busy(kvqd *d, failure *f, size_t n_queued) {
     f->retry_after_ms = s > 0 ? (long long)(s * 1000) + 1 : RETRY_AFTER_MS;
 }
 
-/* Check 5. What was accepted before a restart has its place. */
+/* Check 5. What was accepted before a restart, or waits for one, has its place. */
 static bool has_room(kvqd *d, const request *r, failure *f) {
     const config *c = &d->config;
     size_t n_queued = requests_n_queued(d);
-    if (r->row && r->row <= d->requests.recovered_row) return true;
+    if (r->row && (r->row <= d->requests.recovered_row || d->is_draining)) return true;
     if (*r->client && n_of_client(&d->requests, r->client) >= (size_t)c->limits_max_requests_per_client) {
         (void)failure_set(f, FAILURE_BUSY,
                           "client '%s' has %d unfinished prompts; 'max_requests_per_client' allows no more", r->client,
@@ -433,12 +453,12 @@ static bool is_deliverable_name(const char *name) {
 }
 
 /* Checks 2, 4 and 5 in order; false with the failure. Check 3 is between, in accept. */
-static bool may_run(kvqd *d, request *r, int attempts, failure *f) {
+static bool may_run(kvqd *d, request *r, failure *f) {
     if (!is_wanted(d, r, f)) return false;
-    if (attempts >= REQUESTS_MAX_ATTEMPTS) {
+    if (r->attempts >= REQUESTS_MAX_ATTEMPTS) {
         log_event(LOG_MESSAGE_REQUEST_GIVEN_UP, LOG_FIELDS(LOG_TEXT("REQUEST_ID", r->name)),
-                  "request '%s': the daemon died %d times while it ran; given up", r->name, attempts);
-        return failure_set(f, FAILURE_INTERNAL, "kvqd died %d times while this ran; it is given up", attempts);
+                  "request '%s': the daemon died %d times while it ran; given up", r->name, r->attempts);
+        return failure_set(f, FAILURE_INTERNAL, "kvqd died %d times while this ran; it is given up", r->attempts);
     }
     return has_room(d, r, f) && is_for_this_model(d, r->prompt.model, f);
 }
@@ -508,16 +528,17 @@ static void accept(kvqd *d, message *m, const journal_row *row, const failure *r
     failure f;
     journal_answer stored;
     request *r = calloc(1, sizeof *r);
-    if (!r || topic_match(&d->names, m->topic, rest, &valid) == TOPIC_COUNT) {
-        log_error(r ? "a prompt of the journal has a topic that is not ours any more: '%s'"
-                    : "no memory for the prompt '%s'",
-                  m->topic);
-        message_free(m);
-        free(r);
+    if (r) r->message = m;
+    if (!r || !find_names(d, r, rest, &valid)) {
+        log_error("no memory for the prompt '%s'", m->topic);
+        if (r)
+            request_free(r);
+        else
+            message_free(m);
         return;
     }
-    r->message = m;
     r->row = row ? row->row : 0;
+    r->attempts = row ? row->attempts : 0;
     r->accepted_ns = clock_monotonic_ns();
     bool ok = read_request(d, r, refusal, &f);
     /* a name is needed for refusals too */
@@ -529,13 +550,13 @@ static void accept(kvqd *d, message *m, const journal_row *row, const failure *r
         daemon_event(d, "bad_topic", json_pack("{s:s}", "topic", m->topic));
         make_name(r);
     }
-    if (!set_topic(d, r) || !keep_session_apart(r)) ok = failure_set(&f, FAILURE_INTERNAL, "no memory for this prompt");
+    if (!set_topic(r) || !keep_session_apart(r)) ok = failure_set(&f, FAILURE_INTERNAL, "no memory for this prompt");
     acquaintance known = ok ? recognize(d, r, &stored, &f) : STRANGER;
     if (known == RUNNING) {
         give_back_row(d, r);
     } else if (known == ANSWERED && r->topic) {
         answer_again(d, r, &stored);
-    } else if (ok && known == STRANGER && may_run(d, r, row ? row->attempts : 0, &f)) {
+    } else if (ok && known == STRANGER && may_run(d, r, &f)) {
         take_in(d, r, row);
         return;
     } else if (r->topic) {
@@ -610,12 +631,47 @@ static void cancel(kvqd *d, request *r, failure_code why) {
     end_waiting(d, r, &f);
 }
 
+/* Whether a prompt of the journal has this name, or would get it. */
+static bool is_named(const kvqd *d, const journal_row *row, const char *name) {
+    char rest[TOPIC_REQUEST_BYTES], id[PROMPT_NAME_BYTES + 1];
+    bool valid;
+    if (*row->name) return strcmp(row->name, name) == 0;
+    if (topic_match(&d->names, row->message->topic, rest, &valid) == TOPIC_COUNT) return false;
+    if (*rest) return strcmp(rest, name) == 0;
+    prompt_input in = input_of(d, row->message);
+    prompt_read_id(&in, id);
+    return strcmp(id, name) == 0;
+}
+
+/* Takes in a prompt before its turn, so that it can be cancelled: the queue is full of older ones, or we stop. NULL:
+ * there is none of this name. */
+static request *accept_named(kvqd *d, const char *name) {
+    journal_row row = {.row = d->requests.last_row};
+    kvq_error err;
+    while (journal_next_prompt(d->journal, row.row, &row, &err) == KVQ_OK) {
+        if (!is_named(d, &row, name)) {
+            message_free(row.message);
+            continue;
+        }
+        accept(d, row.message, &row, NULL);
+        return find(&d->requests, name);
+    }
+    return NULL;
+}
+
 void requests_cancel(kvqd *d, const char *name) {
     request *r = find(&d->requests, name);
+    if (!r && d->requests.look_into_journal) r = accept_named(d, name);
     if (r)
         cancel(d, r, FAILURE_CANCELLED);
     else
         log_debug("cancel of '%s': no such request", name);
+}
+
+/* Who ran when the daemon died is not known better than "one of these". So the last attempt of each is made alone: one
+ * that brings us down for the third time does not take the others with it. */
+static bool is_last_attempt(const request *r) {
+    return r->attempts >= REQUESTS_MAX_ATTEMPTS - 1;
 }
 
 static bool submit(kvqd *d, request *r, failure *f) {
@@ -637,6 +693,7 @@ static bool submit(kvqd *d, request *r, failure *f) {
     }
     r->joules_before = telemetry_share_joules(&d->telemetry, n_running(d));
     d->requests.turn = r->turn;
+    d->requests.runs_alone = is_last_attempt(r);
     mark_submitted(&d->requests, r);
     return true;
 }
@@ -663,6 +720,11 @@ static request *next_to_run(const requests *t) {
     return best;
 }
 
+static bool may_join(const requests *t, const request *r) {
+    bool some_run = t->n > t->n_waiting;
+    return !some_run || (!t->runs_alone && !is_last_attempt(r));
+}
+
 void requests_submit(kvqd *d) {
     failure f;
     if (d->is_draining || d->bench.args) return; /* what waits when we stop is for the next start */
@@ -670,6 +732,7 @@ void requests_submit(kvqd *d) {
         bool hope = will_there_be_a_model(d, &f);
         if (hope && (!d->engine || !engine_has_room(d))) return;
         request *r = next_to_run(&d->requests);
+        if (hope && !may_join(&d->requests, r)) return;
         if (!hope || !submit(d, r, &f)) end_waiting(d, r, &f);
     }
 }
@@ -687,7 +750,7 @@ void requests_apply(kvqd *d, const kvq_event *events, size_t n) {
 }
 
 static void flush(kvqd *d, request *r, int64_t now_ns) {
-    int64_t too_long_ns = r->first_ns ? r->first_ns + d->config.limits_max_request_s * NS_PER_S : INT64_MAX;
+    int64_t too_long_ns = r->is_submitted ? r->submitted_ns + d->config.limits_max_request_s * NS_PER_S : INT64_MAX;
     if (r->wants_deltas) {
         int64_t due_ns = reply_delta_due_ns(&r->reply);
         if (due_ns <= now_ns)

@@ -18,6 +18,7 @@ typedef struct requests {
     request *first, *last;              /* all, in order of arrival */
     size_t n, n_waiting;                /* n_waiting: not handed to the engine yet */
     int64_t turn;                       /* of the prompt that went to the engine last */
+    bool runs_alone;                    /* what runs now: no other may join it */
     bool look_into_journal;             /* there may be rows after last_row */
     int64_t last_row;                   /* of the journal, looked at */
     int64_t recovered_row;              /* rows up to this one were there at start: never refused as busy */

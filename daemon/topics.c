@@ -80,6 +80,20 @@ topic_id topic_match(const topic_names *names, const char *topic, char rest[TOPI
     return TOPIC_COUNT;
 }
 
+bool topic_former_names(char *topic, topic_names *ret) {
+    static const char level[] = "/prompt";
+    char *end = NULL, *node;
+    for (char *at = topic; (at = strstr(at, level)); at++)
+        if (at[sizeof level - 1] == '\0' || at[sizeof level - 1] == '/') end = at; /* the last: base topics are free */
+    if (!end) return false;
+    *end = '\0';
+    node = strrchr(topic, '/');
+    if (!node) return false;
+    *node = '\0';
+    *ret = (topic_names){.base = topic, .node = node + 1, .pool = "", .home = ""};
+    return true;
+}
+
 static size_t add_filter(const topic_names *names, const topic_row *row, const char *rest, topic_filter *ret) {
     char text[TOPIC_BYTES];
     if (!expand(names, row->pattern, rest, text)) return 0;

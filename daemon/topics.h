@@ -40,6 +40,10 @@ typedef struct topic_names {
  * then what stood there, cut to fit. TOPIC_COUNT: not ours. */
 topic_id topic_match(const topic_names *names, const char *topic, char rest[TOPIC_REQUEST_BYTES], bool *ret_valid);
 
+/* The base topic and node under which a prompt's topic was ours, when we had other names than now; no pool, no home.
+ * Cuts topic, which the names point into. False: it is no prompt's. */
+bool topic_former_names(char *topic, topic_names *ret);
+
 /* The topic of a row; rest for %r and %c, else NULL. */
 void topic_make(const topic_names *names, topic_id id, const char *rest, char ret[TOPIC_BYTES]);
 

@@ -50,6 +50,29 @@ static void incoming_topics_find_their_row_and_their_rest(void **state) {
     }
 }
 
+static void a_topic_of_former_names_tells_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *topic, *base, *node;
+    } cases[] = {
+        {"kvqd/n1/prompt", "kvqd", "n1"},
+        {"kvqd/n1/prompt/alice/q1", "kvqd", "n1"},
+        {"a/prompt/b/n1/prompt/q1", "a/prompt/b", "n1"},
+        {"kvqd/n1/prompts/q1", NULL, NULL},
+        {"n1/prompt/q1", NULL, NULL},
+        {"", NULL, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char topic[64];
+        topic_names former;
+        strcpy(topic, cases[i].topic);
+        assert_int_equal(topic_former_names(topic, &former), cases[i].base != NULL);
+        if (!cases[i].base) continue;
+        assert_string_equal(former.base, cases[i].base);
+        assert_string_equal(former.node, cases[i].node);
+    }
+}
+
 static void a_rest_that_is_too_long_is_cut_and_not_valid(void **state) {
     (void)state;
     char topic[400] = "kvqd/n1/prompt/", rest[TOPIC_REQUEST_BYTES];
@@ -135,6 +158,7 @@ static void names_longer_than_a_topic_are_cut_not_overrun(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(incoming_topics_find_their_row_and_their_rest),
+        cmocka_unit_test(a_topic_of_former_names_tells_them),
         cmocka_unit_test(a_rest_that_is_too_long_is_cut_and_not_valid),
         cmocka_unit_test(outgoing_topics_carry_the_names),
         cmocka_unit_test(filters_cover_both_forms_of_a_name),
