@@ -47,6 +47,14 @@ static bool starts_with(const char *text, const char *start) {
     return strncmp(text, start, strlen(start)) == 0;
 }
 
+/* Paho takes anything for a host name. */
+static bool is_broker_address(const char *text) {
+    static const char *const starts[] = {"mqtt://", "mqtts://", "ws://", "wss://"};
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        if (starts_with(text, starts[i])) return text[strlen(starts[i])] != '\0';
+    return false;
+}
+
 static kvq_status connect_to(client *c, const client_options *o, kvq_error *err) {
     MQTTClient_connectOptions plain = MQTTClient_connectOptions_initializer,
                               ws = MQTTClient_connectOptions_initializer_ws;
@@ -117,9 +125,12 @@ kvq_status client_open(const client_options *o, client **ret, kvq_error *err) {
     if (!c) return kvq_fail(err, KVQ_NO_MEMORY, "No memory for a connection.");
     client_make_id(id);
     kvq_status status = KVQ_OK;
-    if (MQTTClient_create(&c->handle, o->broker, id, MQTTCLIENT_PERSISTENCE_NONE, NULL) != MQTTCLIENT_SUCCESS) {
+    if (!is_broker_address(o->broker))
+        status = kvq_fail(err, KVQ_BAD_ARGUMENT,
+                          "'%s' is no broker address; they look like mqtt://HOST:1883 (or mqtts, ws, wss).", o->broker);
+    else if (MQTTClient_create(&c->handle, o->broker, id, MQTTCLIENT_PERSISTENCE_NONE, NULL) != MQTTCLIENT_SUCCESS) {
         c->handle = NULL;
-        status = kvq_fail(err, KVQ_IO, "'%s' is no broker address; they look like mqtt://HOST:1883.", o->broker);
+        status = kvq_fail(err, KVQ_NO_MEMORY, "No memory for a connection to '%s'.", o->broker);
     }
     if (!status) status = connect_to(c, o, err);
     if (!status && o->node) snprintf(c->node, sizeof c->node, "%s", o->node);

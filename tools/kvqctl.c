@@ -1,5 +1,6 @@
 /* kvqctl.c: the command-line program of kvqd: THE command table, and what picks a row. A command is a file of its own
  * (command.h); this one knows only their names. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,7 +83,7 @@ static int run_help(int argc, char **argv) {
     return EXIT_CODE_OK;
 }
 
-int main(int argc, char **argv) {
+static int run_program(int argc, char **argv) {
     if (argc < 2) {
         help_usage(stderr, commands, N_COMMANDS);
         return EXIT_CODE_USAGE;
@@ -95,4 +96,12 @@ int main(int argc, char **argv) {
     }
     const command *c = find_command(argv[1]);
     return c ? run_command(c, argc - 2, argv + 2) : unknown_command(argv[1]);
+}
+
+/* A result that was not written whole is a failure, whichever command it is of: 'kvqctl help > /dev/full'. */
+int main(int argc, char **argv) {
+    int code = run_program(argc, argv);
+    bool written = fflush(stdout) == 0 && !ferror(stdout);
+    if (written || code) return code;
+    return command_fail(EXIT_CODE_FAILED, "Cannot write to standard output: %s.", strerror(errno));
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# test_pages.sh: the man page and the completion in the tree are those that the command table makes.
+# test_pages.sh: the man page and the completion in the tree are those that the command table makes; help that cannot be written is an error.
 set -u
 kvqctl=$1 source=$2 failed=0
 check() { # page, committed file
@@ -10,6 +10,13 @@ check() { # page, committed file
 }
 check --man packaging/man/kvqctl.1
 check --completion packaging/completion/kvqctl
+for words in --version help 'help ask' 'ask --help' 'help --man'; do
+  # shellcheck disable=SC2086  # words
+  if "$kvqctl" $words >/dev/full 2>/dev/null; then
+    echo "kvqctl $words: exit status 0, though nothing could be written"
+    failed=1
+  fi
+done
 bash -n "$source/packaging/completion/kvqctl" || failed=1
 
 # The completion at work: words, an option's names. (A function named complete would call itself: the sourced file calls the builtin.)
