@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <utf8proc.h>
 
+#include "../kernels/isas.h"
 #include "config_types.h"
 #include "file.h"
 

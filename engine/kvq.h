@@ -42,7 +42,7 @@ typedef struct kvq_options {
     const char *model_path;    /* a GGUF file */
     const char *chat_template; /* NULL: the file's own */
     const char *backend;       /* "auto", "cpu", "cuda" */
-    const char *isa;           /* "auto", "ref", "generic"; "avx2", "avx512"; "neon", "dotprod", "i8mm" */
+    const char *isa;           /* "auto" or a row of kernels/isas.h: "ref", "avx2", ... */
     int device;                /* GPU index */
     const char *quant_policy;  /* "8" (default), "0", "4", "lmdeploy8", "lmdeploy4" */
     const char

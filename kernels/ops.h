@@ -182,8 +182,8 @@ typedef struct kvq_ops {
 } kvq_ops;
 
 /* Fills ops for the CPU and the named instruction set: "ref" (plain C, double sums, the truth), "generic" (any
- * machine), "avx2", "avx512" (with VNNI), on arm64 "neon", "dotprod", "i8mm", or "auto" (the best this machine has). A
- * set the machine lacks is KVQ_UNSUPPORTED and names what it has. */
+ * machine), the others of isas.h, or "auto" (the best this machine has). A set the machine lacks is KVQ_UNSUPPORTED and
+ * names what it has. */
 kvq_status kvq_cpu_ops_init(kvq_ops *ops, const char *isa, kvq_error *err);
 
 /* The CPU's stream: worker threads and workspace. Freed by kvq_cpu_stream_free (NULL allowed). */

@@ -6,10 +6,15 @@
 
 #include "../engine/gguf.h"
 #include "../engine/tokenizer.h"
+#include "../kernels/isas.h"
 #include "command.h"
 #include "file.h"
 #include "interrupt.h"
 #include "progress.h"
+
+#define ISA_CHOICE(name, rows, linear, kv) "|" #name
+const char engine_isa_names[] = "auto" KVQ_ISA_MAP(ISA_CHOICE, ISA_CHOICE, ISA_CHOICE);
+#undef ISA_CHOICE
 
 /* Each name with a bar before it; POLICY_NAMES skips the first bar. */
 const char engine_policy_names[] =

@@ -19,8 +19,8 @@ typedef struct engine_options {
 #define ENGINE_OPTIONS(values) \
     {.name = "backend", .kind = OPTION_NAME, .offset = offsetof(values, engine.backend), .argument = "NAME", .fallback = "auto", \
      .names = "auto|cpu|cuda", .doc = "Where the model runs; auto takes the GPU if one is usable."}, \
-    {.name = "isa", .kind = OPTION_TEXT, .offset = offsetof(values, engine.isa), .argument = "NAME", .fallback = "auto", \
-     .doc = "The CPU's instruction set (ref, generic; avx2, avx512; neon, dotprod, i8mm); auto takes the best there is."}, \
+    {.name = "isa", .kind = OPTION_NAME, .offset = offsetof(values, engine.isa), .argument = "NAME", .fallback = "auto", \
+     .names = engine_isa_names, .doc = "The CPU's instruction set; auto takes the best there is."}, \
     {.name = "device", .kind = OPTION_INT, .offset = offsetof(values, engine.device), .argument = "N", .fallback = "0", \
      .min = 0, .max = 63, .doc = "Which GPU."}, \
     {.letter = 't', .name = "threads", .kind = OPTION_INT, .offset = offsetof(values, engine.threads), .argument = "N", \
@@ -30,6 +30,7 @@ typedef struct engine_options {
     {.name = "block", .kind = OPTION_INT, .offset = offsetof(values, engine.block_tokens), .argument = "TOKENS", \
      .fallback = "64", .min = 32, .max = 128, .doc = "Tokens of a KV page (cache_block_seq_len): 32, 64 or 128."}
 /* The rows of kernels/policies.def, "0|8|...", so that a new policy needs no word here. */
+extern const char engine_isa_names[]; /* of kernels/isas.h, likewise */
 extern const char engine_policy_names[];
 #define POLICY_NAMES (engine_policy_names + 1)
 /* clang-format on */

@@ -4,12 +4,12 @@
 
 #include <stdbool.h>
 
-/* A set is there only when the CPU has every instruction its files are compiled for and the operating system saves the
- * registers. Always false on other architectures. */
-bool kvq_cpu_has_avx2(void);   /* AVX2, FMA, F16C, BMI2 */
-bool kvq_cpu_has_avx512(void); /* the above, AVX-512 F, BW, DQ, VL, VNNI */
+#include "../isas.h"
 
-bool kvq_cpu_has_dotprod(void); /* SDOT and UDOT, and the rest of ARMv8.2 that a compiler may use for it */
-bool kvq_cpu_has_i8mm(void);    /* the above, SMMLA and USDOT */
+/* kvq_cpu_has_NAME for the sets of this machine's kind. A set is there only when the CPU has every instruction its
+ * files are compiled for and the operating system saves the registers. */
+#define KVQ_ISA_HAS(name, rows, linear, kv) bool kvq_cpu_has_##name(void);
+KVQ_ISA_MAP_HERE(KVQ_ISA_HAS)
+#undef KVQ_ISA_HAS
 
 #endif

@@ -39,13 +39,24 @@ typedef struct kvq_linear_kernels {
     int panel_rows;
     void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
     void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
-    void (*coded)(const kvq_linear_run *run);
+    void (*coded)(const kvq_linear_run *run);                              /* NULL: tiles are always unpacked */
     /* Where it pays to unpack a tile once for many panels (else NULL): the first tile of the run to `tile`, and that
      * tile times the run's panel. */
     void (*unpack)(const kvq_linear_run *run, uint8_t *tile);
     void (*unpacked)(const kvq_linear_run *run, const uint8_t *tile);
+    /* What a worker does before and after it calls `unpacked` some times; NULL: nothing. */
+    void (*enter)(void);
+    void (*leave)(void);
     void (*floats)(const kvq_linear_run *run);
 } kvq_linear_kernels;
+
+/* kvq_linear_kernels_SET, of those that are linear_tmpl.h alone. */
+#define KVQ_LINEAR_KERNELS(set) extern const kvq_linear_kernels kvq_linear_kernels_##set;
+KVQ_LINEAR_KERNELS(generic)
+KVQ_LINEAR_KERNELS(avx2)
+KVQ_LINEAR_KERNELS(avxvnni)
+KVQ_LINEAR_KERNELS(avx512)
+KVQ_LINEAR_KERNELS(neon)
 
 void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels);
 

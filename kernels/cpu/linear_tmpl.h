@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "linear.h"
+#include "linear_tile_tmpl.h"
 
 /* X(1, ..) to X(PANEL_ROWS, ..) */
 #define PANEL_MAP(X, ...) V_JOIN(PANEL_MAP, PANEL_ROWS)(X, __VA_ARGS__)
@@ -91,60 +92,8 @@ static void transpose(const float *in, int n_in, int n_rows, void *panel) {
         for (int i = 0; i < n_in; i++) out[(size_t)i * n_rows + r] = in[(size_t)r * n_in + i];
 }
 
-/* ---- results ---- */
-
-/* Lanes of tile `tile` that are outputs; the last tile may be padded. */
-V_INLINE int lanes_of(const kvq_linear_run *run, int tile) {
-    int left = run->part->n_rows - tile * KVQ_TILE_ROWS;
-    return left < KVQ_TILE_ROWS ? left : KVQ_TILE_ROWS;
-}
-
-static void store_part(const kvq_linear_run *run, int tile, int r, v16f acc) {
-    float lanes[V_LANES];
-    size_t column = (size_t)tile * KVQ_TILE_ROWS, at = (size_t)r * run->n_out + column;
-    v_store(lanes, acc);
-    for (int l = 0; l < lanes_of(run, tile); l++) {
-        if (run->bias) lanes[l] += run->bias[column + l];
-        if (run->residual) lanes[l] += run->residual[at + l];
-        run->out[at + l] = lanes[l];
-    }
-}
-
-V_INLINE void store(const kvq_linear_run *run, int tile, int r, v16f acc) {
-    size_t column = (size_t)tile * KVQ_TILE_ROWS, at = (size_t)r * run->n_out + column;
-    if (lanes_of(run, tile) < KVQ_TILE_ROWS) {
-        store_part(run, tile, r, acc);
-        return;
-    }
-    if (run->bias) acc = v_add(acc, v_load(run->bias + column));
-    if (run->residual) acc = v_add(acc, v_load(run->residual + at));
-    v_store(run->out + at, acc);
-}
-
 /* ---- coded weights ------------------------------------------------------------------------------------------------
  */
-
-/* The super scales that hold for 256 inputs; moves *w behind them. */
-typedef struct supers {
-    v16f d, dmin;
-} supers;
-
-V_INLINE supers load_supers(const uint8_t **w, bool has_min) {
-    supers ret = {v_load_half((const uint16_t *)*w), v_zero()};
-    *w += 2 * V_LANES;
-    if (!has_min) return ret;
-    ret.dmin = v_load_half((const uint16_t *)*w);
-    *w += 2 * V_LANES;
-    return ret;
-}
-
-/* 16 scales or minimums; moves *w behind them. */
-V_INLINE v16f load_scales(const uint8_t **w, kvq_scale_type type, v16f super) {
-    const uint8_t *at = *w;
-    *w += type == KVQ_SCALE_SUPER ? V_LANES : type == KVQ_SCALE_F16 ? 2 * V_LANES : 4 * V_LANES;
-    if (type == KVQ_SCALE_SUPER) return v_mul(super, v_float(v_load_i8(at)));
-    return type == KVQ_SCALE_F16 ? v_load_half((const uint16_t *)at) : v_load((const float *)at);
-}
 
 /* `factor` for both halves of a pair of sums. */
 V_INLINE v16i both_halves(int factor) {
@@ -155,16 +104,6 @@ V_INLINE v16i pair_of(const uint8_t *sums) {
     int32_t pair;
     memcpy(&pair, sums, sizeof pair);
     return v_set1_i(pair);
-}
-
-/* Codes of inputs 4 k .. 4 k + 3 of a group at w, stored in so many bits (matrix.h has the picture); both are
- * constants. */
-V_INLINE v64b load_codes(const uint8_t *w, const int stored, const int k) {
-    if (stored == 8) return v_load_b(w + 64 * k);
-    v64b pair = v_load_b(w + (stored > 4 ? 64 : 0) + 64 * (k / 2));
-    v64b nibbles = k % 2 ? v_high_b(pair) : v_low_b(pair);
-    if (stored == 4) return nibbles;
-    return v_or_b(nibbles, v_bits_to_4_b(v_load_b(w), k * (stored - 4), stored == 5 ? 0x10 : 0x30));
 }
 
 /* dot[r] of a group at w times rows q, of codes of at most 6 bits. Sums may be kept in narrow lanes, which hold a group
@@ -397,18 +336,18 @@ static void floats(const kvq_linear_run *run) {
     for (; tile < end; tile++) kind->rows[run->n_rows - 1](run, tile);
 }
 
-static const kvq_linear_kernels kernels = {.panel_rows = PANEL_ROWS,
-                                           .quantize = quantize,
-                                           .transpose = transpose,
-                                           .coded = coded,
+const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
+                                                       .quantize = quantize,
+                                                       .transpose = transpose,
+                                                       .coded = coded,
 #if UNPACK_TILES
-                                           .unpack = unpack,
-                                           .unpacked = unpacked,
+                                                       .unpack = unpack,
+                                                       .unpacked = unpacked,
 #endif
-                                           .floats = floats};
+                                                       .floats = floats};
 
 static void linear(kvq_stream *s, const kvq_linear *job) {
-    kvq_cpu_linear(s, job, &kernels);
+    kvq_cpu_linear(s, job, &V_NAME(kvq_linear_kernels));
 }
 
 void V_NAME(kvq_linear_fill)(kvq_ops *ops) {

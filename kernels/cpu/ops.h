@@ -3,18 +3,14 @@
 #ifndef KVQ_CPU_OPS_H
 #define KVQ_CPU_OPS_H
 
+#include "../isas.h"
 #include "../ops.h"
 
-#define KVQ_CPU_FILLERS(isa)                                                \
-    void kvq_rows_fill_##isa(kvq_ops *ops); /* embed, norm, glu, softcap */ \
-    void kvq_linear_fill_##isa(kvq_ops *ops);                               \
-    void kvq_kv_fill_##isa(kvq_ops *ops); /* append, close_pages, attend */
-
-KVQ_CPU_FILLERS(generic)
-KVQ_CPU_FILLERS(avx2)
-KVQ_CPU_FILLERS(avx512)
-KVQ_CPU_FILLERS(neon)
-KVQ_CPU_FILLERS(dotprod)
-KVQ_CPU_FILLERS(i8mm)
+#define KVQ_CPU_FILLERS(name, rows, linear, kv)                              \
+    void kvq_rows_fill_##name(kvq_ops *ops); /* embed, norm, glu, softcap */ \
+    void kvq_linear_fill_##name(kvq_ops *ops);                               \
+    void kvq_kv_fill_##name(kvq_ops *ops); /* append, close_pages, attend */
+KVQ_ISA_MAP_HERE(KVQ_CPU_FILLERS)
+#undef KVQ_CPU_FILLERS
 
 #endif

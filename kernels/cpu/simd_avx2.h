@@ -1,4 +1,5 @@
-/* simd_avx2.h: simd.h's vectors in two registers each, AVX2 with FMA and F16C. */
+/* simd_avx2.h: simd.h's vectors in two registers each, AVX2 with FMA and F16C. All but the dots of bytes, the last
+ * part, serves simd_avxvnni.h too. */
 #ifndef KVQ_SIMD_AVX2_H
 #define KVQ_SIMD_AVX2_H
 
@@ -6,9 +7,6 @@
 
 #include "simd.h"
 
-#define V_ISA avx2
-#define V_WIDE_BIAS 128
-#define V_VALUE_BIAS 128
 #define V_REGISTERS 8 /* vectors of 16 lanes that fit in registers */
 
 typedef struct v16f {
@@ -241,6 +239,11 @@ V_INLINE void v_store_low_b(void *p, v16i x) {
     _mm_storeu_si128((__m128i *)p, _mm_unpacklo_epi64(v_low_bytes8(x.a), v_low_bytes8(x.b)));
 }
 
+#ifndef V_AVX_VNNI
+#define V_ISA avx2
+#define V_WIDE_BIAS 128
+#define V_VALUE_BIAS 128
+
 V_INLINE __m256i v_dot_narrow8(__m256i acc, __m256i u, __m256i s) { /* pairs: 2 * 127 * 128 fits 16 bits */
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
 }
@@ -304,5 +307,7 @@ V_INLINE v16i v_sum_end(v16s sum) {
     v16i ones = V_BOTHI(_mm256_set1_epi16(1));
     return V_EACH2I(_mm256_madd_epi16, sum, ones);
 }
+
+#endif
 
 #endif

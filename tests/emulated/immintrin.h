@@ -37,31 +37,48 @@ EMULATE_LANES(_mm512_cvtepi32_ps, __m512, f32, __m512i, 16, (float)x.i32[l])
 EMULATE_LANES(_mm512_cvtepi8_epi32, __m512i, i32, __m128i, 16, x.i8[l])
 EMULATE_LANES(_mm512_cvtepu16_epi32, __m512i, i32, __m256i, 16, x.u16[l])
 EMULATE_LANES(_mm512_cvtepi32_epi8, __m128i, u8, __m512i, 16, (uint8_t)x.i32[l])
+EMULATE_LANES(_mm256_cvtph_ps, __m256, f32, __m128i, 8, kvq_half_to_float(x.u16[l]))
 EMULATE_LANES(_mm512_cvtph_ps, __m512, f32, __m256i, 16, kvq_half_to_float(x.u16[l]))
 #define _mm512_cvtps_epi32(a) emulated__mm512_cvtps_epi32(a)
 #define _mm512_cvtepi32_ps(a) emulated__mm512_cvtepi32_ps(a)
 #define _mm512_cvtepi8_epi32(a) emulated__mm512_cvtepi8_epi32(a)
 #define _mm512_cvtepu16_epi32(a) emulated__mm512_cvtepu16_epi32(a)
 #define _mm512_cvtepi32_epi8(a) emulated__mm512_cvtepi32_epi8(a)
+#define _mm256_cvtph_ps(a) emulated__mm256_cvtph_ps(a)
 #define _mm512_cvtph_ps(a) emulated__mm512_cvtph_ps(a)
 
-static inline __m256i emulated_cvtps_ph(__m512 a, int rounding) {
-    simde__m512_private x = simde__m512_to_private(a);
-    simde__m256i_private ret;
-    if ((rounding & 7) != 0) abort(); /* only to the nearest even */
-    for (int l = 0; l < 16; l++) ret.u16[l] = kvq_float_to_half(x.f32[l]);
-    return simde__m256i_from_private(ret);
-}
-#define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a, rounding)
+/* Of the immediate only rounding to the nearest even is written down. */
+#define EMULATE_TO_HALVES(name, ret_type, type, n)                              \
+    static inline ret_type emulated_##name(type a, int rounding) {              \
+        simde##type##_private x = simde##type##_to_private(a);                  \
+        simde##ret_type##_private ret;                                          \
+        if ((rounding & 7) != 0) abort();                                       \
+        for (int l = 0; l < (n); l++) ret.u16[l] = kvq_float_to_half(x.f32[l]); \
+        return simde##ret_type##_from_private(ret);                             \
+    }
+EMULATE_TO_HALVES(_mm256_cvtps_ph, __m128i, __m256, 8)
+EMULATE_TO_HALVES(_mm512_cvtps_ph, __m256i, __m512, 16)
+#define _mm256_cvtps_ph(a, rounding) emulated__mm256_cvtps_ph(a, rounding)
+#define _mm512_cvtps_ph(a, rounding) emulated__mm512_cvtps_ph(a, rounding)
 
 /* Rounded once; SIMDe's rounds the product too. */
-static inline __m512 emulated_fmadd_ps(__m512 a, __m512 b, __m512 c) {
-    simde__m512_private x = simde__m512_to_private(a), y = simde__m512_to_private(b), z = simde__m512_to_private(c);
-    for (int l = 0; l < 16; l++) z.f32[l] = fmaf(x.f32[l], y.f32[l], z.f32[l]);
-    return simde__m512_from_private(z);
-}
+#define EMULATE_FMADD(name, type, n)                                                            \
+    static inline type emulated_##name(type a, type b, type c) {                                \
+        simde##type##_private x = simde##type##_to_private(a), y = simde##type##_to_private(b), \
+                              z = simde##type##_to_private(c);                                  \
+        for (int l = 0; l < (n); l++) z.f32[l] = fmaf(x.f32[l], y.f32[l], z.f32[l]);            \
+        return simde##type##_from_private(z);                                                   \
+    }
+EMULATE_FMADD(_mm256_fmadd_ps, __m256, 8)
+EMULATE_FMADD(_mm512_fmadd_ps, __m512, 16)
+#undef _mm256_fmadd_ps
 #undef _mm512_fmadd_ps
-#define _mm512_fmadd_ps(a, b, c) emulated_fmadd_ps(a, b, c)
+#define _mm256_fmadd_ps(a, b, c) emulated__mm256_fmadd_ps(a, b, c)
+#define _mm512_fmadd_ps(a, b, c) emulated__mm512_fmadd_ps(a, b, c)
+
+/* AVX-VNNI: the same as the 256-bit ones of AVX-512. */
+#define _mm256_dpbusd_avx_epi32(acc, a, b) _mm256_dpbusd_epi32(acc, a, b)
+#define _mm256_dpwssd_avx_epi32(acc, a, b) _mm256_dpwssd_epi32(acc, a, b)
 
 /* Within each four lanes, two bits of `pick` a lane. */
 static inline __m512 emulated_permute_ps(__m512 a, int pick) {

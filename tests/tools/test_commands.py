@@ -6,6 +6,7 @@ there is one.
 import json
 import os
 import pathlib
+import platform
 import pty
 import re
 import signal
@@ -96,6 +97,7 @@ class Run(unittest.TestCase):
         self.assertLess(len(rest), 2048)
 
     def test_errors_are_one_line_and_an_exit_code(self):
+        foreign = "avx2" if platform.machine() == "aarch64" else "neon"
         cases = [
             (2, ["run", "-m", MODEL, "-p", "x", "--kv", "5"], "'5' is no value for '--kv POLICY'"),
             (2, ["run", "-p", "x"], "'-m, --model FILE' is missing."),
@@ -105,7 +107,8 @@ class Run(unittest.TestCase):
             (1, ["run", "-m", __file__, "-p", "x"], "test_commands.py"),
             (1, ["run", "-m", MODEL, "-f", "/nowhere.txt"], "Cannot open '/nowhere.txt': No such file or directory."),
             (1, ["run", "-m", MODEL, "-p", "x" * 3000, "--session-len", "256", *POOL], "256"),
-            (1, ["run", "-m", MODEL, "-p", "x", "--isa", "mmx", *POOL], "mmx"),
+            (2, ["run", "-m", MODEL, "-p", "x", "--isa", "mmx", *POOL], "'mmx' is no value for '--isa NAME'"),
+            (1, ["run", "-m", MODEL, "-p", "x", "--isa", foreign, *POOL], f"'{foreign}'"),
             (2, ["run", "-m", MODEL, "-f", write("nul", b"a\0b"), *POOL], "NUL byte at offset 1"),
             (1, ["run", "-m", MODEL, "-p", "x", "--cache", "2", "--session-len", "1024"], "cache_max_entry_count"),
         ]
