@@ -608,6 +608,8 @@ kvq_status daemon_open(const char *config_path, const config *moved, kvqd *d, kv
     if (d->wake_fd < 0) return kvq_fail(err, KVQ_IO, "eventfd: %m");
     d->state_folder = find_state_folder();
     if (!d->state_folder) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a path");
+    log_info("kvqd " KVQ_VERSION " starts: configuration '%s', state in '%s'",
+             config_path ? config_path : CONFIG_DEFAULT_PATH, d->state_folder);
     kvq_status status = open_journal(d, err);
     if (!status) status = set_names(d, err);
     if (status) return status;
