@@ -44,13 +44,15 @@ kvq_status kvq_cpu_ops_init(kvq_ops *ops, const char *isa, kvq_error *err) {
     bool automatic = strcmp(isa, "auto") == 0;
     size_t last = N_ISAS;
     for (size_t i = 0; i < N_ISAS; i++)
-        if (isas[i].has() && (automatic || strcmp(isa, isas[i].name) == 0)) last = i;
+        if ((automatic || strcmp(isa, isas[i].name) == 0) && isas[i].has()) last = i;
     if (last == N_ISAS) return no_such_isa(isa, err);
     kvq_ops filled = {.backend = last == 0 ? "ref" : "cpu", .isa = isas[last].name};
     fill_ref(&filled);
-    for (size_t i = 0; i <= last; i++)
-        for (int f = 0; f < FAMILIES && isas[i].has(); f++) /* not every CPU with one set has all those before it */
+    for (size_t i = 0; i <= last; i++) {
+        if (!isas[i].has()) continue; /* not every CPU that has a set has all those before it */
+        for (int f = 0; f < FAMILIES; f++)
             if (isas[i].fill[f]) isas[i].fill[f](&filled);
+    }
     *ops = filled;
     return KVQ_OK;
 }
