@@ -215,6 +215,7 @@ static void stream_free(kvq_stream *s) {
     if (!s) return;
     if (s->cuda) (void)cudaStreamSynchronize(s->cuda); /* an error was told or does not matter any more */
     if (s->uploaded) (void)cudaEventDestroy(s->uploaded);
+    kvq_cuda_graphs_done(s);
     if (s->cuda) (void)cudaStreamDestroy(s->cuda);
     give(s->device, KVQ_MEMORY_DEVICE, s->workspace, 0);
     give(s->device, KVQ_MEMORY_DEVICE, s->lists, 0);
@@ -243,6 +244,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");
+        if (!status && !kvq_cuda_graphs_init(s)) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
     }
     if (status) {
         stream_free(s);
@@ -266,6 +268,7 @@ static kvq_status stream_error(kvq_stream *s, kvq_error *err) {
 }
 
 static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
+    kvq_cuda_flush(s);
     if (bytes > 0 && s->error.code == KVQ_OK)
         kvq_cuda_check(s, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s->cuda), "copying results");
     kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "a step");

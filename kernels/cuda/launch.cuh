@@ -4,23 +4,20 @@
  *
  * Rules that make a kernel fit both: blocks of whole warps; warp-wide instructions by whole warps (KVQ_WARP), never in
  * a branch that only some lanes take; shared memory through KVQ_SHARED and KVQ_SHARED_PTR; no reliance on lock step or
- * on the order of blocks. Floating-point contraction is off (-fmad=false): a fused multiply-add is written fmaf, so
- * that host and device round alike. */
+ * on the order of blocks. An operator does its work on the device by KVQ_LAUNCH and nothing else (no copies, no
+ * memset): launches may be kept until the step ends (graph.cu). Floating-point contraction is off (-fmad=false): a
+ * fused multiply-add is written fmaf, so that host and device round alike. */
 #ifndef KVQ_CUDA_LAUNCH_CUH
 #define KVQ_CUDA_LAUNCH_CUH
 
 #define KVQ_WARP 0xffffffffu /* the mask of a whole warp */
 #define KVQ_WARP_LANES 32
 
+#include <stddef.h>
+
 #ifdef KVQ_SIMT
 #include "simt.h"
-
-/* kernel<<<grid, block, shared_bytes>>>(...) on a kvq_stream; a failure becomes the stream's error. */
-#define KVQ_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                 \
-    do {                                                                                      \
-        simt_launch_call((s)->cuda, #kernel, grid, block, shared_bytes, kernel, __VA_ARGS__); \
-        kvq_cuda_launched(s, #kernel, grid, block, shared_bytes);                             \
-    } while (0)
+#define KVQ_ANNOUNCE(name, kernel) simt_announce(name, kernel)
 
 /* `type name[count]` in shared memory, declared at the top of a kernel; count is a constant. */
 #define KVQ_SHARED(type, name, count) \
@@ -36,12 +33,7 @@
 
 #else
 #include <cuda_runtime.h>
-
-#define KVQ_LAUNCH(kernel, grid, block, shared_bytes, s, ...)          \
-    do {                                                               \
-        kernel<<<grid, block, shared_bytes, (s)->cuda>>>(__VA_ARGS__); \
-        kvq_cuda_launched(s, #kernel, grid, block, shared_bytes);      \
-    } while (0)
+#define KVQ_ANNOUNCE(name, kernel) ((void)0)
 #define KVQ_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define KVQ_SHARED_DYNAMIC(type, name)                                  \
     extern __shared__ __align__(16) unsigned char kvq_dynamic_shared[]; \
@@ -49,5 +41,38 @@
 #define KVQ_SHARED_PTR(type) type *
 #define KVQ_SHARED_CAST(type, pointer) reinterpret_cast<type *>(pointer)
 #endif
+
+/* ---- a launch ---- */
+
+typedef struct kvq_cuda_call {
+    const char *name;
+    const void *kernel;
+    dim3 grid, block;
+    size_t shared_bytes;
+    int n_args;
+    void **args; /* pointers to values of exactly the kernel's types */
+    const size_t *arg_bytes;
+} kvq_cuda_call;
+
+/* Launches, now or when the step ends; a failure becomes the stream's error (graph.cu). */
+void kvq_cuda_call_kernel(struct kvq_stream *s, const kvq_cuda_call *call);
+
+/* The arguments are converted to the kernel's types, as in a call. */
+template <typename... Types> struct kvq_cuda_kernel {
+    static void call(struct kvq_stream *s, const char *name, void (*kernel)(Types...), dim3 grid, dim3 block,
+                     size_t shared_bytes, Types... values) {
+        void *args[] = {(void *)&values...};
+        const size_t arg_bytes[] = {sizeof values...};
+        const kvq_cuda_call call = {name,         (const void *)kernel,  grid, block,
+                                    shared_bytes, (int)sizeof...(Types), args, arg_bytes};
+        KVQ_ANNOUNCE(name, kernel);
+        kvq_cuda_call_kernel(s, &call);
+    }
+};
+template <typename... Types> kvq_cuda_kernel<Types...> kvq_cuda_kernel_of(void (*)(Types...));
+
+/* kernel<<<grid, block, shared_bytes>>>(...) on a kvq_stream. */
+#define KVQ_LAUNCH(kernel, grid, block, shared_bytes, s, ...) \
+    decltype(kvq_cuda_kernel_of(kernel))::call(s, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
 
 #endif

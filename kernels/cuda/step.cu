@@ -18,14 +18,6 @@ void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what) {
                   cudaGetErrorString(error));
 }
 
-void kvq_cuda_launched(kvq_stream *s, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes) {
-    cudaError_t error = cudaGetLastError();
-    if (error == cudaSuccess) return;
-    kvq_cuda_fail(
-        s, KVQ_DEVICE, "the GPU refused kernel %s (grid %u x %u x %u, %u threads, %zu bytes of shared memory): %s (%s)",
-        kernel, grid.x, grid.y, grid.z, block.x, shared_bytes, cudaGetErrorName(error), cudaGetErrorString(error));
-}
-
 void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes) {
     size_t aligned = kvq_cuda_aligned(bytes);
     if (aligned < bytes || aligned > s->workspace_bytes - *used) {
@@ -67,22 +59,19 @@ static const void *place_copy(layout *l, const void *from, size_t n_bytes) {
     return device;
 }
 
-static void place_sequences(layout *l, kvq_batch *b, const kvq_kv *kv) {
-    const void *device = NULL;
-    kvq_batch_seq *seqs = (kvq_batch_seq *)place(l, (size_t)b->n_seqs * sizeof *seqs, &device);
-    if (!seqs) return;
-    memcpy(seqs, b->seqs, (size_t)b->n_seqs * sizeof *seqs);
+/* The page tables, and in the copied sequences where they will be. */
+static void place_pages(layout *l, kvq_batch_seq *seqs, const kvq_batch *b, const kvq_kv *kv) {
     for (int i = 0; i < b->n_seqs; i++) {
         size_t n_pages = (size_t)kvq_cuda_blocks(seqs[i].pos_begin + seqs[i].n_rows, kv->block_tokens);
         for (int g = 0; g < kv->n_groups; g++)
             seqs[i].pages[g] =
                 (const kvq_kv_page *)place_copy(l, b->seqs[i].pages[g], n_pages * sizeof *seqs[i].pages[g]);
     }
-    b->seqs = (const kvq_batch_seq *)device;
 }
 
 static void begin(kvq_stream *s, const kvq_begin *job) {
     const kvq_batch *b = job->batch;
+    kvq_cuda_flush(s); /* a step without logits ends here */
     kvq_cuda_check(s, cudaEventSynchronize(s->uploaded), "waiting for a copy");
     layout l = {s, 0, false};
     kvq_cuda_step step = {};
@@ -92,10 +81,17 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     step.batch.ids = (const int *)place_copy(&l, b->ids, (size_t)b->n_rows * sizeof(int));
     step.batch.pos = (const int *)place_copy(&l, b->pos, (size_t)b->n_rows * sizeof(int));
     step.batch.row_seq = (const int *)place_copy(&l, b->row_seq, (size_t)b->n_rows * sizeof(int));
-    step.batch.closes = (const kvq_batch_close *)place_copy(&l, b->closes, (size_t)b->n_closes * sizeof *b->closes);
-    place_sequences(&l, &step.batch, job->kv);
-    const void *tiles_at = NULL;
+    const void *tiles_at = NULL, *seqs_at = NULL;
     kvq_row_run *tiles = (kvq_row_run *)place(&l, (size_t)b->n_rows * sizeof *tiles, &tiles_at);
+    kvq_batch_seq *seqs = (kvq_batch_seq *)place(&l, (size_t)b->n_seqs * sizeof *seqs, &seqs_at);
+    /* What varies in length from one decode step to the next comes last: what kernels are given of the rest stays, and
+     * so do the launches of a graph. */
+    step.batch.closes = (const kvq_batch_close *)place_copy(&l, b->closes, (size_t)b->n_closes * sizeof *b->closes);
+    if (seqs) {
+        memcpy(seqs, b->seqs, (size_t)b->n_seqs * sizeof *seqs);
+        place_pages(&l, seqs, b, job->kv);
+    }
+    step.batch.seqs = (const kvq_batch_seq *)seqs_at;
     if (l.overflows) {
         kvq_cuda_fail(s, KVQ_INTERNAL, "the lists of a step of %d rows do not fit in %zu bytes", b->n_rows,
                       s->lists_bytes);
@@ -115,6 +111,8 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, l.used, cudaMemcpyHostToDevice, s->cuda),
                    "copying a step's lists");
     kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a step's lists");
+    /* A decode step is many short kernels, the same ones step after step; a prefill's are long, and no two alike. */
+    if (b->n_rows == b->n_seqs) kvq_cuda_keep_calls(s);
 }
 
 const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch) {
@@ -129,6 +127,7 @@ const int *kvq_cuda_ints(kvq_stream *s, const int *host, int n) {
     if (b && host == b->pos && n <= b->n_rows) return s->step.batch.pos;
     size_t bytes = kvq_cuda_aligned((size_t)n * sizeof(int));
     if (bytes > s->ints_bytes - s->ints_used) { /* all of the room is used: wait until it is free */
+        kvq_cuda_flush(s);
         kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "waiting for a copy");
         s->ints_used = 0;
     }

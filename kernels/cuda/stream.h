@@ -23,6 +23,25 @@ typedef struct kvq_cuda_step {
     int most_splits; /* that a tile sees when nothing is behind a window */
 } kvq_cuda_step;
 
+/* Launches in the order they were asked for, with their arguments' values (graph.cu). */
+typedef struct kvq_cuda_calls {
+    struct kept_call *list; /* [KVQ_CUDA_CALLS] */
+    uint8_t *values;        /* [KVQ_CUDA_VALUE_BYTES] */
+    int n;
+    size_t value_bytes;
+} kvq_cuda_calls;
+
+/* A step that was replayed or may be: a CUDA graph of its launches, one behind the other. */
+typedef struct kvq_cuda_graph {
+    kvq_cuda_calls calls; /* as the graph has them now */
+    cudaGraph_t graph;
+    cudaGraphNode_t *nodes;
+    cudaGraphExec_t exec; /* NULL: seen once, not built yet */
+    uint64_t used_at;     /* in steps */
+} kvq_cuda_graph;
+
+enum { KVQ_CUDA_GRAPHS = 8, KVQ_CUDA_CALLS = 4096, KVQ_CUDA_VALUE_BYTES = 1 << 20 };
+
 struct kvq_stream {
     cudaStream_t cuda;
     kvq_device *device;
@@ -36,13 +55,23 @@ struct kvq_stream {
     cudaEvent_t uploaded; /* staging may be written again */
     kvq_cuda_step step;
     kvq_error error; /* the first */
+
+    bool uses_graphs, keeps_calls; /* keeps: launches wait in `calls` until kvq_cuda_flush */
+    kvq_cuda_calls calls;
+    kvq_cuda_graph graphs[KVQ_CUDA_GRAPHS];
+    uint64_t n_steps, n_replays;
 };
 
 /* Keeps the first error of the stream. */
 void kvq_cuda_fail(kvq_stream *s, kvq_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* After a call of the runtime or a launch: a failure becomes the stream's error. */
 void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what);
-void kvq_cuda_launched(kvq_stream *s, const char *kernel, dim3 grid, dim3 block, size_t shared_bytes);
+
+/* Launches from now on are kept until kvq_cuda_flush, which launches them as one graph if it can. */
+void kvq_cuda_keep_calls(kvq_stream *s);
+void kvq_cuda_flush(kvq_stream *s);
+bool kvq_cuda_graphs_init(kvq_stream *s); /* false: no memory of the host */
+void kvq_cuda_graphs_done(kvq_stream *s);
 
 /* `bytes` of the workspace from *used on; NULL after an error of the stream when it is too small, which only a job
  * beyond the stream's shapes can cause. */

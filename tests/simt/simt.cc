@@ -2,8 +2,8 @@
  * libkvq-cuda-shim.so and the shim's own test. One thread of the host uses it at a time.
  *
  * Faults on purpose, from the environment, for the tests of what the engine says then:
- *   KVQ_SIMT_FAULT = no_driver | old_driver | no_device | old_device | no_image | launch | integrated (no fault: a GPU
- *                    whose memory is the system's)
+ *   KVQ_SIMT_FAULT = no_driver | old_driver | no_device | old_device | no_image | launch | no_graphs | integrated
+ *                    (no fault: a GPU whose memory is the system's)
  *                  | @FILE: what is in that file, nothing if it is not there
  *   KVQ_SIMT_MEMORY = bytes of device memory (4 GiB) */
 #include "simt.h"
@@ -676,6 +676,165 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     return cudaSuccess;
 }
 
+/* ---- launches by a kernel's address, and graphs of them -----------------------------------------------------------
+ */
+
+enum { MAX_KERNELS = 1024 };
+static simt_kernel kernels[MAX_KERNELS];
+static int n_kernels;
+
+static const simt_kernel *find_kernel(const void *kernel) {
+    for (int i = 0; i < n_kernels; i++)
+        if (kernels[i].kernel == kernel) return &kernels[i];
+    return NULL;
+}
+
+void simt_announce_kernel(const simt_kernel *k) {
+    if (find_kernel(k->kernel)) return;
+    if (n_kernels == MAX_KERNELS) abort();
+    kernels[n_kernels++] = *k;
+}
+
+/* A launch with its arguments' values. */
+struct simt_node {
+    struct simt_node *next;
+    const simt_kernel *kernel;
+    dim3 grid, block;
+    size_t shared_bytes;
+    void *args[64];
+    uint8_t *values;
+};
+
+static void set_values(simt_node *n, void **args) {
+    size_t bytes = 0, at = 0;
+    if (n->kernel->n_args > (int)(sizeof n->args / sizeof *n->args)) abort();
+    for (int i = 0; i < n->kernel->n_args; i++) bytes += (n->kernel->arg_bytes[i] + 15) / 16 * 16;
+    uint8_t *values = (uint8_t *)aligned_alloc(16, bytes + 16);
+    if (!values) abort();
+    for (int i = 0; i < n->kernel->n_args; i++) {
+        memcpy(values + at, args[i], n->kernel->arg_bytes[i]);
+        n->args[i] = values + at;
+        at += (n->kernel->arg_bytes[i] + 15) / 16 * 16;
+    }
+    free(n->values); /* args may point into it */
+    n->values = values;
+}
+
+static void free_node(void *node) {
+    free(((simt_node *)node)->values);
+    free(node);
+}
+
+static simt_node *new_node(const simt_kernel *kernel, dim3 grid, dim3 block, size_t shared_bytes, void **args) {
+    simt_node *n = (simt_node *)calloc(1, sizeof *n);
+    if (!n) abort();
+    n->kernel = kernel;
+    n->grid = grid;
+    n->block = block;
+    n->shared_bytes = shared_bytes;
+    set_values(n, args);
+    return n;
+}
+
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared_bytes,
+                             cudaStream_t s) {
+    const simt_kernel *k = find_kernel(kernel);
+    if (!k) return failed(cudaErrorInvalidValue);
+    simt_launch launch = {};
+    launch.kernel = k->name;
+    launch.grid = grid;
+    launch.block = block;
+    launch.shared_bytes = shared_bytes;
+    launch.run = [](void *body) {
+        simt_node *n = (simt_node *)body;
+        n->kernel->call(n->kernel->kernel, n->args);
+    };
+    launch.drop = free_node;
+    launch.body = new_node(k, grid, block, shared_bytes, args);
+    simt_enqueue(s, &launch);
+    return simt.last;
+}
+
+struct simt_graph {
+    simt_node *first, *last;
+};
+
+static uint64_t n_graph_launches, n_graph_nodes, n_node_changes;
+
+/* All graphs that were ever launched, their nodes, and nodes that were changed: for the test that steps are replayed.
+ */
+extern "C" __attribute__((visibility("default"))) uint64_t simt_count_graph_launches(void) {
+    return n_graph_launches;
+}
+extern "C" __attribute__((visibility("default"))) uint64_t simt_count_graph_nodes(void) {
+    return n_graph_nodes;
+}
+extern "C" __attribute__((visibility("default"))) uint64_t simt_count_node_changes(void) {
+    return n_node_changes;
+}
+
+cudaError_t cudaGraphCreate(cudaGraph_t *ret, unsigned flags) {
+    (void)flags;
+    *ret = (cudaGraph_t)calloc(1, sizeof **ret);
+    if (!*ret) abort();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *ret, cudaGraph_t g, const cudaGraphNode_t *dependencies,
+                                   size_t n_dependencies, const cudaKernelNodeParams *p) {
+    const simt_kernel *k = find_kernel(p->func);
+    bool is_chain = g->last ? n_dependencies == 1 && dependencies[0] == g->last : n_dependencies == 0;
+    if (!k || !is_chain) return failed(cudaErrorInvalidValue);
+    *ret = new_node(k, p->grid, p->block, p->sharedMemBytes, p->kernelParams);
+    *(g->last ? &g->last->next : &g->first) = *ret;
+    g->last = *ret;
+    return cudaSuccess;
+}
+
+/* The graph itself: none is changed or instantiated twice here. */
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ret, cudaGraph_t g, unsigned long long flags) {
+    (void)flags;
+    if (fault_is("no_graphs")) return failed(cudaErrorNotSupported);
+    *ret = g;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t g, cudaGraphNode_t node, const cudaKernelNodeParams *p) {
+    (void)g;
+    if (p->func != node->kernel->kernel) return failed(cudaErrorInvalidValue);
+    n_node_changes++;
+    node->grid = p->grid;
+    node->block = p->block;
+    node->shared_bytes = p->sharedMemBytes;
+    set_values(node, p->kernelParams);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s) {
+    n_graph_launches++;
+    for (simt_node *n = g->first; n; n = n->next) {
+        n_graph_nodes++;
+        (void)cudaLaunchKernel(n->kernel->kernel, n->grid, n->block, n->args, n->shared_bytes,
+                               s); /* simt.last has it */
+    }
+    return simt.last;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
+    (void)g;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    while (g->first) {
+        simt_node *n = g->first;
+        g->first = n->next;
+        free_node(n);
+    }
+    free(g);
+    return cudaSuccess;
+}
+
 /* Runs what was asked for so far. After a failure nothing runs any more, as on a device. */
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     cudaError_t error = simt.last;
@@ -740,6 +899,8 @@ const char *cudaGetErrorName(cudaError_t error) {
         return "cudaErrorNoKernelImageForDevice";
     case cudaErrorLaunchFailure:
         return "cudaErrorLaunchFailure";
+    case cudaErrorNotSupported:
+        return "cudaErrorNotSupported";
     }
     return "?";
 }

@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utility>
 
 /* ---- the language ---- */
 
@@ -228,7 +229,8 @@ typedef enum cudaError_t {
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
-    cudaErrorLaunchFailure = 719
+    cudaErrorLaunchFailure = 719,
+    cudaErrorNotSupported = 801
 } cudaError_t;
 
 typedef struct simt_stream *cudaStream_t;
@@ -263,6 +265,28 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
+/* A launch of a kernel that was announced (below), now or as a node of a graph. A graph's nodes run in the order in
+ * which they were added; each must depend on the one before, since nothing else is used here. */
+typedef struct simt_graph *cudaGraph_t, *cudaGraphExec_t;
+typedef struct simt_node *cudaGraphNode_t;
+typedef struct cudaKernelNodeParams { /* the second and third are gridDim and blockDim, which are macros here */
+    void *func;
+    dim3 grid, block;
+    unsigned sharedMemBytes;
+    void **kernelParams, **extra;
+} cudaKernelNodeParams;
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared_bytes,
+                             cudaStream_t s);
+cudaError_t cudaGraphCreate(cudaGraph_t *ret, unsigned flags);
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *ret, cudaGraph_t g, const cudaGraphNode_t *dependencies,
+                                   size_t n_dependencies, const cudaKernelNodeParams *params);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ret, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t g, cudaGraphNode_t node,
+                                             const cudaKernelNodeParams *params);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorName(cudaError_t error);
 const char *cudaGetErrorString(cudaError_t error); /* of a failed launch: what the shim found */
@@ -287,6 +311,31 @@ typedef struct simt_launch {
     void *body;
 } simt_launch;
 void simt_enqueue(cudaStream_t s, const simt_launch *launch);
+
+/* What the shim must know of a kernel to launch it by its address alone; nvcc's own tables are of that kind. */
+typedef struct simt_kernel {
+    const void *kernel;
+    const char *name;
+    void (*call)(const void *kernel, void **args);
+    int n_args;
+    const size_t *arg_bytes;
+} simt_kernel;
+void simt_announce_kernel(const simt_kernel *k); /* copied; the second time is nothing */
+
+template <typename... Types> struct simt_signature {
+    static constexpr size_t bytes[] = {sizeof(Types)...};
+    template <size_t... I> static void call_with(void (*kernel)(Types...), void **args, std::index_sequence<I...>) {
+        kernel(*(Types *)args[I]...);
+    }
+    static void call(const void *kernel, void **args) {
+        call_with((void (*)(Types...))kernel, args, std::index_sequence_for<Types...>{});
+    }
+};
+template <typename... Types> static inline void simt_announce(const char *name, void (*kernel)(Types...)) {
+    typedef simt_signature<Types...> signature;
+    const simt_kernel k = {(const void *)kernel, name, signature::call, (int)sizeof...(Types), signature::bytes};
+    simt_announce_kernel(&k);
+}
 
 /* kernel(args...), with the values that the arguments have now. */
 template <typename Kernel, typename... Args>

@@ -262,6 +262,18 @@ static void the_pool_is_a_share_of_the_gpus_memory(void **state) {
     kvq_close(e);
 }
 
+/* What the shim counts, by the name of its function. */
+static uint64_t count_of(const char *name) {
+    void *plugin = dlopen(getenv("KVQ_CUDA_PLUGIN"), RTLD_NOW | RTLD_NOLOAD);
+    assert_non_null(plugin);
+    void *symbol = dlsym(plugin, name);
+    uint64_t (*count)(void);
+    assert_non_null(symbol);
+    memcpy(&count, &symbol, sizeof count);
+    (void)dlclose(plugin);
+    return count();
+}
+
 /* An integrated GPU's memory is the system's: MemAvailable, not what the driver says is free. */
 static void a_jetsons_pool_is_a_share_of_the_systems_memory(void **state) {
     (void)state;
@@ -287,13 +299,7 @@ static void nothing_is_allocated_after_the_start(void **state) {
     o.cache_max_entry_count = pool;
     o.enable_prefix_caching = true;
     kvq_engine *e = world_open(&o);
-    void *plugin = dlopen(getenv("KVQ_CUDA_PLUGIN"), RTLD_NOW | RTLD_NOLOAD);
-    assert_non_null(plugin);
-    void *symbol = dlsym(plugin, "simt_count_allocations");
-    uint64_t (*count)(void);
-    assert_non_null(symbol);
-    memcpy(&count, &symbol, sizeof count);
-    uint64_t before = count();
+    uint64_t before = count_of("simt_count_allocations");
     assert_true(before > 0);
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < N_ANSWERS; i++) {
@@ -302,9 +308,44 @@ static void nothing_is_allocated_after_the_start(void **state) {
         }
         (void)world_run(e);
     }
-    assert_int_equal(count(), before);
+    assert_int_equal(count_of("simt_count_allocations"), before);
     kvq_close(e);
-    (void)dlclose(plugin);
+}
+
+/* Answers of three sequences that begin and end at different steps, so that steps of three row counts take turns. */
+static uint64_t answer_three(answer *answers) {
+    static int ids[3][PROMPT_MAX];
+    kvq_options o = cuda_options(TINY_LLAMA, "4");
+    kvq_engine *e = world_open(&o);
+    uint64_t before = count_of("simt_count_graph_launches");
+    for (int i = 0; i < 3; i++) {
+        kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20 + 30 * i);
+        (void)world_submit(e, &r, &answers[i]);
+    }
+    (void)world_run(e);
+    kvq_close(e);
+    return count_of("simt_count_graph_launches") - before;
+}
+
+/* The same tokens as launches one by one give; also where the driver will not make a graph. */
+static void decode_steps_are_replayed_as_graphs(void **state) {
+    (void)state;
+    static answer by_graphs[3], one_by_one[3], refused[3];
+    uint64_t n = answer_three(by_graphs), nodes = count_of("simt_count_graph_nodes");
+    uint64_t changed = count_of("simt_count_node_changes");
+    printf("%llu of about 80 decode steps were replayed, %.2g of their launches changed\n", (unsigned long long)n,
+           (double)changed / (double)nodes);
+    assert_in_range(n, 60, 80);
+    assert_in_range(changed, 0, nodes / 5); /* else a graph costs more than it spares */
+    setenv("KVQ_CUDA_GRAPHS", "0", 1);
+    assert_int_equal(answer_three(one_by_one), 0);
+    unsetenv("KVQ_CUDA_GRAPHS");
+    setenv("KVQ_SIMT_FAULT", "no_graphs", 1);
+    assert_int_equal(answer_three(refused), 0);
+    for (int i = 0; i < 3; i++) {
+        world_same(&by_graphs[i], &one_by_one[i], "graphs");
+        world_same(&refused[i], &one_by_one[i], "no graphs");
+    }
 }
 
 /* A kernel that fails in the field ends the step with the device's words, not with wrong tokens. */
@@ -339,6 +380,7 @@ int main(void) {
         cmocka_unit_test_setup(the_pool_is_a_share_of_the_gpus_memory, no_fault),
         cmocka_unit_test_setup(a_jetsons_pool_is_a_share_of_the_systems_memory, no_fault),
         cmocka_unit_test_setup(nothing_is_allocated_after_the_start, no_fault),
+        cmocka_unit_test_setup(decode_steps_are_replayed_as_graphs, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
