@@ -36,6 +36,10 @@ foreach(source ${KVQ_ENGINE_TESTS})
 endforeach()
 add_executable(make_tiny_models ${CMAKE_SOURCE_DIR}/tests/engine/make_tiny_models.c)
 target_link_libraries(make_tiny_models PRIVATE kvq_flags kvq_engine_world)
+# What tests/gpu/run measures on a GPU beside kvqctl bench.
+add_executable(bench_gpu ${CMAKE_SOURCE_DIR}/tests/gpu/bench_gpu.c)
+target_include_directories(bench_gpu PRIVATE ${CMAKE_SOURCE_DIR})
+target_link_libraries(bench_gpu PRIVATE kvq_flags kvq)
 include(${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz.cmake)
 # The chat template: its unit test makes allocations fail; the program of tests/live/compare_templates.py.
 target_link_options(test_template PRIVATE -Wl,--wrap=malloc)

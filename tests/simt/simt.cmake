@@ -39,6 +39,11 @@ if(TARGET kvqd AND MOSQUITTO)
   set_tests_properties(daemon_on_shim PROPERTIES TIMEOUT 600 COST 60 ENVIRONMENT
     "KVQD=$<TARGET_FILE:kvqd>;KVQD_TEST_LIMIT_S=120;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
 endif()
+# And the script for a machine with a GPU, whose figures are of nothing here.
+if(TARGET kvqd AND NOT KVQ_SANITIZE)
+  add_test(NAME gpu_run_on_shim COMMAND ${PYTHON3} ${CMAKE_SOURCE_DIR}/tests/gpu/run --shim --minutes 4.5 ${CMAKE_BINARY_DIR} ${CMAKE_BINARY_DIR}/gpu_run)
+  set_tests_properties(gpu_run_on_shim PROPERTIES TIMEOUT 300 COST 60)
+endif()
 add_library(kvq_old_plugin MODULE ${CMAKE_SOURCE_DIR}/tests/simt/old_plugin.c)
 target_include_directories(kvq_old_plugin PRIVATE ${CMAKE_SOURCE_DIR})
 target_link_libraries(kvq_old_plugin PRIVATE kvq_flags)
