@@ -5,6 +5,11 @@
 
 #include <math.h>
 
+/* Logits this close to the largest (nats: a token 400 times less likely) are refined; those below hardly change the
+ * distribution. SmolLM2 Q4_1, 652 positions, KL divergence from the float truth: 0.00340 without, 0.00290 with 4,
+ * 0.00279 with 6 (3.6 % of the tiles), 0.00273 with 8 (10 %), 0.00269 with all of them. */
+#define REFINE_MARGIN 6.0f
+
 #define BUFFER_ALIGNMENT 256 /* what GPUs ask of a tensor's beginning; CPUs ask 64 */
 
 static int max_int(int a, int b) {
@@ -182,6 +187,10 @@ kvq_status kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows, kvq_e
         &(kvq_gather){.out = f->picked, .in = f->x, .rows = rows, .n_rows = n_rows, .n_cols = p->hidden_dim});
     norm(f, f->picked, f->picked, f->model->output_norm, false, n_rows);
     linear(f, f->logits, f->picked, &f->model->output, NULL, false, n_rows);
+    f->ops->refine(
+        f->stream,
+        &(kvq_refine){
+            .x = f->logits, .in = f->picked, .w = &f->model->output, .margin = REFINE_MARGIN, .n_rows = n_rows});
     if (p->logit_softcap > 0)
         f->ops->softcap(
             f->stream,

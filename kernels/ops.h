@@ -73,6 +73,18 @@ typedef struct kvq_linear {
     int n_rows;
 } kvq_linear;
 
+/* Finer logits where they matter: linear rounds its inputs to 8 bits (matrix.h), and behind the last product nothing
+ * smooths the error. For every tile of 16 outputs in which some x is at least its row's largest less `margin`:
+ *   x[r] += W (in[r] - d q)        what the codes leave, to 8 bits of it at least
+ * Parts with float weights are left as they are, for linear rounds nothing there. */
+typedef struct kvq_refine {
+    float *x;        /* [n_rows, w->n_out], what linear made of in */
+    const float *in; /* [n_rows, w->n_in] */
+    const kvq_matrix *w;
+    float margin;
+    int n_rows;
+} kvq_refine;
+
 /* act(gate) * up. gate_up rows are [gate ffn_dim | up ffn_dim]. silu(x) = x / (1 + exp(-x));
  * gelu_tanh(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). */
 typedef enum kvq_activation { KVQ_ACT_SILU, KVQ_ACT_GELU_TANH } kvq_activation;
@@ -167,7 +179,8 @@ typedef struct kvq_softcap {
 } kvq_softcap;
 
 #define KVQ_OP_MAP(X) \
-    X(begin) X(embed) X(norm) X(linear) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
+    X(begin)          \
+    X(embed) X(norm) X(linear) X(refine) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
 
 #define KVQ_X(op) typedef void kvq_##op##_fn(kvq_stream *s, const kvq_##op *job);
 KVQ_OP_MAP(KVQ_X)

@@ -59,5 +59,6 @@ KVQ_LINEAR_KERNELS(avx512)
 KVQ_LINEAR_KERNELS(neon)
 
 void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels);
+void kvq_cpu_refine(kvq_stream *s, const kvq_refine *job, const kvq_linear_kernels *kernels);
 
 #endif

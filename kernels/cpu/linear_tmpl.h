@@ -350,6 +350,11 @@ static void linear(kvq_stream *s, const kvq_linear *job) {
     kvq_cpu_linear(s, job, &V_NAME(kvq_linear_kernels));
 }
 
+static void refine(kvq_stream *s, const kvq_refine *job) {
+    kvq_cpu_refine(s, job, &kernels);
+}
+
 void V_NAME(kvq_linear_fill)(kvq_ops *ops) {
     ops->linear = linear;
+    ops->refine = refine;
 }

@@ -94,6 +94,7 @@ static void fill(kvq_ops *ops, const char *isa) {
     kvq_cuda_fill_step(ops);
     kvq_cuda_fill_rows(ops);
     kvq_cuda_fill_linear(ops);
+    kvq_cuda_fill_refine(ops);
     kvq_cuda_fill_append(ops);
     kvq_cuda_fill_close(ops);
     kvq_cuda_fill_attend(ops);
@@ -188,8 +189,10 @@ static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes
 /* ---- streams ---- */
 
 static size_t operator_bytes(const kvq_shapes *shapes) {
-    size_t linear = kvq_cuda_linear_bytes(shapes), attend = kvq_cuda_attend_bytes(shapes);
-    return linear > attend ? linear : attend;
+    size_t most = kvq_cuda_linear_bytes(shapes), refine = kvq_cuda_refine_bytes(shapes);
+    size_t attend = kvq_cuda_attend_bytes(shapes);
+    if (refine > most) most = refine;
+    return attend > most ? attend : most;
 }
 
 /* Rows, sequences, page tables, closing pages and tiles of the largest step (step.cu's order). */

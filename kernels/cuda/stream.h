@@ -96,11 +96,13 @@ static inline int kvq_cuda_splits(int n_tokens, int block_tokens) {
 
 /* What operators need of the workspace at most; each stands beside its operator. */
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
+size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 
 /* The table's fillers, one per file. */
 void kvq_cuda_fill_rows(kvq_ops *ops); /* embed, norm, glu, rope_table, gather, softcap */
 void kvq_cuda_fill_linear(kvq_ops *ops);
+void kvq_cuda_fill_refine(kvq_ops *ops);
 void kvq_cuda_fill_append(kvq_ops *ops);
 void kvq_cuda_fill_close(kvq_ops *ops);
 void kvq_cuda_fill_attend(kvq_ops *ops);

@@ -26,3 +26,13 @@ void kvq_ref_quantize(const float *x, int n, int8_t *q, float *d, int *sums) {
         }
     }
 }
+
+void kvq_ref_remainder(const float *x, int n, float *out) {
+    for (int g = 0; g < n; g += KVQ_ACT_GROUP) {
+        int8_t q[KVQ_ACT_GROUP];
+        float d;
+        int sums[KVQ_ACT_GROUP / 16];
+        kvq_ref_quantize(x + g, KVQ_ACT_GROUP, q, &d, sums);
+        for (int i = 0; i < KVQ_ACT_GROUP; i++) out[g + i] = fmaf(-d, q[i], x[g + i]);
+    }
+}

@@ -1,5 +1,5 @@
-/* suite_linear.c: `linear` and `embed`, for every weight format, odd output counts, fused matrices, every row count
- * that a blocking could treat apart. */
+/* suite_linear.c: `linear`, `refine` and `embed`, for every weight format, odd output counts, fused matrices, every row
+ * count that a blocking could treat apart. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,6 +218,69 @@ static void not_finite_case(check *c, kvq_format format, float value, const char
     free(bound);
 }
 
+static void call_refine(const kvq_ops *ops, kvq_stream *s, void *job) {
+    ops->refine(s, job);
+}
+
+/* What a fast refine may differ by: half a step of what is left, quantized once more, for every input; and roundings.
+ * Nothing at all where no value of the tile reaches the threshold. */
+static double refine_bound(const kvq_refine *job, int r, int o, const float *rest, float threshold, float *weights) {
+    const kvq_matrix *m = job->w;
+    const kvq_matrix_part *part = kvq_matrix_part_of(m, o);
+    const float *x = job->x + (size_t)r * m->n_out;
+    int begin = part->row_begin + (o - part->row_begin) / KVQ_TILE_ROWS * KVQ_TILE_ROWS, end = begin + KVQ_TILE_ROWS;
+    bool above = false;
+    for (int i = begin; i < end && i < part->row_begin + part->n_rows; i++) above |= x[i] >= threshold;
+    if (!above || part->layout.bits == 0) return 0;
+    double step = 0, roundings = fabs((double)x[o]);
+    kvq_matrix_row(m, o, weights);
+    for (int g = 0; g < m->n_in; g += KVQ_ACT_GROUP) {
+        double largest = 0, sum = 0;
+        for (int i = g; i < g + KVQ_ACT_GROUP; i++) {
+            if (fabsf(rest[i]) > largest) largest = fabsf(rest[i]);
+            sum += fabs((double)weights[i]);
+        }
+        step += sum * largest / 254;
+        roundings += sum * largest;
+    }
+    return step * 1.01 + EPS * roundings * (m->n_in / 16 + 4) + 1e-30;
+}
+
+static void refine_case(check *c, kvq_format format, int n_out, int n_rows, float margin, float value) {
+    if (!check_begin(c, "refine_%s_out%d_r%d_margin%g%s", kvq_format_get(format)->name, n_out, n_rows, margin,
+                     isnan(value) ? "_nan" : ""))
+        return;
+    kvq_matrix m = {.n_in = 512};
+    add_part(c, &m, format, n_out);
+    add_part(c, &m, KVQ_FORMAT_Q8_0, 20);
+    float *in = check_floats(c, (size_t)n_rows * 512, CHECK_OUTLIERS), rest[512], weights[512];
+    kvq_refine job = {.in = in, .w = &m, .n_rows = n_rows, .margin = margin};
+    job.x = check_floats(c, (size_t)n_rows * m.n_out, CHECK_NORMAL);
+    if (isnan(value)) in[(size_t)(n_rows - 1) * 512 + 100] = value;
+    double *bound = calloc((size_t)n_rows * m.n_out + 1, sizeof *bound);
+    if (!bound) abort();
+    for (int r = 0; r < n_rows; r++) {
+        float largest = -INFINITY;
+        for (int o = 0; o < m.n_out; o++)
+            if (job.x[(size_t)r * m.n_out + o] > largest) largest = job.x[(size_t)r * m.n_out + o];
+        kvq_ref_remainder(in + (size_t)r * 512, 512, rest);
+        for (int o = 0; o < m.n_out; o++)
+            bound[(size_t)r * m.n_out + o] = refine_bound(&job, r, o, rest, largest - margin, weights);
+    }
+    check_run(c, &(check_op){.call = call_refine, .job = &job, .outs = {job.x}, .n_outs = 1, .bound = bound});
+    check_end(c);
+    free(bound);
+}
+
+static void refine_cases(check *c, kvq_format format) {
+    refine_case(c, format, 40, 0, 1, 0);
+    refine_case(c, format, 1, 1, 0, 0);
+    refine_case(c, format, 5000, 1, 2, 0);
+    refine_case(c, format, 300, 7, 1.5f, 0);
+    refine_case(c, format, 300, 3, 100, 0); /* all of them */
+    refine_case(c, format, 70, 2, 1, NAN);
+}
+
 static void call_embed(const kvq_ops *ops, kvq_stream *s, void *job) {
     ops->embed(s, job);
 }
@@ -242,6 +305,7 @@ void suite_linear(check *c) {
         formats_cases(c, (kvq_format)f);
         not_finite_case(c, (kvq_format)f, NAN, "nan");
         not_finite_case(c, (kvq_format)f, INFINITY, "infinity");
+        refine_cases(c, (kvq_format)f);
         for (int r = 0; r < 4; r++) embed_case(c, (kvq_format)f, r);
     }
     fused_cases(c);

@@ -1,0 +1,76 @@
+/* refine.cu: `refine`. First, a block a row, the threshold and what the codes of linear's inputs leave; then a block
+ * for every tile of every row, which looks at its 16 values and in nearly all cases ends there. The others multiply
+ * what is left by the weights as they are, in floats: a slice of the groups for each half warp, slices added in order.
+ */
+#include "matrix.cuh"
+#include "warp.cuh"
+
+#define PREPARE_THREADS 256
+#define REFINE_THREADS 128
+#define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
+
+size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
+    size_t rows = (size_t)shapes->max_rows, n_in = (size_t)shapes->max_in + KVQ_ACT_GROUP;
+    return kvq_cuda_aligned(rows * n_in * sizeof(float)) + kvq_cuda_aligned(rows * sizeof(float));
+}
+
+/* x - d q of a lane's value, its warp being the group (matrix.h). */
+static __device__ __forceinline__ float remainder_of(float value) {
+    int bits = kvq_warp_max(__float_as_int(fabsf(value)));
+    float largest = __int_as_float(bits);
+    if (bits >= 0x7f800000) return __int_as_float(0x7fc00000);
+    if (largest < KVQ_ACT_TINY) return value;
+    float scale = largest / 127.0f;
+    return fmaf(-scale, (float)__float2int_rn(value * (1.0f / scale)), value);
+}
+
+__global__ void prepare_refine(kvq_refine job, float *rest, float *threshold, int n_in, int n_out) {
+    KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
+    const float *x = job.x + (size_t)blockIdx.x * n_out, *in = job.in + (size_t)blockIdx.x * n_in;
+    float largest = -INFINITY;
+    for (int o = threadIdx.x; o < n_out; o += PREPARE_THREADS) largest = kvq_larger<float>(largest, x[o]);
+    largest = kvq_block_max(largest, scratch);
+    if (threadIdx.x == 0) threshold[blockIdx.x] = largest - job.margin;
+    for (int i = threadIdx.x; i < n_in; i += PREPARE_THREADS) /* whole warps: n_in is a multiple of 32 */
+        rest[(size_t)blockIdx.x * n_in + i] = remainder_of(in[i]);
+}
+
+__global__ void refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *threshold, int n_in,
+                             int n_out) {
+    KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
+    KVQ_SHARED(float, sums, REFINE_THREADS);
+    int l = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS, o = blockIdx.x * KVQ_TILE_ROWS + l;
+    float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin + o;
+    const float *left = rest + (size_t)blockIdx.y * n_in;
+    float largest = kvq_block_max(o < part.n_rows ? *x : -INFINITY, scratch);
+    if (!(largest >= threshold[blockIdx.y])) return; /* the whole block */
+    float sum = 0;
+    for (int i = slice * KVQ_ACT_GROUP; i < n_in; i += SLICES * KVQ_ACT_GROUP)
+        for (int k = 0; k < KVQ_ACT_GROUP; k++) sum = fmaf(kvq_matrix_value(&part, o, i + k), left[i + k], sum);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (slice > 0 || o >= part.n_rows) return;
+    for (int n = 1; n < SLICES; n++) sum += sums[n * KVQ_TILE_ROWS + l];
+    *x += sum;
+}
+
+static void refine(kvq_stream *s, const kvq_refine *job) {
+    const kvq_matrix *m = job->w;
+    size_t used = 0, n_in = (size_t)m->n_in, n_rows = (size_t)job->n_rows;
+    if (job->n_rows == 0 || m->n_in % KVQ_ACT_GROUP != 0) return; /* floats have nothing to refine */
+    float *rest = (float *)kvq_cuda_take(s, &used, n_rows * n_in * sizeof(float));
+    float *threshold = (float *)kvq_cuda_take(s, &used, n_rows * sizeof(float));
+    if (!rest || !threshold) return;
+    KVQ_LAUNCH(prepare_refine, dim3(job->n_rows), dim3(PREPARE_THREADS), 0, s, *job, rest, threshold, m->n_in,
+               m->n_out);
+    for (int p = 0; p < m->n_parts; p++) {
+        const kvq_matrix_part *part = &m->parts[p];
+        if (part->layout.bits == 0) continue;
+        dim3 grid(kvq_cuda_blocks(part->n_rows, KVQ_TILE_ROWS), job->n_rows);
+        KVQ_LAUNCH(refine_tiles, grid, dim3(REFINE_THREADS), 0, s, *job, *part, rest, threshold, m->n_in, m->n_out);
+    }
+}
+
+void kvq_cuda_fill_refine(kvq_ops *ops) {
+    ops->refine = refine;
+}
