@@ -351,7 +351,7 @@ static void linear(kvq_stream *s, const kvq_linear *job) {
 }
 
 static void refine(kvq_stream *s, const kvq_refine *job) {
-    kvq_cpu_refine(s, job, &kernels);
+    kvq_cpu_refine(s, job, &V_NAME(kvq_linear_kernels));
 }
 
 void V_NAME(kvq_linear_fill)(kvq_ops *ops) {
