@@ -1,26 +1,27 @@
 /* attend_tmpl.h: attention of one tile over one split of the cache, on the codes. Included after vmath_tmpl.h
  * and head_tmpl.h by kv_generic.c, kv_avx2.c, kv_avx512.c; called through attend.c.
  *
- * A page at a time, for BLOCK_QUERIES queries at a time:
- *   scores   lanes are tokens: one load of K codes [d/4][T][4] is 16 tokens x 4 channels, 4 query bytes in every lane
+ * A page at a time, for a block of up to BLOCK_QUERIES queries at a time:
+ *   keys     lanes are tokens: one load of K codes [d/4][T][4] is 16 tokens x 4 channels, 4 query bytes in every lane;
+ *            the sums become scores before they leave their registers
  *   weigh    soft-max over 16 lanes of tokens, one maximum a page; probabilities times V's scales to bytes
  *   values   lanes are channels: one load of V codes [T/4][d][4] is 16 channels x 4 tokens, 4 probability bytes in
- * every lane Integer sums run over a whole page, then go to the float accumulator with one fused multiply-add: so the
- * bits of a result do not depend on the instruction set, nor on which queries share a tile.
+ *            every lane; the sums go to the float accumulator with one fused multiply-add
+ * Integer sums run over a whole page and are exact: so the bits of a result do not depend on the instruction set, nor
+ * on which queries share a tile or a block.
  *
  * Bytes that cannot be avoided: the page's codes and scales, once per tile: (66 d + 256) per page and KV head at 4
- * bits. Operations: d T / 16 dot instructions per query for K and V each at 64 products an instruction. */
+ * bits. Operations: d T products for K and for V each, per query and page: 64 in an instruction of AVX-512 VNNI, 32 in
+ * two of AVX2 (nibbles; 16 in two for bytes). */
 #include <math.h>
 
 #include "../formats.h"
 #include "../hadamard.h"
 #include "attend.h"
 
-/* Accumulators a block keeps in registers: BLOCK_QUERIES x BLOCK_VECTORS. */
-#define BLOCK_QUERIES (V_REGISTERS >= 32 ? 4 : 2)
-#define BLOCK_VECTORS (V_REGISTERS >= 32 ? 4 : 2)
-#define BLOCK_QUERIES_MOST 4
-#define BLOCK_VECTORS_MOST 4
+/* A block's sums stay in registers: at most BLOCK_VECTORS for each of its queries (LANES_FUNCTION). */
+#define BLOCK_QUERIES 4
+#define BLOCK_VECTORS 4
 #define MAX_QUERIES KVQ_ATTEND_QUERIES
 #define MAX_TOKENS 128     /* of a page */
 #define LOG2_E 1.44269504f /* scores are kept in units of ln 2, so that soft-max takes powers of 2 */
@@ -33,7 +34,8 @@ typedef struct queries {
     float unit;               /* the job's scale, in units of ln 2 unless a softcap comes between */
     float scale[MAX_QUERIES]; /* of the bytes, times unit */
     int32_t sum[MAX_QUERIES];
-    int8_t bytes[MAX_QUERIES][KVQ_MAX_HEAD_DIM];
+    int8_t bytes[MAX_QUERIES * KVQ_MAX_HEAD_DIM];     /* [n, head_dim] */
+    v_factor factors[MAX_QUERIES * KVQ_MAX_HEAD_DIM]; /* the same numbers, as 8-bit codes want them */
 } queries;
 
 /* A page as the tile sees it. */
@@ -44,21 +46,30 @@ typedef struct page {
     bool masked;   /* some query does not see all of it */
     bool has_k_const;
     float k_const[KVQ_MAX_HEAD_DIM];              /* k_mean + k_ref */
-    float k_scale[MAX_TOKENS], k_min[MAX_TOKENS]; /* k_min only when asym */
     float v_scale[MAX_TOKENS], v_min[MAX_TOKENS]; /* magnitudes; 0 behind n_written */
-    int32_t v_mirrored[MAX_TOKENS];               /* -1 for tokens whose 4-bit codes are mirrored, else 0 */
+    uint8_t v_zero[MAX_TOKENS];                   /* of 4-bit codes: 8, or 7 where they are mirrored */
 } page;
 
-/* What one block of queries knows of the page. */
+/* A block of queries and what it knows of the page. */
 typedef struct block {
     int first, n; /* queries [first, first + n) of the tile */
-    bool seen[BLOCK_QUERIES_MOST];
-    float correction[BLOCK_QUERIES_MOST];                        /* of what the state has so far */
-    float w_scale[BLOCK_QUERIES_MOST], plus[BLOCK_QUERIES_MOST]; /* value = w_scale * (integer sum - zero) + plus */
-    int32_t zero[BLOCK_QUERIES_MOST];
-    int32_t sums[BLOCK_QUERIES_MOST][MAX_TOKENS]; /* products of codes with K */
-    float w[BLOCK_QUERIES_MOST][MAX_TOKENS];      /* halves: products with K, then probabilities */
-    uint8_t w_bytes[BLOCK_QUERIES_MOST][MAX_TOKENS];
+    int head_dim, block_tokens;
+    /* keys: score = k_scale * scale of the token * (sum of products - zero) + k_plus */
+    const void *k_with[BLOCK_QUERIES]; /* bytes, v_factors or floats, as the codes want them */
+    int32_t k_start[BLOCK_QUERIES];    /* what the sum starts from: minus the zero of all codes */
+    float k_scale[BLOCK_QUERIES], k_min[BLOCK_QUERIES], k_plus[BLOCK_QUERIES];
+    float x[BLOCK_QUERIES][MAX_TOKENS]; /* scores; halves: then probabilities */
+    /* soft-max */
+    bool seen[BLOCK_QUERIES];
+    float total[BLOCK_QUERIES]; /* sum of the page's probabilities */
+    float fall[V_LANES];        /* old maximum minus new */
+    float correction[V_LANES];  /* 2^fall, of what the state has so far */
+    /* values: accumulator = accumulator * correction + v_plus + v_scale * (sum of products - zero) */
+    uint8_t w_bytes[BLOCK_QUERIES][MAX_TOKENS];
+    v_factor w_factors[BLOCK_QUERIES][MAX_TOKENS];
+    int32_t v_start[BLOCK_QUERIES];
+    float v_scale[BLOCK_QUERIES], v_plus[BLOCK_QUERIES];
+    float *acc[BLOCK_QUERIES]; /* [head_dim], the state's */
 } block;
 
 /* ---- queries ---- */
@@ -73,7 +84,8 @@ static void quantize_query(queries *qs, int n, int d, float scale) {
     for (int i = 0; i < d; i += V_LANES) {
         v16f x = v_mul(v_load(q + i), per_code);
         v16i code = v_rint(v_min(v_max(x, v_set1(-127.0f)), v_set1(127.0f)));
-        v_store_low_b(&qs->bytes[n][i], code);
+        v_store_low_b(&qs->bytes[n * d + i], code);
+        v_store_factors(&qs->factors[n * d + i], code);
         sum = v_add_i(sum, code);
     }
     qs->sum[n] = v_hsum_i(sum);
@@ -113,16 +125,13 @@ V_INLINE v16f only_written(const page *p, int t, v16f x) {
     return v_select_lt(index, v_set1((float)p->n_written), x, v_zero());
 }
 
-static void load_scales(page *p, int n_tokens) {
+static void load_v_scales(page *p, int n_tokens) {
+    bool all = p->n_written == n_tokens;
     for (int t = 0; t < n_tokens; t += V_LANES) {
-        v16f v_scale = v_load_half(p->v.scales + t);
-        v_store(p->k_scale + t, v_load_half(p->k.scales + t));
-        v_store(p->v_scale + t, only_written(p, t, v_abs(v_scale)));
-        v16i sign = v_shr_i(v_bits(v_scale), 31);
-        v_store_i(p->v_mirrored + t, v_sub_i(v_zero_i(), sign));
-        if (p->k.sym) continue;
-        v_store(p->k_min + t, v_load_half(p->k.mins + t));
-        v_store(p->v_min + t, only_written(p, t, v_load_half(p->v.mins + t)));
+        v16f scale = v_load_half(p->v.scales + t);
+        v_store(p->v_scale + t, all ? v_abs(scale) : only_written(p, t, v_abs(scale)));
+        v_store_low_b(p->v_zero + t, v_sub_i(v_set1_i(8), v_shr_i(v_bits(scale), 31)));
+        if (!p->v.sym) v_store(p->v_min + t, only_written(p, t, v_load_half(p->v.mins + t)));
     }
 }
 
@@ -141,139 +150,185 @@ static void load_page(page *p, const kvq_attend_tile *tile, int index) {
     p->n_written = pos_last - p->begin + 1 < n_tokens ? pos_last - p->begin + 1 : n_tokens;
     p->masked = p->begin + n_tokens - 1 > pos_begin || (job->window && p->begin <= pos_last - job->window);
     load_k_const(p, job, index, tile->g);
-    if (p->k.bits != 16) load_scales(p, n_tokens);
+    if (p->v.bits != 16) load_v_scales(p, n_tokens);
 }
 
-/* ---- integer products ---- */
+/* ---- sums of products ---- */
 
-/* A sum of products over `inner` for n queries and some lanes: out[n][lane], row_bytes from one row of lanes to the
- * next. */
-typedef struct dot {
-    const uint8_t *codes;
-    size_t row_bytes, out_step;
+/* The part of a half that a sum runs over: K's layout (lanes: tokens, inner: channels) and V's (the other way round).
+ */
+typedef struct lanes {
+    const uint8_t *codes; /* of the first lane */
+    size_t row_bytes;     /* from one row of lanes to the next */
     int inner;
-    void *out;                            /* int32_t, or float for halves */
-    const void *with[BLOCK_QUERIES_MOST]; /* bytes, or floats for halves */
-} dot;
+} lanes;
 
-/* K: codes unsigned, bytes signed. V: bytes unsigned, codes unsigned, or with bits 8 what v_value_b made of them. */
-V_INLINE v16i dot_four(v16i sum, v64b code, v64b bytes, const int bits, const bool is_v) {
-    if (is_v) return bits == 4 ? v_dot_nibble(sum, bytes, code) : v_dot_value(sum, bytes, code);
-    return bits == 4 ? v_dot_narrow(sum, code, bytes) : v_dot_wide(sum, code, bytes);
+V_INLINE lanes lanes_of(const kvq_kv_half *half, int lane, int n_lanes, int inner, const int bits) {
+    size_t lane_bytes = bits == 16 ? 2 : 4;
+    return (lanes){half->codes + (size_t)lane * lane_bytes, (size_t)n_lanes * lane_bytes, inner};
 }
 
-/* sums[n][v] += codes times bytes over `inner` values, for n_vectors x 16 lanes from job->codes on: the layout of K
- * (inner: channels, lanes: tokens) and of V (the other way round). */
-V_INLINE void dot_codes(v16i sums[BLOCK_QUERIES_MOST][BLOCK_VECTORS_MOST], const dot *job, const int bits,
-                        const bool is_v, const int n, const int n_vectors) {
-    const uint8_t *codes = job->codes;
-    for (int j = 0; j < job->inner; j += 32 / bits, codes += job->row_bytes) {
-        v64b code[BLOCK_VECTORS_MOST], high[BLOCK_VECTORS_MOST];
-        for (int v = 0; v < n_vectors; v++) {
-            code[v] = v_load_b(codes + 4 * V_LANES * v);
-            if (bits == 8 && is_v) code[v] = v_value_b(code[v]);
-            if (bits == 4) high[v] = v_high_b(code[v]), code[v] = v_low_b(code[v]);
-        }
+V_INLINE void add_nibbles(v16s part[BLOCK_QUERIES][BLOCK_VECTORS], const v64b *code, const uint8_t *const *with, int j,
+                          const bool is_v, const int n, const int n_vectors) {
+    for (int q = 0; q < n; q++) {
+        v64b x = v_splat4(with[q] + j);
+        for (int v = 0; v < n_vectors; v++) part[q][v] = v_part_add(part[q][v], code[v], x, is_v);
+    }
+}
+
+/* Codes j .. j + 7 of every lane, the low nibbles of all queries first: so few registers are needed at a time. */
+V_INLINE void add_row(v16s part[BLOCK_QUERIES][BLOCK_VECTORS], const uint8_t *codes, const uint8_t *const *with, int j,
+                      const bool is_v, const int n, const int n_vectors) {
+    v64b both[BLOCK_VECTORS], nibbles[BLOCK_VECTORS];
+    for (int v = 0; v < n_vectors; v++) both[v] = v_load_b(codes + 4 * V_LANES * v);
+    for (int v = 0; v < n_vectors; v++) nibbles[v] = v_low_b(both[v]);
+    add_nibbles(part, nibbles, with, j, is_v, n, n_vectors);
+    for (int v = 0; v < n_vectors; v++) nibbles[v] = v_high_b(both[v]);
+    add_nibbles(part, nibbles, with, j + 4, is_v, n, n_vectors);
+}
+
+/* sums[q][v] += n_codes 4-bit codes times bytes, at most V_PART_CODES. */
+V_INLINE void dot_rows(v16i sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes *l, const uint8_t *const *with, int j,
+                       const int n_codes, const bool is_v, const int n, const int n_vectors) {
+    v16s part[BLOCK_QUERIES][BLOCK_VECTORS];
+    for (int q = 0; q < n; q++)
+        for (int v = 0; v < n_vectors; v++) part[q][v] = v_part_begin(sums[q][v], is_v);
+    V_UNROLL
+    for (int i = 0; i < n_codes; i += 8, l->codes += l->row_bytes)
+        add_row(part, l->codes, with, j + i, is_v, n, n_vectors);
+    for (int q = 0; q < n; q++)
+        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_part_end(sums[q][v], part[q][v], is_v);
+}
+
+/* sums[q][v] += 4-bit codes times bytes. K: bytes signed; V: unsigned. */
+V_INLINE void dot_nibbles(v16i sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const uint8_t *const *with, const bool is_v,
+                          const int n, const int n_vectors) {
+    int j = 0;
+    for (; j + V_PART_CODES <= l.inner; j += V_PART_CODES)
+        dot_rows(sums, &l, with, j, V_PART_CODES, is_v, n, n_vectors);
+    for (; V_PART_CODES > 16 && j < l.inner; j += 16) dot_rows(sums, &l, with, j, 16, is_v, n, n_vectors);
+}
+
+/* sums[q][v] += 8-bit codes, less the set's bias, times factors. */
+V_INLINE void dot_bytes(v16i sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const v_factor *const *with, const bool is_v,
+                        const int n, const int n_vectors) {
+    for (int j = 0; j < l.inner; j += 4, l.codes += l.row_bytes) {
+        v_codes codes[BLOCK_VECTORS];
+        for (int v = 0; v < n_vectors; v++) codes[v] = v_codes_of(v_load_b(l.codes + 4 * V_LANES * v), is_v);
         for (int q = 0; q < n; q++) {
-            v64b x = v_splat4((const uint8_t *)job->with[q] + j);
-            for (int v = 0; v < n_vectors; v++) sums[q][v] = dot_four(sums[q][v], code[v], x, bits, is_v);
-            if (bits != 4) continue;
-            x = v_splat4((const uint8_t *)job->with[q] + j + 4);
-            for (int v = 0; v < n_vectors; v++) sums[q][v] = dot_four(sums[q][v], high[v], x, bits, is_v);
+            v_factors x = v_splat_factors(with[q] + j);
+            for (int v = 0; v < n_vectors; v++) sums[q][v] = v_dot_factors(sums[q][v], codes[v], x, is_v);
         }
     }
 }
 
-/* The same, stored. */
-V_INLINE void dot_block(const dot *job, const int bits, const bool is_v, const int n, const int n_vectors) {
-    v16i sums[BLOCK_QUERIES_MOST][BLOCK_VECTORS_MOST];
-    for (int q = 0; q < n; q++)
-        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_zero_i();
-    dot_codes(sums, job, bits, is_v, n, n_vectors);
-    for (int q = 0; q < n; q++)
-        for (int v = 0; v < n_vectors; v++)
-            v_store_i((int32_t *)job->out + (size_t)q * job->out_step + (size_t)(V_LANES * v), sums[q][v]);
+V_INLINE void dot_codes(v16i sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const void *const *with, const int bits,
+                        const bool is_v, const int n, const int n_vectors) {
+    if (bits == 4)
+        dot_nibbles(sums, l, (const uint8_t *const *)with, is_v, n, n_vectors);
+    else
+        dot_bytes(sums, l, (const v_factor *const *)with, is_v, n, n_vectors);
 }
 
-/* Halves times floats: out[n][lane] = sum over inner of with[n][i] halves[i][lane], one chain a lane. */
-V_INLINE void dot_block_halves(const dot *job, const int n, const int n_vectors) {
-    const uint8_t *row = job->codes;
-    v16f sums[BLOCK_QUERIES_MOST][BLOCK_VECTORS_MOST];
-    for (int q = 0; q < n; q++)
-        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_zero();
-    for (int i = 0; i < job->inner; i++, row += job->row_bytes) {
-        v16f x[BLOCK_VECTORS_MOST];
-        for (int v = 0; v < n_vectors; v++) x[v] = v_load_half((const uint16_t *)row + V_LANES * v);
+/* sums[q][v] += halves times floats, one chain a lane. */
+V_INLINE void dot_halves(v16f sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const float *const *with, const int n,
+                         const int n_vectors) {
+    for (int i = 0; i < l.inner; i++, l.codes += l.row_bytes) {
+        v16f x[BLOCK_VECTORS];
+        for (int v = 0; v < n_vectors; v++) x[v] = v_load_half((const uint16_t *)l.codes + V_LANES * v);
         for (int q = 0; q < n; q++) {
-            v16f w = v_set1(((const float *)job->with[q])[i]);
+            v16f w = v_set1(with[q][i]);
             for (int v = 0; v < n_vectors; v++) sums[q][v] = v_fma(x[v], w, sums[q][v]);
         }
     }
+}
+
+/* A function of a block and all lanes of a half, compiled for every number of queries: as many vectors at a time as the
+ * block has room for, then what is left. */
+#define LANES_CASE(n, call, bits, most)                                                                 \
+    case n:                                                                                             \
+        for (; left >= (most); lane += (most)*V_LANES, left -= (most)) call(b, p, lane, bits, n, most); \
+        if ((most) > 2 && left >= 2) {                                                                  \
+            call(b, p, lane, bits, n, 2);                                                               \
+            lane += 2 * V_LANES, left -= 2;                                                             \
+        }                                                                                               \
+        if ((most) > 1 && left > 0) call(b, p, lane, bits, n, 1);                                       \
+        break;
+#define LANES_FUNCTION(name, call, bits)                         \
+    static void name(block *b, const page *p, int n_lanes) {     \
+        int lane = 0, left = n_lanes / V_LANES;                  \
+        switch (b->n) {                                          \
+            LANES_CASE(1, call, bits, BLOCK_VECTORS)             \
+            LANES_CASE(2, call, bits, V_REGISTERS >= 32 ? 4 : 2) \
+            LANES_CASE(3, call, bits, V_REGISTERS >= 32 ? 4 : 1) \
+            LANES_CASE(4, call, bits, V_REGISTERS >= 32 ? 4 : 1) \
+        }                                                        \
+    }
+
+/* ---- keys ---- */
+
+/* unit (q . k_const), in 16 lanes. */
+V_INLINE float query_const(const page *p, const queries *qs, int n, int d) {
+    if (!p->has_k_const) return 0;
+    v16f sum = v_zero();
+    for (int i = 0; i < d; i += V_LANES) sum = v_fma(v_load(qs->q[n] + i), v_load(p->k_const + i), sum);
+    return v_hsum(sum) * qs->unit;
+}
+
+static void begin_block(block *b, const page *p, const queries *qs, float *state) {
+    int d = b->head_dim, bits = p->k.bits;
+    /* The codes' zero, less what the dot product takes away itself. */
+    int zero = bits == 4 ? (p->k.sym ? 8 : 0) : (p->k.sym ? 128 : 0) - V_KEY_BIAS;
+    for (int i = 0; i < b->n; i++) {
+        int q = b->first + i;
+        b->k_with[i] = bits == 16  ? (const void *)qs->q[q]
+                       : bits == 8 ? (const void *)&qs->factors[q * d]
+                                   : (const void *)&qs->bytes[q * d];
+        b->k_plus[i] = query_const(p, qs, q, d);
+        b->k_scale[i] = bits == 16 ? qs->unit : qs->scale[q];
+        b->acc[i] = state + 2 * MAX_QUERIES + (size_t)q * (size_t)d;
+        if (bits == 16) continue;
+        b->k_start[i] = -zero * qs->sum[q];
+        b->k_min[i] = qs->scale[q] * (float)qs->sum[q];
+    }
+}
+
+V_LARGE void keys_of_codes(block *b, const page *p, int lane, const int bits, const int n, const int n_vectors) {
+    v16i sums[BLOCK_QUERIES][BLOCK_VECTORS];
+    for (int q = 0; q < n; q++)
+        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_set1_i(b->k_start[q]);
+    dot_codes(sums, lanes_of(&p->k, lane, b->block_tokens, b->head_dim, bits), b->k_with, bits, false, n, n_vectors);
+    const bool sym = p->k.sym;
+    for (int v = 0; v < n_vectors; v++) {
+        int t = lane + V_LANES * v;
+        v16f scale = v_load_half(p->k.scales + t), plus[BLOCK_QUERIES];
+        for (int q = 0; q < n; q++) plus[q] = v_set1(b->k_plus[q]);
+        for (int q = 0; !sym && q < n; q++) plus[q] = v_fma(v_set1(b->k_min[q]), v_load_half(p->k.mins + t), plus[q]);
+        for (int q = 0; q < n; q++)
+            v_store(&b->x[q][t], v_fma(v_mul(v_set1(b->k_scale[q]), scale), v_float(sums[q][v]), plus[q]));
+    }
+}
+
+V_LARGE void keys_of_halves(block *b, const page *p, int lane, const int bits, const int n, const int n_vectors) {
+    v16f sums[BLOCK_QUERIES][BLOCK_VECTORS];
+    for (int q = 0; q < n; q++)
+        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_zero();
+    dot_halves(sums, lanes_of(&p->k, lane, b->block_tokens, b->head_dim, bits), (const float *const *)b->k_with, n,
+               n_vectors);
     for (int q = 0; q < n; q++)
         for (int v = 0; v < n_vectors; v++)
-            v_store((float *)job->out + (size_t)q * job->out_step + (size_t)(V_LANES * v), sums[q][v]);
+            v_store(&b->x[q][lane + V_LANES * v], v_fma(v_set1(b->k_scale[q]), sums[q][v], v_set1(b->k_plus[q])));
 }
 
-/* A function whose inner loop is compiled for every block size that occurs. */
-#define DOT_CASE(n, n_vectors, call) \
-    case (n)*8 + (n_vectors):        \
-        call(n, n_vectors);          \
-        break;
-#define DOT_FUNCTION(name, call)                             \
-    static void name(const dot *job, int n, int n_vectors) { \
-        switch (n * 8 + n_vectors) {                         \
-            DOT_CASE(1, 1, call)                             \
-            DOT_CASE(1, 2, call)                             \
-            DOT_CASE(2, 1, call)                             \
-            DOT_CASE(2, 2, call)                             \
-            DOT_CASES_LARGE(call)                            \
-        }                                                    \
-    }
-#if V_REGISTERS >= 32
-#define DOT_CASES_LARGE(call) \
-    DOT_CASE(1, 3, call)      \
-    DOT_CASE(1, 4, call)      \
-    DOT_CASE(2, 3, call)      \
-    DOT_CASE(2, 4, call)      \
-    DOT_CASE(3, 1, call)      \
-    DOT_CASE(3, 2, call)      \
-    DOT_CASE(3, 3, call)      \
-    DOT_CASE(3, 4, call)      \
-    DOT_CASE(4, 1, call)      \
-    DOT_CASE(4, 2, call)      \
-    DOT_CASE(4, 3, call)      \
-    DOT_CASE(4, 4, call)
-#else
-#define DOT_CASES_LARGE(call)
-#endif
-#define DOT_K4(n, n_vectors) dot_block(job, 4, false, n, n_vectors)
-#define DOT_K8(n, n_vectors) dot_block(job, 8, false, n, n_vectors)
-#define DOT_V4(n, n_vectors) dot_block(job, 4, true, n, n_vectors)
-#define DOT_V8(n, n_vectors) dot_block(job, 8, true, n, n_vectors)
-#define DOT_HALVES(n, n_vectors) dot_block_halves(job, n, n_vectors)
-DOT_FUNCTION(dot_k4, DOT_K4)
-DOT_FUNCTION(dot_k8, DOT_K8)
-DOT_FUNCTION(dot_v4, DOT_V4)
-DOT_FUNCTION(dot_v8, DOT_V8)
-DOT_FUNCTION(dot_halves, DOT_HALVES)
+LANES_FUNCTION(keys_4, keys_of_codes, 4)
+LANES_FUNCTION(keys_8, keys_of_codes, 8)
+LANES_FUNCTION(keys_16, keys_of_halves, 16)
 
-/* All lanes of a half, BLOCK_VECTORS vectors at a time. */
-static void dot_lanes(dot *job, int n, int n_lanes, int bits, bool is_v) {
-    static void (*const functions[2][2])(const dot *, int, int) = {{dot_k4, dot_k8}, {dot_v4, dot_v8}};
-    size_t lane_bytes = bits == 16 ? 2 : 4;
-    job->row_bytes = (size_t)n_lanes * lane_bytes;
-    for (int lane = 0; lane < n_lanes; lane += BLOCK_VECTORS * V_LANES) {
-        int n_vectors = (n_lanes - lane) / V_LANES < BLOCK_VECTORS ? (n_lanes - lane) / V_LANES : BLOCK_VECTORS;
-        if (bits == 16)
-            dot_halves(job, n, n_vectors);
-        else
-            functions[is_v][bits == 8](job, n, n_vectors);
-        job->codes += (size_t)(BLOCK_VECTORS * V_LANES) * lane_bytes;
-        job->out = (int32_t *)job->out + BLOCK_VECTORS * V_LANES;
-    }
+static void keys(block *b, const page *p) {
+    (p->k.bits == 4 ? keys_4 : p->k.bits == 8 ? keys_8 : keys_16)(b, p, b->block_tokens);
 }
 
-/* ---- scores ---- */
+/* ---- soft-max ---- */
 
 /* 2^x for x <= 0 (NaN for NaN): n = rint(x) by adding 1.5 2^23, 2^r on |r| <= 1/2 by a polynomial with constant term 1
  * (minimax, relative error 1.7e-7 in float), so 2^0 = 1 exactly; n goes into the exponent. Below -126: less than
@@ -287,34 +342,6 @@ V_LARGE v16f exp2_low(v16f x) {
     p = v_fma(p, r, v_set1(0x1.62e42ap-1f));
     p = v_fma(p, r, v_set1(1.0f));
     return v_from_bits(v_add_i(v_bits(p), v_shl_i(v_bits(t), 23)));
-}
-
-/* unit (q . k_const), in 16 lanes. */
-V_INLINE float query_const(const page *p, const queries *qs, int n, int d) {
-    if (!p->has_k_const) return 0;
-    v16f sum = v_zero();
-    for (int i = 0; i < d; i += V_LANES) sum = v_fma(v_load(qs->q[n] + i), v_load(p->k_const + i), sum);
-    return v_hsum(sum) * qs->unit;
-}
-
-V_LARGE void scores_of_codes(v16f *x, const int32_t *sums, const page *p, const queries *qs, int q, int d,
-                             const int n_vectors) {
-    /* What the dot product took as the codes' zero: nothing at 4 bits, V_WIDE_BIAS at 8. */
-    int zero = p->k.bits == 4 ? (p->k.sym ? 8 : 0) : (p->k.sym ? 128 : 0) - V_WIDE_BIAS;
-    v16f plus = v_set1(query_const(p, qs, q, d)), scale = v_set1(qs->scale[q]);
-    v16f min_scale = v_set1(qs->scale[q] * (float)qs->sum[q]);
-    v16i zeros = v_set1_i(zero * qs->sum[q]);
-    for (int v = 0; v < n_vectors; v++) {
-        v16f dots = v_float(v_sub_i(v_load_i(sums + V_LANES * v), zeros));
-        v16f rest = p->k.sym ? plus : v_fma(min_scale, v_load(p->k_min + V_LANES * v), plus);
-        x[v] = v_fma(v_mul(scale, v_load(p->k_scale + V_LANES * v)), dots, rest);
-    }
-}
-
-V_LARGE void scores_of_halves(v16f *x, const float *sums, const page *p, const queries *qs, int q, int d,
-                              const int n_vectors) {
-    v16f plus = v_set1(query_const(p, qs, q, d)), scale = v_set1(qs->unit);
-    for (int v = 0; v < n_vectors; v++) x[v] = v_fma(scale, v_load(sums + V_LANES * v), plus);
 }
 
 V_LARGE void softcap_scores(v16f *x, float cap, const int n_vectors) {
@@ -332,79 +359,83 @@ V_LARGE void mask_scores(v16f *x, const page *p, int pos, int window, const int 
     }
 }
 
-/* ---- soft-max ---- */
-
-/* Scores become probabilities relative to the new maximum; false, with nothing changed, if all are masked. */
-V_LARGE bool softmax(v16f *x, float *max, float *sum, float *correction, bool masked, const int n_vectors) {
-    v16f largest = x[0], total = v_zero();
+V_LARGE float largest_of(const v16f *x, const int n_vectors) {
+    v16f largest = x[0];
     for (int v = 1; v < n_vectors; v++) largest = v_max(x[v], largest);
-    float here = v_hmax(largest), before[V_LANES];
-    if (here == -INFINITY) return false;
-    float new_max = here > *max ? here : *max;
+    return v_hmax(largest);
+}
+
+/* Query i's scores become probabilities relative to the new maximum; all 0, with the maximum unchanged, if all tokens
+ * are masked. */
+V_LARGE void softmax(v16f *x, block *b, int i, float *max, bool masked, const int n_vectors) {
+    float here = largest_of(x, n_vectors), new_max = here > *max ? here : *max;
+    v16f total = v_zero();
+    b->seen[i] = !(here == -INFINITY);
+    b->fall[i] = b->seen[i] ? *max - new_max : 0;
+    *max = new_max;
     for (int v = 0; v < n_vectors; v++) {
         v16f y = v_sub(x[v], v_set1(new_max));
         x[v] = exp2_low(y);
-        if (masked) x[v] = v_select_lt(y, v_set1(-3e38f), v_zero(), x[v]);
+        if (masked) x[v] = b->seen[i] ? v_select_lt(y, v_set1(-3e38f), v_zero(), x[v]) : v_zero();
         total = v_add(total, x[v]);
     }
-    v_store(before, exp2_low(v_set1(*max - new_max)));
-    *correction = before[0];
-    *sum = fmaf(*sum, before[0], v_hsum(total));
-    *max = new_max;
-    return true;
+    b->total[i] = v_hsum(total);
+}
+
+/* 64 weights as bytes, or as many as there are from x on. */
+V_INLINE v64b weights_as_bytes(const v16i *x, const int n_vectors) {
+    return v_narrow_b(x[0], x[1], n_vectors > 2 ? x[2] : v_zero_i(), n_vectors > 2 ? x[3] : v_zero_i());
 }
 
 /* Probabilities times V's scales to bytes, with what the codes' zero and minimum add up to. */
-V_LARGE void weights_to_bytes(v16f *x, block *b, int n, const page *p, const int n_vectors) {
-    v16f largest = v_zero(), plus = v_zero();
+V_LARGE void weights_to_bytes(v16f *x, block *b, int i, const page *p, const int n_vectors) {
+    v16f plus = v_zero();
     for (int v = 0; v < n_vectors; v++) {
         if (!p->v.sym) plus = v_fma(x[v], v_load(p->v_min + V_LANES * v), plus);
         x[v] = v_mul(x[v], v_load(p->v_scale + V_LANES * v));
-        largest = v_max(x[v], largest);
     }
-    float max = v_hmax(largest);
+    float max = largest_of(x, n_vectors);
     v16f per_byte = v_set1(max > 1e-30f ? 255.0f / max : 0.0f);
-    /* Zeros of the codes as the dot product sees them: 8 or, mirrored, 7 at 4 bits; at 8 bits one for all. */
-    const int zero8 = p->v.bits == 8 ? (p->v.sym ? 128 : 0) - V_VALUE_BIAS : 0;
-    v16i zero = v_zero_i();
-    for (int v = 0; v < n_vectors; v++) {
-        v16i byte = v_rint(v_mul(x[v], per_byte));
-        v_store_low_b(&b->w_bytes[n][V_LANES * v], byte);
-        if (p->v.bits == 4 && p->v.sym)
-            zero = v_add_i(zero, v_sub_i(v_shl_i(byte, 3), v_and_i(byte, v_load_i(p->v_mirrored + V_LANES * v))));
-        if (zero8 != 0) zero = v_add_i(zero, byte);
+    v16i byte[MAX_TOKENS / V_LANES], zero = v_zero_i();
+    const int lack = p->v.bits == 4 ? V_PART_LACK * n_vectors : 0; /* of one lane, as many tokens as there are lanes */
+    for (int v = 0; v < n_vectors; v++) byte[v] = v_rint(v_mul(x[v], per_byte));
+    if (p->v.bits == 4) {
+        for (int v = 0; v < n_vectors; v += 4) {
+            v64b bytes = weights_as_bytes(byte + v, n_vectors - v);
+            v_store_b(&b->w_bytes[i][V_LANES * v], bytes);
+            if (p->v.sym) zero = v_dot_nibble(zero, bytes, v_load_b(p->v_zero + V_LANES * v));
+        }
+    } else {
+        for (int v = 0; v < n_vectors; v++) {
+            v_store_factors(&b->w_factors[i][V_LANES * v], byte[v]);
+            zero = v_add_i(zero, byte[v]);
+        }
+        zero =
+            v_mul_i(zero, v_set1_i((p->v.sym ? 128 : 0) - V_VALUE_BIAS)); /* in lanes, where a NaN's bytes may wrap */
     }
-    if (zero8 != 0) zero = v_mul_i(zero, v_set1_i(zero8)); /* in lanes, where a NaN's bytes may wrap */
-    bool has_zero = zero8 != 0 || (p->v.bits == 4 && p->v.sym);
-    b->zero[n] = has_zero ? v_hsum_i(zero) : 0;
-    b->w_scale[n] = max * (1.0f / 255.0f);
-    b->plus[n] = p->v.sym ? 0 : v_hsum(plus);
+    b->v_start[i] = v_hsum_i(v_sub_i(v_set1_i(lack), zero));
+    b->v_scale[i] = max * (1.0f / 255.0f);
+    b->v_plus[i] = p->v.sym ? 0 : v_hsum(plus);
 }
 
-/* One query of the block, from its products with K to what V is multiplied with. */
-V_LARGE void weigh_query(block *b, int n, const page *p, const queries *qs, const kvq_attend *job, float *state,
+/* One query of the block, from its scores to what V is multiplied with. */
+V_LARGE void weigh_query(block *b, int i, const page *p, const queries *qs, const kvq_attend *job, float *max,
                          const bool halves, const int n_vectors) {
     v16f x[MAX_TOKENS / V_LANES];
-    int q = b->first + n, d = job->kv->head_dim;
-    if (halves)
-        scores_of_halves(x, b->w[n], p, qs, q, d, n_vectors);
-    else
-        scores_of_codes(x, b->sums[n], p, qs, q, d, n_vectors);
+    for (int v = 0; v < n_vectors; v++) x[v] = v_load(&b->x[i][V_LANES * v]);
     if (job->softcap > 0) softcap_scores(x, job->softcap, n_vectors);
-    if (p->masked) mask_scores(x, p, qs->pos[q], job->window, n_vectors);
-    b->seen[n] = softmax(x, &state[q], &state[MAX_QUERIES + q], &b->correction[n], p->masked, n_vectors);
-    if (!b->seen[n])
-        for (int v = 0; v < n_vectors; v++) x[v] = v_zero();
+    if (p->masked) mask_scores(x, p, qs->pos[b->first + i], job->window, n_vectors);
+    softmax(x, b, i, max, p->masked, n_vectors);
     if (!halves)
-        weights_to_bytes(x, b, n, p, n_vectors);
+        weights_to_bytes(x, b, i, p, n_vectors);
     else
-        for (int v = 0; v < n_vectors; v++) v_store(&b->w[n][V_LANES * v], x[v]);
+        for (int v = 0; v < n_vectors; v++) v_store(&b->x[i][V_LANES * v], x[v]);
 }
 
 /* All queries of the block; compiled for each page length and kind. */
-#define WEIGH_FUNCTION(name, halves, n_vectors)                                                         \
-    static void name(block *b, const page *p, const queries *qs, const kvq_attend *job, float *state) { \
-        for (int n = 0; n < b->n; n++) weigh_query(b, n, p, qs, job, state, halves, n_vectors);         \
+#define WEIGH_FUNCTION(name, halves, n_vectors)                                                              \
+    static void name(block *b, const page *p, const queries *qs, const kvq_attend *job, float *max) {        \
+        for (int i = 0; i < b->n; i++) weigh_query(b, i, p, qs, job, max + b->first + i, halves, n_vectors); \
     }
 WEIGH_FUNCTION(weigh_codes_32, false, 2)
 WEIGH_FUNCTION(weigh_codes_64, false, 4)
@@ -416,74 +447,83 @@ WEIGH_FUNCTION(weigh_halves_128, true, 8)
 static void weigh(block *b, const page *p, const queries *qs, const kvq_attend *job, float *state) {
     static void (*const functions[2][3])(block *, const page *, const queries *, const kvq_attend *, float *) = {
         {weigh_codes_32, weigh_codes_64, weigh_codes_128}, {weigh_halves_32, weigh_halves_64, weigh_halves_128}};
-    functions[p->k.bits == 16][job->kv->block_tokens / 64](b, p, qs, job, state); /* 32, 64, 128: 0, 1, 2 */
-}
-
-static void dot_k(block *b, const page *p, const queries *qs, const kvq_attend *job) {
-    bool halves = p->k.bits == 16;
-    dot products = {.codes = p->k.codes, .out_step = MAX_TOKENS, .inner = job->kv->head_dim};
-    products.out = halves ? (void *)b->w : (void *)b->sums;
-    for (int n = 0; n < b->n; n++)
-        products.with[n] = halves ? (const void *)qs->q[b->first + n] : (const void *)qs->bytes[b->first + n];
-    dot_lanes(&products, b->n, job->kv->block_tokens, p->k.bits, false);
+    v_store(b->fall, v_zero());
+    functions[p->k.bits == 16][b->block_tokens / 64](b, p, qs, job, state); /* 32, 64, 128: 0, 1, 2 */
+    v_store(b->correction, exp2_low(v_load(b->fall)));
+    for (int i = 0; i < b->n; i++) {
+        float *sum = &state[MAX_QUERIES + b->first + i];
+        *sum = fmaf(*sum, b->correction[i], b->total[i]);
+    }
 }
 
 /* ---- values ---- */
 
-static void add_value_codes(block *b, const page *p, float *acc, const kvq_attend *job) {
-    int n_tokens = job->kv->block_tokens, d = job->kv->head_dim;
-    int32_t sums[BLOCK_QUERIES_MOST][KVQ_MAX_HEAD_DIM];
-    dot products = {.codes = p->v.codes, .out_step = KVQ_MAX_HEAD_DIM, .inner = n_tokens, .out = sums};
-    for (int n = 0; n < b->n; n++) products.with[n] = b->w_bytes[n];
-    dot_lanes(&products, b->n, d, p->v.bits, true);
-    for (int n = 0; n < b->n; n++) {
-        if (!b->seen[n]) continue;
-        float *to = acc + (size_t)(b->first + n) * (size_t)d;
-        v16i zero = v_set1_i(b->zero[n]);
-        v16f scale = v_set1(b->w_scale[n]), plus = v_set1(b->plus[n]), correction = v_set1(b->correction[n]);
-        for (int i = 0; i < d; i += V_LANES) {
-            v16f sum = v_float(v_sub_i(v_load_i(&sums[n][i]), zero));
-            v16f old = p->v.sym ? v_mul(v_load(to + i), correction) : v_fma(v_load(to + i), correction, plus);
-            v_store(to + i, v_fma(scale, sum, old));
+V_LARGE void values_of_codes(block *b, const page *p, int lane, const int bits, const int n, const int n_vectors) {
+    v16i sums[BLOCK_QUERIES][BLOCK_VECTORS];
+    const void *with[BLOCK_QUERIES];
+    for (int q = 0; q < n; q++) {
+        with[q] = bits == 4 ? (const void *)b->w_bytes[q] : (const void *)b->w_factors[q];
+        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_set1_i(b->v_start[q]);
+    }
+    dot_codes(sums, lanes_of(&p->v, lane, b->head_dim, b->block_tokens, bits), with, bits, true, n, n_vectors);
+    for (int q = 0; q < n; q++) {
+        if (!b->seen[q]) continue;
+        v16f scale = v_set1(b->v_scale[q]), plus = v_set1(b->v_plus[q]), correction = v_set1(b->correction[q]);
+        for (int v = 0; v < n_vectors; v++) {
+            float *to = b->acc[q] + lane + V_LANES * v;
+            v16f old = v_fma(v_load(to), correction, plus);
+            v_store(to, v_fma(scale, v_float(sums[q][v]), old));
         }
     }
 }
 
-static void add_value_halves(block *b, const page *p, float *acc, const kvq_attend *job) {
-    int d = job->kv->head_dim;
-    float sums[BLOCK_QUERIES_MOST][KVQ_MAX_HEAD_DIM];
-    dot products = {.codes = p->v.codes, .out_step = KVQ_MAX_HEAD_DIM, .inner = p->n_written, .out = sums};
-    for (int n = 0; n < b->n; n++) products.with[n] = b->w[n];
-    dot_lanes(&products, b->n, d, 16, true);
-    for (int n = 0; n < b->n; n++) {
-        if (!b->seen[n]) continue;
-        float *to = acc + (size_t)(b->first + n) * (size_t)d;
-        for (int i = 0; i < d; i += V_LANES)
-            v_store(to + i, v_fma(v_load(to + i), v_set1(b->correction[n]), v_load(&sums[n][i])));
+V_LARGE void values_of_halves(block *b, const page *p, int lane, const int bits, const int n, const int n_vectors) {
+    v16f sums[BLOCK_QUERIES][BLOCK_VECTORS];
+    const float *with[BLOCK_QUERIES];
+    for (int q = 0; q < n; q++) {
+        with[q] = b->x[q];
+        for (int v = 0; v < n_vectors; v++) sums[q][v] = v_zero();
     }
+    dot_halves(sums, lanes_of(&p->v, lane, b->head_dim, p->n_written, bits), with, n, n_vectors);
+    for (int q = 0; q < n; q++) {
+        if (!b->seen[q]) continue;
+        for (int v = 0; v < n_vectors; v++) {
+            float *to = b->acc[q] + lane + V_LANES * v;
+            v_store(to, v_fma(v_load(to), v_set1(b->correction[q]), sums[q][v]));
+        }
+    }
+}
+
+LANES_FUNCTION(values_4, values_of_codes, 4)
+LANES_FUNCTION(values_8, values_of_codes, 8)
+LANES_FUNCTION(values_16, values_of_halves, 16)
+
+static void values(block *b, const page *p) {
+    (p->v.bits == 4 ? values_4 : p->v.bits == 8 ? values_8 : values_16)(b, p, b->head_dim);
 }
 
 /* ---- a page, a split ---- */
 
-static void attend_block(block *b, const page *p, const queries *qs, const kvq_attend *job, float *state) {
-    dot_k(b, p, qs, job);
-    weigh(b, p, qs, job, state);
-    if (p->k.bits == 16)
-        add_value_halves(b, p, state + 2 * MAX_QUERIES, job);
-    else
-        add_value_codes(b, p, state + 2 * MAX_QUERIES, job);
-}
-
 static void attend_page(const page *p, const queries *qs, const kvq_attend *job, float *state) {
     block b;
-    for (b.first = 0; b.first < qs->n; b.first += BLOCK_QUERIES) {
-        b.n = qs->n - b.first < BLOCK_QUERIES ? qs->n - b.first : BLOCK_QUERIES;
-        attend_block(&b, p, qs, job, state);
+    int n_blocks = (qs->n + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
+    b.head_dim = job->kv->head_dim;
+    b.block_tokens = job->kv->block_tokens;
+    for (int i = 0; i < n_blocks; i++) { /* blocks as equal as they can be */
+        b.first = qs->n * i / n_blocks;
+        b.n = qs->n * (i + 1) / n_blocks - b.first;
+        begin_block(&b, p, qs, state);
+        keys(&b, p);
+        weigh(&b, p, qs, job, state);
+        values(&b, p);
     }
 }
 
 static void prefetch_bytes(const uint8_t *from, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i += 64) v_prefetch(from + i);
+    size_t i = 0;
+    for (; i + 256 <= n_bytes; i += 256)
+        for (size_t line = 0; line < 256; line += 64) v_prefetch(from + i + line);
+    for (; i < n_bytes; i += 64) v_prefetch(from + i);
 }
 
 /* Asks for a page while the one before it is computed: blocks lie apart, so the hardware cannot guess where it goes on.

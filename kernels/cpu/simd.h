@@ -20,26 +20,33 @@
  *   bytes     v_load_b v_store_b v_splat4(p): the 4 bytes at p in every lane   v_low_b v_high_b: nibbles, as bytes   v_or_b
  *             v_bits_to_4_b(x, from, mask): bit `from` of each byte moved to bit 4, others with it, & mask (16 or 48)
  *             v_flip_b: byte ^ 0x80, which turns code + 128 (unsigned) into code (signed)
- *             v_store_low_b: low byte of each lane
+ *             v_store_low_b: low byte of each lane   v_narrow_b: those of four vectors, of values 0 .. 255
  *   dots      acc lane + sum over the lane's 4 bytes, exact:
  *             v_dot_narrow(acc, u, s)  u unsigned, at most 127; s signed
  *             v_dot_nibble(acc, u, n)  u unsigned; n 0 .. 15
  *             v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
  *                                      the set's own (0 or 128): AVX2 has no u8 x s8 sum that cannot saturate
- *             v_dot_value(acc, u, v_value_b(c))  u and c unsigned; adds sum u (c - V_VALUE_BIAS), 0 or 128 again: what
- *                                      the set has, unsigned by signed or unsigned by unsigned
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves
  *   sums      of a group's products, in lanes of whatever width holds them (exact; simd_sums.h, or the set's own):
  *             v_sum_zero   v_sum_begin(pair, factor): as v_dot_pair   v_sum_dot: as v_dot_narrow   v_sum_end: as integers
  *             V_SUM_MAX    what the products of bytes 0 and 1, and of 2 and 3, of all dots may come to in the end, a
  *                          sum's beginning counted; on the way they may be anything
  *             v_hsum_pairs(i)  sum of the lanes l % 4 < 2 in the low 16 bits, of the others in the high ones
+ *   of attention, K (codes times signed bytes) or V (times unsigned ones) as the constant is_v says; AVX2 has its own,
+ * the others simd_sums.h's:
+ *             v_dot_factors(acc, v_codes_of(b, is_v), v_splat_factors(p), is_v)   b: 8-bit codes; p: 4 v_factors, which
+ *                                      v_store_factors made of numbers up to 8 bits; adds sum (code - bias) factor,
+ *                                      bias being V_KEY_BIAS or V_VALUE_BIAS, 0 or 128
+ *             v_part_begin(sum, is_v) v_part_add(part, n, x, is_v) v_part_end(sum, part, is_v)
+ *                                      nibbles times bytes: sum + sum over V_PART_CODES codes a lane, or 16 or 32; of
+ *                                      V, if over 32, less V_PART_LACK a code
  *   V_UNROLL before a loop of a known length over registers
  *   memory    v_prefetch(p): a hint, any address */
 /* clang-format on */
 #ifndef KVQ_SIMD_H
 #define KVQ_SIMD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -240,9 +240,15 @@ V_INLINE v64b v_flip_b(v64b x) {
     v64b top = V_ALL4(v64b, vdupq_n_u8(0x80));
     return V_EACH2(v64b, veorq_u8, x, top);
 }
-V_INLINE void v_store_low_b(void *p, v16i x) {
+V_INLINE uint8x16_t v_low_bytes(v16i x) {
     int16x8_t low = vmovn_high_s32(vmovn_s32(x.a), x.b), high = vmovn_high_s32(vmovn_s32(x.c), x.d);
-    vst1q_s8(p, vmovn_high_s16(vmovn_s16(low), high));
+    return vreinterpretq_u8_s8(vmovn_high_s16(vmovn_s16(low), high));
+}
+V_INLINE void v_store_low_b(void *p, v16i x) {
+    vst1q_u8(p, v_low_bytes(x));
+}
+V_INLINE v64b v_narrow_b(v16i w, v16i x, v16i y, v16i z) {
+    return (v64b){v_low_bytes(w), v_low_bytes(x), v_low_bytes(y), v_low_bytes(z)};
 }
 
 V_INLINE int32x4_t v_dot_pair4(int32x4_t acc, int32x4_t x, int32x4_t y) { /* even halves, then odd ones */

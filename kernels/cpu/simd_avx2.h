@@ -229,6 +229,13 @@ V_INLINE v64b v_flip_b(v64b x) {
     v64b top = V_BOTHI(_mm256_set1_epi8(-128));
     return V_EACH2I(_mm256_xor_si256, x, top);
 }
+V_INLINE __m256i v_narrow8(__m256i w, __m256i x, __m256i y, __m256i z) {
+    __m256i b = _mm256_packus_epi16(_mm256_packs_epi32(w, x), _mm256_packs_epi32(y, z));
+    return _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+V_INLINE v64b v_narrow_b(v16i w, v16i x, v16i y, v16i z) {
+    return (v64b){v_narrow8(w.a, w.b, x.a, x.b), v_narrow8(y.a, y.b, z.a, z.b)};
+}
 V_INLINE __m128i v_low_bytes8(__m256i x) { /* the low bytes of 8 lanes in the low 8 bytes */
     const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -242,7 +249,6 @@ V_INLINE void v_store_low_b(void *p, v16i x) {
 #ifndef V_AVX_VNNI
 #define V_ISA avx2
 #define V_WIDE_BIAS 128
-#define V_VALUE_BIAS 128
 
 V_INLINE __m256i v_dot_narrow8(__m256i acc, __m256i u, __m256i s) { /* pairs: 2 * 127 * 128 fits 16 bits */
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
@@ -260,22 +266,6 @@ V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
     acc = (v16i){v_dot_wide8(acc.a, u.a, s.a), v_dot_wide8(acc.b, u.b, s.b)};
     __asm__("" : "+x"(acc.a), "+x"(acc.b)); /* as in v_sum_dot */
     return acc;
-}
-/* Even and odd bytes apart, as 16-bit numbers. */
-V_INLINE __m256i v_dot_exact8(__m256i acc, __m256i u, __m256i s) {
-    __m256i even =
-        _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
-    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
-    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
-}
-V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
-    return (v16i){v_dot_exact8(acc.a, u.a, s.a), v_dot_exact8(acc.b, u.b, s.b)};
-}
-V_INLINE v64b v_value_b(v64b c) {
-    return v_flip_b(c);
-}
-V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
 }
 V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
     return v_dot_narrow(acc, u, n);
@@ -306,6 +296,51 @@ V_INLINE v16s v_sum_dot(v16s sum, v64b u, v64b s) {
 V_INLINE v16i v_sum_end(v16s sum) {
     v16i ones = V_BOTHI(_mm256_set1_epi16(1));
     return V_EACH2I(_mm256_madd_epi16, sum, ones);
+}
+
+/* 8-bit codes and what they are multiplied with as 16-bit numbers: two instructions for 16 products of any sign, where
+ * bytes need three for 32 (v_dot_wide) after one for each vector of factors, and V cannot use those. */
+#define V_KEY_BIAS 0
+#define V_VALUE_BIAS 0
+typedef int16_t v_factor;
+typedef struct v_factors {
+    v16i low, high;
+} v_factors;
+typedef v_factors v_codes; /* codes 0 and 1, 2 and 3 of every lane */
+V_INLINE void v_store_factors(v_factor *p, v16i x) {
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xD8));
+}
+V_INLINE v_factors v_splat_factors(const v_factor *p) {
+    return (v_factors){v_splat4(p), v_splat4(p + 2)};
+}
+V_INLINE v_codes v_codes_of(v64b x, const bool is_v) {
+    const __m256i first = _mm256_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1, /* again */
+                                           0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1);
+    const __m256i second = _mm256_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1, /* again */
+                                            2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1);
+    (void)is_v;
+    return (v_codes){{_mm256_shuffle_epi8(x.a, first), _mm256_shuffle_epi8(x.b, first)},
+                     {_mm256_shuffle_epi8(x.a, second), _mm256_shuffle_epi8(x.b, second)}};
+}
+V_INLINE v16i v_dot_factors(v16i acc, v_codes codes, v_factors x, const bool is_v) {
+    (void)is_v;
+    return v_dot_pair(v_dot_pair(acc, codes.low, x.low), codes.high, x.high);
+}
+
+/* Nibbles times bytes, summed in 16 bits: 8 steps of two products of at most 15 * 127 from 0, or of 15 * 255 from
+ * -32768 (V, whose bytes have no sign): then a lane of 32 codes lacks two times that. */
+#define V_PART_LACK 2048
+#define V_PART_CODES 32
+V_INLINE v16s v_part_begin(v16i sum, const bool is_v) {
+    (void)sum;
+    return V_BOTHI(_mm256_set1_epi16(is_v ? -32768 : 0));
+}
+V_INLINE v16s v_part_add(v16s acc, v64b n, v64b x, const bool is_v) {
+    return is_v ? v_sum_dot(acc, x, n) : v_sum_dot(acc, n, x);
+}
+V_INLINE v16i v_part_end(v16i sum, v16s acc, const bool is_v) {
+    (void)is_v;
+    return v_add_i(sum, v_sum_end(acc));
 }
 
 #endif

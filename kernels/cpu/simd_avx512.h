@@ -201,6 +201,11 @@ V_INLINE void v_store_low_b(void *p, v16i a) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
 }
 
+V_INLINE v64b v_narrow_b(v16i w, v16i x, v16i y, v16i z) {
+    __m512i b = _mm512_packus_epi16(_mm512_packs_epi32(w, x), _mm512_packs_epi32(y, z));
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), b);
+}
+
 V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) {
     return _mm512_dpbusd_epi32(acc, u, s);
 }

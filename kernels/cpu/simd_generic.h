@@ -164,6 +164,15 @@ V_INLINE void v_store_low_b(void *p, v16i x) {
     for (int l = 0; l < V_LANES; l++) bytes[l] = (uint8_t)x.v[l];
 }
 
+V_INLINE v64b v_narrow_b(v16i w, v16i x, v16i y, v16i z) {
+    v64b ret;
+    v_store_low_b(ret.v, w);
+    v_store_low_b(ret.v + V_LANES, x);
+    v_store_low_b(ret.v + 2 * V_LANES, y);
+    v_store_low_b(ret.v + 3 * V_LANES, z);
+    return ret;
+}
+
 V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
     for (int l = 0; l < V_LANES; l++)
         for (int b = 0; b < 4; b++) acc.v[l] += u.v[4 * l + b] * (int8_t)s.v[4 * l + b];
