@@ -1,25 +1,21 @@
-/* attend.cu: attention on the codes (../ops.h), plain: a block is a tile (up to 8 queries: rows of one sequence that
- * lie in one page, times heads of one KV group) times one split of the cache (KVQ_SPLIT_PAGES pages at a fixed place).
- * A page at a time: scores   a thread per token: one load of K codes serves all queries; integer dot products with dp4a
- *   weigh    a warp per query: soft-max, probabilities times V's scales to bytes
- *   values   a thread per channel: integer sums over the page, then one fused multiply-add into the accumulator
- * Splits leave their soft-max states in the workspace; a second kernel merges them in order of position and turns the
- * result back. So a row's result depends on nothing but its own query, its position and the cache.
+/* attend.cu: attention on the codes (../ops.h). A block is a tile (queries that see the same image of every page: rows
+ * of one sequence that lie in one page, times heads of one KV group) times one split of the cache (KVQ_SPLIT_PAGES
+ * pages at a fixed place). Its warps take pieces of the split's pages by turns, each on its own (attend_piece.cuh);
+ * what pieces gave is merged in order of position. Splits leave their soft-max states in the workspace; a second kernel
+ * merges them in order too and turns the result back. So a row's result depends on nothing but its own query, its
+ * position and the cache: not on the rows beside it, nor on how many warps a block has.
  *
- * Made to be right first: no tensor cores, no asynchronous copies. Not measured on any GPU yet. */
+ * What it costs and needs, by counting, stands in docs/cuda.md; nothing of it was measured on a GPU yet. */
 #include "stream.h"
 
-#include "kv.cuh"
-#include "vmath.cuh"
-#include "warp.cuh"
+#include "attend_piece.cuh"
 
-#define ATTEND_THREADS 128 /* at least the tokens of a page */
+#define ATTEND_WARPS 4
+#define ATTEND_THREADS (ATTEND_WARPS * KVQ_WARP_LANES)
+#define MERGE_THREADS 128
 #define MAX_QUERIES KVQ_CUDA_QUERIES
-#define MAX_TOKENS 128
-#define MAX_CHANNELS (KVQ_MAX_HEAD_DIM / ATTEND_THREADS) /* of a thread */
-#define STATE_BYTES ((size_t)32 << 20)                   /* of the workspace, for states of splits */
-#define LOG2_E 1.44269504f                               /* scores are kept in units of ln 2 */
-#define N_WARPS (ATTEND_THREADS / KVQ_WARP_LANES)
+#define MAX_CHANNELS (KVQ_MAX_HEAD_DIM / MERGE_THREADS) /* of a thread that merges */
+#define STATE_BYTES ((size_t)32 << 20)                  /* of the workspace, for states of splits */
 
 typedef struct attend_job {
     kvq_attend job;
@@ -39,7 +35,8 @@ static __host__ __device__ __forceinline__ int state_floats_of(int head_dim) {
     return MAX_QUERIES * (2 + head_dim);
 }
 
-/* The tile that a block works on. */
+/* ---- tiles ---- */
+
 typedef struct tile {
     kvq_row_run run;
     int g, head_begin, n_heads, n_queries, pos; /* pos: of the first row */
@@ -61,364 +58,396 @@ static __device__ tile tile_of(const attend_job &a, int index, int head_tile) {
     return ret;
 }
 
-static __device__ __forceinline__ size_t query_at(const attend_job &a, const tile &t, int n) {
+static __device__ __forceinline__ const float *query_of(const attend_job &a, const tile &t, int n) {
     int r = t.run.row_begin + n / t.n_heads, h = t.head_begin + n % t.n_heads;
-    return ((size_t)r * a.job.n_heads + h) * a.kv.head_dim;
+    return a.job.q + ((size_t)r * a.job.n_heads + h) * a.kv.head_dim;
 }
-
-/* Shared memory of a block. */
-typedef struct shared {
-    KVQ_SHARED_PTR(uint8_t) q;     /* [MAX_QUERIES, KVQ_MAX_HEAD_DIM] bytes of the queries */
-    KVQ_SHARED_PTR(float) q_scale; /* [MAX_QUERIES] of the bytes, in units of the job's scale */
-    KVQ_SHARED_PTR(int) q_sum;     /* [MAX_QUERIES] of the bytes */
-    KVQ_SHARED_PTR(float) plus;    /* [MAX_QUERIES] what the page's constant adds to every score */
-    KVQ_SHARED_PTR(float) scores;  /* [MAX_QUERIES, MAX_TOKENS]; of halves: then the probabilities */
-    KVQ_SHARED_PTR(uint8_t) w;     /* [MAX_QUERIES, MAX_TOKENS] probabilities in bytes */
-    KVQ_SHARED_PTR(float) max;     /* [MAX_QUERIES] of the state so far */
-    KVQ_SHARED_PTR(float) sum;     /* [MAX_QUERIES] */
-    KVQ_SHARED_PTR(float) factor;  /* [MAX_QUERIES] of what the state has so far */
-    KVQ_SHARED_PTR(float) w_scale; /* [MAX_QUERIES] value = w_scale (integer sum - zero) + w_plus */
-    KVQ_SHARED_PTR(float) w_plus;  /* [MAX_QUERIES] */
-    KVQ_SHARED_PTR(int) w_zero;    /* [MAX_QUERIES] */
-    KVQ_SHARED_PTR(int) seen;      /* [MAX_QUERIES] something of the page is */
-} shared;
 
 static __device__ __forceinline__ float unit_of(const kvq_attend &job) {
-    return job.softcap > 0 ? job.scale : job.scale * LOG2_E;
+    return job.softcap > 0 ? job.scale : job.scale * KVQ_LOG2_E;
 }
 
-/* ---- queries: a warp each ---- */
+/* ---- shared memory ---- */
 
-static __device__ void load_queries(const attend_job &a, const tile &t, const shared &s) {
-    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
-    for (int n = threadIdx.x / KVQ_WARP_LANES; n < t.n_queries; n += N_WARPS) {
-        const float *q = a.job.q + query_at(a, t, n);
+/* Byte offsets of the parts of a block's shared memory, for rows queries. */
+typedef struct places {
+    int q_pitch; /* rows lie 16 or 32 bytes on in the banks, so that reading words of eight of them meets no conflict */
+    int pages, floats, q, v, acc, bytes; /* queues stand first */
+} places;
+
+#define FLOATS_OF_TILE (3 * 16 + 4 * 16 * KVQ_SPLIT_PAGES)
+
+static __host__ __device__ __forceinline__ places places_of(int d, int rows, bool halves, int n_warps) {
+    places ret;
+    int row_floats = rows * (d + 4);
+    ret.q_pitch = halves ? 2 * d + 16 : (d + 63) / 64 * 64 + 32;
+    ret.pages = n_warps * KVQ_QUEUE_BYTES;
+    ret.floats = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_kv_half);
+    ret.q = ret.floats + (FLOATS_OF_TILE + n_warps * PIECE_FLOATS * 16) * 4;
+    ret.v = ret.q + 16 * ret.q_pitch;
+    ret.acc = ret.v + n_warps * row_floats * 4;
+    ret.bytes = ret.acc + row_floats * 4;
+    return ret;
+}
+
+static __device__ __forceinline__ shared shared_of(KVQ_SHARED_PTR(uint8_t) memory, const places &at) {
+    KVQ_SHARED_PTR(float) floats = KVQ_SHARED_CAST(float, memory + at.floats);
+    return shared{memory + at.q,
+                  floats,
+                  floats + 16,
+                  KVQ_SHARED_CAST(int, floats + 32),
+                  floats + 48,
+                  KVQ_SHARED_CAST(kvq_kv_half, memory + at.pages),
+                  floats + FLOATS_OF_TILE,
+                  KVQ_SHARED_CAST(float, memory + at.v),
+                  KVQ_SHARED_CAST(float, memory + at.acc),
+                  at.q_pitch};
+}
+
+/* ---- queries: a warp each; rows that the tile does not have are zeros ---- */
+
+/* 2^14 over the power of two of max; 0 when there is nothing to bring up. */
+static __device__ __forceinline__ float power_up(float max) {
+    int exponent = __float_as_int(max) >> 23;
+    return max > 1e-30f ? __int_as_float((268 - exponent) << 23) : 0.0f;
+}
+static __device__ __forceinline__ float power_down(float max) {
+    int exponent = __float_as_int(max) >> 23;
+    return max > 1e-30f ? __int_as_float((exponent - 14) << 23) : 0.0f;
+}
+
+/* Returns the sum of the codes. */
+static __device__ int quantize_query(const shared &s, const float *q, int n, int d, float max) {
+    int lane = threadIdx.x % KVQ_WARP_LANES, sum = 0;
+    float per_code = max > 1e-30f ? 127.0f / max : 0.0f;
+    for (int i = lane; i < s.q_pitch; i += KVQ_WARP_LANES) { /* zeros behind the head */
+        float x = i < d && q ? q[i] * per_code : 0.0f;
+        x = x > -127.0f ? x : -127.0f;
+        int code = __float2int_rn(x < 127.0f ? x : 127.0f);
+        s.q[n * s.q_pitch + i] = (uint8_t)code;
+        sum += code;
+    }
+    return kvq_warp_sum(sum);
+}
+
+static __device__ void split_query(const shared &s, const float *q, int n, int d, float up) {
+    KVQ_SHARED_PTR(uint32_t) upper = KVQ_SHARED_CAST(uint32_t, s.q + n * s.q_pitch);
+    KVQ_SHARED_PTR(uint32_t) lower = KVQ_SHARED_CAST(uint32_t, s.q + (n + 8) * s.q_pitch);
+    for (int i = threadIdx.x % KVQ_WARP_LANES; i < d / 2; i += KVQ_WARP_LANES) {
+        uint32_t high, low;
+        split_floats(&high, &low, q ? q[2 * i] * up : 0.0f, q ? q[2 * i + 1] * up : 0.0f);
+        upper[i] = high;
+        lower[i] = low;
+    }
+}
+
+template <tile_kind KIND> static __device__ void load_queries(const attend_job &a, const tile &t, const shared &s) {
+    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
+    for (int n = threadIdx.x / KVQ_WARP_LANES; n < rows_of_tile<KIND>; n += n_warps) {
+        const float *q = n < t.n_queries ? query_of(a, t, n) : nullptr;
         float max = 0;
-        for (int i = lane; i < d; i += KVQ_WARP_LANES) max = kvq_larger(max, fabsf(q[i]));
+        for (int i = lane; q && i < d; i += KVQ_WARP_LANES) max = kvq_larger(max, fabsf(q[i]));
         max = kvq_warp_max(max);
-        float per_code = max > 1e-30f ? 127.0f / max : 0.0f;
         int sum = 0;
-        for (int i = lane; i < d; i += KVQ_WARP_LANES) {
-            float x = q[i] * per_code;
-            x = x > -127.0f ? x : -127.0f;
-            int code = __float2int_rn(x < 127.0f ? x : 127.0f);
-            s.q[n * KVQ_MAX_HEAD_DIM + i] = (uint8_t)code;
-            sum += code;
-        }
-        sum = kvq_warp_sum(sum);
-        if (lane == 0) {
-            s.q_sum[n] = sum;
-            s.q_scale[n] = max * (1.0f / 127.0f) * unit_of(a.job);
-            s.max[n] = -INFINITY;
-            s.sum[n] = 0;
-        }
-    }
-}
-
-/* ---- scores ---- */
-
-/* q . (k_mean + k_ref), a warp per query. */
-static __device__ void page_constant(const attend_job &a, const tile &t, const shared &s, const kvq_kv_half &k, int p) {
-    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
-    const float *k_ref = a.kv.layer.k_ref;
-    if (k_ref) k_ref += ((size_t)p * a.kv.n_kv_heads + t.g) * d;
-    for (int n = threadIdx.x / KVQ_WARP_LANES; n < t.n_queries; n += N_WARPS) {
-        const float *q = a.job.q + query_at(a, t, n);
-        float sum = 0;
-        for (int i = lane; (k.mean || k_ref) && i < d; i += KVQ_WARP_LANES) {
-            float mean = k.mean ? kvq_half_float(k.mean[i]) : 0.0f;
-            sum = fmaf(q[i], k_ref ? mean + k_ref[i] : mean, sum);
-        }
-        sum = kvq_warp_sum(sum);
-        if (lane == 0) s.plus[n] = sum * unit_of(a.job);
-    }
-}
-
-/* Products of token t's codes with every query's bytes. */
-static __device__ __forceinline__ void dot_k_codes(int *dots, const kvq_kv_half &k, const shared &s, int n_queries,
-                                                   int n_tokens, int t, int d) {
-    const uint32_t *codes = (const uint32_t *)k.codes + t;
-    KVQ_SHARED_PTR(uint32_t) q = KVQ_SHARED_CAST(uint32_t, s.q);
-    for (int j = 0; j < d * k.bits / 32; j++, codes += n_tokens) {
-        uint32_t word = *codes, low = k.bits == 4 ? word & 0x0f0f0f0fu : word, high = word >> 4 & 0x0f0f0f0fu;
-#pragma unroll
-        for (int n = 0; n < MAX_QUERIES; n++) {
-            if (n >= n_queries) break;
-            KVQ_SHARED_PTR(uint32_t) bytes = q + n * (KVQ_MAX_HEAD_DIM / 4) + (k.bits == 4 ? 2 * j : j);
-            dots[n] = kvq_dp4a_us(low, bytes[0], dots[n]);
-            if (k.bits == 4) dots[n] = kvq_dp4a_us(high, bytes[1], dots[n]);
-        }
-    }
-}
-
-static __device__ void scores_of_codes(const attend_job &a, const tile &t, const shared &s, const kvq_kv_half &k) {
-    int token = threadIdx.x, dots[MAX_QUERIES] = {}, zero = k.sym ? 1 << (k.bits - 1) : 0;
-    if (token >= a.kv.block_tokens) return;
-    dot_k_codes(dots, k, s, t.n_queries, a.kv.block_tokens, token, a.kv.head_dim);
-    float k_scale = kvq_half_float(k.scales[token]), k_min = k.sym ? 0.0f : kvq_half_float(k.mins[token]);
-#pragma unroll
-    for (int n = 0; n < MAX_QUERIES; n++) {
-        if (n >= t.n_queries) break;
-        float rest = s.plus[n], scale = s.q_scale[n];
-        int q_sum = s.q_sum[n];
-        if (!k.sym) rest = fmaf(scale * (float)q_sum, k_min, rest);
-        s.scores[n * MAX_TOKENS + token] = fmaf(scale * k_scale, (float)(dots[n] - zero * q_sum), rest);
-    }
-}
-
-static __device__ void scores_of_halves(const attend_job &a, const tile &t, const shared &s, const kvq_kv_half &k) {
-    int token = threadIdx.x, n_tokens = a.kv.block_tokens;
-    if (token >= n_tokens) return;
-    const uint16_t *halves = (const uint16_t *)k.codes + token;
-    for (int n = 0; n < t.n_queries; n++) {
-        const float *q = a.job.q + query_at(a, t, n);
-        float sum = 0;
-        for (int i = 0; i < a.kv.head_dim; i++) sum = fmaf(kvq_half_float(halves[(size_t)i * n_tokens]), q[i], sum);
-        s.scores[n * MAX_TOKENS + token] = fmaf(unit_of(a.job), sum, s.plus[n]);
-    }
-}
-
-/* ---- soft-max: a warp per query; a lane has every 32nd token ---- */
-
-#define LANE_TOKENS (MAX_TOKENS / KVQ_WARP_LANES)
-
-/* Probabilities times V's scales to bytes, with what the codes' zero and minimum add up to. */
-static __device__ void weights_to_bytes(float *x, const shared &s, const kvq_kv_half &v, int n, int n_tokens,
-                                        int n_written) {
-    int lane = threadIdx.x % KVQ_WARP_LANES, zero = 0;
-    float max = 0, plus = 0;
-    bool mirrored[LANE_TOKENS];
-#pragma unroll
-    for (int j = 0; j < LANE_TOKENS; j++) {
-        int t = j * KVQ_WARP_LANES + lane;
-        bool written = t < n_tokens && t < n_written; /* scales behind may be anything, a NaN too */
-        uint16_t bits = written ? v.scales[t] : 0;
-        if (!v.sym && written) plus = fmaf(x[j], kvq_half_float(v.mins[t]), plus);
-        mirrored[j] = bits >> 15;
-        x[j] = x[j] * fabsf(kvq_half_float(bits));
-        max = kvq_larger(max, x[j]);
-    }
-    max = kvq_warp_max(max);
-    float per_byte = max > 1e-30f ? 255.0f / max : 0.0f;
-#pragma unroll
-    for (int j = 0; j < LANE_TOKENS; j++) {
-        int t = j * KVQ_WARP_LANES + lane, byte = __float2int_rn(x[j] * per_byte) & 255;
-        if (t < n_tokens) s.w[n * MAX_TOKENS + t] = (uint8_t)byte;
-        /* zeros of the codes as the sums see them: 8 or, mirrored, 7; and -128 of asym 8-bit codes, which are flipped
-         */
-        if (v.bits == 4 && v.sym) zero += byte * (mirrored[j] ? 7 : 8);
-        if (v.bits == 8 && !v.sym) zero -= byte * 128;
-    }
-    zero = kvq_warp_sum(zero);
-    plus = kvq_warp_sum(plus);
-    if (lane == 0) {
-        s.w_scale[n] = max * (1.0f / 255.0f);
-        s.w_zero[n] = zero;
-        s.w_plus[n] = v.sym ? 0.0f : plus;
-    }
-}
-
-static __device__ void weigh_query(const attend_job &a, const tile &t, const shared &s, const kvq_kv_half &v, int n,
-                                   int page_begin, int n_written) {
-    int lane = threadIdx.x % KVQ_WARP_LANES, n_tokens = a.kv.block_tokens;
-    int last = t.pos + n / t.n_heads - page_begin, before = a.job.window ? last - a.job.window : -1;
-    float x[LANE_TOKENS], here = -INFINITY, max = s.max[n], total = 0;
-#pragma unroll
-    for (int j = 0; j < LANE_TOKENS; j++) {
-        int token = j * KVQ_WARP_LANES + lane;
-        x[j] = -INFINITY;
-        if (token >= n_tokens || token > last || token <= before) continue;
-        x[j] = s.scores[n * MAX_TOKENS + token];
-        if (a.job.softcap > 0) x[j] = kvq_tanh(x[j] * (1.0f / a.job.softcap)) * (a.job.softcap * LOG2_E);
-        here = kvq_larger(here, x[j]);
-    }
-    here = kvq_warp_max(here);
-    bool seen = here != -INFINITY;
-    float new_max = here > max ? here : max;
-#pragma unroll
-    for (int j = 0; j < LANE_TOKENS; j++) {
-        float y = x[j] - new_max;
-        x[j] = x[j] == -INFINITY || !seen ? 0.0f : kvq_exp2_low(y);
-        total += x[j];
-    }
-    total = kvq_warp_sum(total);
-    float factor = seen ? kvq_exp2_low(max - new_max) : 1.0f, sum = s.sum[n];
-    __syncwarp(); /* max and sum are read, then written */
-    if (lane == 0) {
-        s.seen[n] = seen;
-        s.factor[n] = factor;
-        if (seen) {
-            s.max[n] = new_max;
-            s.sum[n] = fmaf(sum, factor, total);
-        }
-    }
-    if (v.bits != 16) {
-        weights_to_bytes(x, s, v, n, n_tokens, n_written);
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < LANE_TOKENS; j++)
-        if (j * KVQ_WARP_LANES + lane < n_tokens) s.scores[n * MAX_TOKENS + j * KVQ_WARP_LANES + lane] = x[j];
-}
-
-/* ---- values: a thread per channel ---- */
-
-/* Products of channel i's codes with every query's bytes. */
-static __device__ __forceinline__ void dot_v_codes(int *sums, const kvq_kv_half &v, const shared &s, int n_queries,
-                                                   int n_tokens, int i, int d) {
-    const uint32_t *codes = (const uint32_t *)v.codes + i;
-    KVQ_SHARED_PTR(uint32_t) w = KVQ_SHARED_CAST(uint32_t, s.w);
-    for (int j = 0; j < n_tokens * v.bits / 32; j++, codes += d) {
-        uint32_t word = *codes, low = v.bits == 4 ? word & 0x0f0f0f0fu : word ^ 0x80808080u;
-        uint32_t high = word >> 4 & 0x0f0f0f0fu;
-#pragma unroll
-        for (int n = 0; n < MAX_QUERIES; n++) {
-            if (n >= n_queries) break;
-            KVQ_SHARED_PTR(uint32_t) bytes = w + n * (MAX_TOKENS / 4) + (v.bits == 4 ? 2 * j : j);
-            sums[n] = kvq_dp4a_us(bytes[0], low, sums[n]);
-            if (v.bits == 4) sums[n] = kvq_dp4a_us(bytes[1], high, sums[n]);
-        }
-    }
-}
-
-static __device__ __forceinline__ void add_values(const attend_job &a, const tile &t, const shared &s,
-                                                  const kvq_kv_half &v, int n_written, int i, float *acc) {
-    int d = a.kv.head_dim, sums[MAX_QUERIES] = {};
-    float values[MAX_QUERIES] = {};
-    if (v.bits == 16) {
-        const uint16_t *halves = (const uint16_t *)v.codes + i;
-        for (int token = 0; token < n_written; token++) {
-            float value = kvq_half_float(halves[(size_t)token * d]);
-#pragma unroll
-            for (int n = 0; n < MAX_QUERIES; n++)
-                if (n < t.n_queries) values[n] = fmaf(value, s.scores[n * MAX_TOKENS + token], values[n]);
-        }
-    } else {
-        dot_v_codes(sums, v, s, t.n_queries, a.kv.block_tokens, i, d);
-    }
-#pragma unroll
-    for (int n = 0; n < MAX_QUERIES; n++) {
-        if (n >= t.n_queries || !s.seen[n]) continue;
-        float factor = s.factor[n];
-        if (v.bits == 16)
-            acc[n] = fmaf(acc[n], factor, values[n]);
+        if (is_halves<KIND>)
+            split_query(s, q, n, d, power_up(max));
         else
-            acc[n] = fmaf(s.w_scale[n], (float)(sums[n] - s.w_zero[n]), fmaf(acc[n], factor, s.w_plus[n]));
+            sum = quantize_query(s, q, n, d, max);
+        if (lane == 0) {
+            s.q_up[n] = power_up(max);
+            s.q_sum[n] = sum;
+            s.q_scale[n] = (is_halves<KIND> ? power_down(max) : max * (1.0f / 127.0f)) * unit_of(a.job);
+        }
     }
+}
+
+/* ---- what a page's constant adds to scores: q . (k_mean + k_ref) ---- */
+
+/* Products of the tile's queries with the constants of all pages of the split, on tensor cores: floats are two halves
+ * each, so three products give 22 bits. A quarter of the channels (groups of 16, by turns) at a time, so that four
+ * warps can share them. */
+template <tile_kind KIND>
+static __device__ void multiply_constants(const attend_job &a, const tile &t, const shared &s, int first_page,
+                                          int n_pages, int quarter) {
+    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, q = lane % 4;
+    const uint16_t *mean = g < n_pages ? ((kvq_kv_half)s.pages[2 * g]).mean : nullptr;
+    const float *k_ref = g < n_pages ? a.kv.layer.k_ref : nullptr;
+    if (k_ref) k_ref += ((size_t)(first_page + g) * a.kv.n_kv_heads + t.g) * d;
+    const float *rows[2] = {g < t.n_queries ? query_of(a, t, g) : nullptr,
+                            rows_of_lane<KIND> == 2 && g + 8 < t.n_queries ? query_of(a, t, g + 8) : nullptr};
+    float ups[2] = {s.q_up[g], rows_of_lane<KIND> == 2 ? s.q_up[g + 8] : 0.0f}, c[4] = {};
+    for (int begin = 16 * quarter; begin < d; begin += 64) {
+        uint32_t upper[4], lower[4], b[2], b_low[2];
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            const float *x = rows[w % 2];
+            int i = begin + 2 * q + w / 2 * 8;
+            split_floats(&upper[w], &lower[w], x ? x[i] * ups[w % 2] : 0.0f, x ? x[i + 1] * ups[w % 2] : 0.0f);
+        }
+#pragma unroll
+        for (int w = 0; w < 2; w++) {
+            int i = begin + 2 * q + w * 8;
+            float x = mean ? kvq_half_float(mean[i]) : 0.0f, y = mean ? kvq_half_float(mean[i + 1]) : 0.0f;
+            split_floats(&b[w], &b_low[w], k_ref ? x + k_ref[i] : x, k_ref ? y + k_ref[i + 1] : y);
+        }
+        kvq_mma_halves(c, upper, b);
+        kvq_mma_halves(c, lower, b);
+        kvq_mma_halves(c, upper, b_low);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) s.constants[(quarter * 16 + g + i / 2 * 8) * KVQ_SPLIT_PAGES + 2 * q + i % 2] = c[i];
+}
+
+static __device__ __forceinline__ bool has_constants(const attend_job &a) {
+    return a.kv.layer.k_ref || a.kv.layer.closed.k_mean != KVQ_ABSENT;
+}
+
+static __device__ __forceinline__ float constant_of(const shared &s, int n, int index) {
+    float sum = 0;
+#pragma unroll
+    for (int quarter = 0; quarter < 4; quarter++) sum += s.constants[(quarter * 16 + n) * KVQ_SPLIT_PAGES + index];
+    float up = s.q_up[n];
+    return up > 0 ? sum / up : 0.0f;
 }
 
 /* ---- a split ---- */
 
-__global__ void attend_split(attend_job a) {
-    KVQ_SHARED(uint8_t, q, MAX_QUERIES * KVQ_MAX_HEAD_DIM);
-    KVQ_SHARED(uint8_t, w, MAX_QUERIES * MAX_TOKENS);
-    KVQ_SHARED(float, scores, MAX_QUERIES *MAX_TOKENS);
-    KVQ_SHARED(float, floats, 7 * MAX_QUERIES);
-    KVQ_SHARED(int, ints, 3 * MAX_QUERIES);
-    const shared s = {q,
-                      floats,
-                      ints,
-                      floats + MAX_QUERIES,
-                      scores,
-                      w,
-                      floats + 2 * MAX_QUERIES,
-                      floats + 3 * MAX_QUERIES,
-                      floats + 4 * MAX_QUERIES,
-                      floats + 5 * MAX_QUERIES,
-                      floats + 6 * MAX_QUERIES,
-                      ints + MAX_QUERIES,
-                      ints + 2 * MAX_QUERIES};
+template <tile_kind KIND>
+static __device__ __forceinline__ piece_view view_of(const attend_job &a, const tile &t, const shared &s,
+                                                     int first_page, int piece) {
+    piece_view ret;
+    int g = threadIdx.x % KVQ_WARP_LANES / 4, window = a.job.window, n_tokens = a.kv.block_tokens;
+    ret.page = kvq_page_of_piece(piece, n_tokens);
+    int begin = (first_page + ret.page) * n_tokens + kvq_begin_of_piece(piece, n_tokens);
+    int last_row = t.pos + t.run.n_rows - 1, end = n_tokens < KVQ_PIECE_TOKENS ? n_tokens : KVQ_PIECE_TOKENS;
+    ret.n_written = last_row + 1 - begin;
+    ret.masked = end < KVQ_PIECE_TOKENS || begin + end - 1 > t.pos || (window && begin <= last_row - window);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int n = g + 8 * r, last = t.pos + n / t.n_heads - begin;
+        ret.before[r] = window ? last - window : -1;
+        ret.last[r] = last < end ? last : end - 1;
+        ret.plus[r] = r < rows_of_lane<KIND> && has_constants(a) ? constant_of(s, n, ret.page) * unit_of(a.job) : 0.0f;
+    }
+    return ret;
+}
+
+/* A query's state; every thread of a query has it. */
+typedef struct row_state {
+    float max, sum;
+} row_state;
+
+/* Merges what n_pieces warps left into the accumulators, in order. A query has blockDim.x / rows threads. */
+template <tile_kind KIND>
+static __device__ __forceinline__ void merge_pieces(const shared &s, int n_pieces, int d, row_state *state) {
+    constexpr int rows = rows_of_tile<KIND>;
+    int threads = blockDim.x / rows, n = threadIdx.x / threads, pitch = d + 4;
+    float keep[ATTEND_WARPS], scale[ATTEND_WARPS], plus[ATTEND_WARPS];
+#pragma unroll
+    for (int w = 0; w < ATTEND_WARPS; w++) {
+        KVQ_SHARED_PTR(float) piece = s.piece + w * (PIECE_FLOATS * 16) + n;
+        float from = w < n_pieces ? (float)piece[PIECE_MAX * 16] : -INFINITY;
+        keep[w] = 1;
+        scale[w] = plus[w] = 0;
+        if (from == -INFINITY) continue; /* nothing seen */
+        float larger = state->max > from ? state->max : from, add = kvq_exp2_low(from - larger);
+        keep[w] = kvq_exp2_low(state->max - larger);
+        scale[w] = piece[PIECE_SCALE * 16] * add;
+        plus[w] = piece[PIECE_PLUS * 16] * add;
+        state->sum = fmaf(state->sum, keep[w], piece[PIECE_SUM * 16] * add);
+        state->max = larger;
+    }
+    for (int i = threadIdx.x % threads * 4; i < d; i += threads * 4) {
+        KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, s.acc + n * pitch + i);
+        float4 acc = to[0];
+#pragma unroll
+        for (int w = 0; w < ATTEND_WARPS; w++) {
+            if (w >= n_pieces) break;
+            const float4 v = KVQ_SHARED_CAST(float4, s.v + (w * rows + n) * pitch + i)[0];
+            acc.x = fmaf(scale[w], v.x, fmaf(acc.x, keep[w], plus[w]));
+            acc.y = fmaf(scale[w], v.y, fmaf(acc.y, keep[w], plus[w]));
+            acc.z = fmaf(scale[w], v.z, fmaf(acc.z, keep[w], plus[w]));
+            acc.w = fmaf(scale[w], v.w, fmaf(acc.w, keep[w], plus[w]));
+        }
+        to[0] = acc;
+    }
+}
+
+template <tile_kind KIND>
+static __device__ __forceinline__ void store_state(const tile &t, const shared &s, int d, const row_state &state,
+                                                   float *to) {
+    int threads = blockDim.x / rows_of_tile<KIND>, n = threadIdx.x / threads, first = threadIdx.x % threads;
+    if (n >= t.n_queries) return;
+    if (first == 0) {
+        to[n] = state.max;
+        to[MAX_QUERIES + n] = state.sum;
+    }
+    for (int i = 4 * first; i < d; i += 4 * threads)
+        *(float4 *)(to + 2 * MAX_QUERIES + n * d + i) = KVQ_SHARED_CAST(float4, s.acc + n * (d + 4) + i)[0];
+}
+
+/* Where the split's pages are, a thread each; accumulators begin empty. */
+template <tile_kind KIND>
+static __device__ void look_up_pages(const attend_job &a, const tile &t, const shared &s, int begin, int n_pages) {
+    const kvq_kv_page *pages = a.batch.seqs[t.run.seq].pages[a.kv.layer.group] + begin;
+    int i = threadIdx.x;
+    if (i < n_pages) {
+        kvq_kv_half k, v;
+        if (kvq_sees_wide(a.kv, t.pos, begin + i))
+            kvq_wide_halves(a.kv, pages[i], a.batch, true, t.g, &k, &v);
+        else
+            kvq_closed_halves(a.kv, pages[i], t.g, &k, &v);
+        s.pages[2 * i] = k;
+        s.pages[2 * i + 1] = v;
+    }
+    for (; i < rows_of_tile<KIND> * (a.kv.head_dim + 4); i += blockDim.x) s.acc[i] = 0;
+}
+
+template <tile_kind KIND> __global__ __launch_bounds__(ATTEND_THREADS) void attend_split(attend_job a) {
+    KVQ_SHARED_DYNAMIC(uint8_t, memory);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
-    int split = t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z, d = a.kv.head_dim, n_tokens = a.kv.block_tokens;
+    int split = t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z, d = a.kv.head_dim;
     int begin = split * KVQ_SPLIT_PAGES, end = begin + KVQ_SPLIT_PAGES;
     if (begin < t.first_page) begin = t.first_page;
     if (end > t.last_page + 1) end = t.last_page + 1;
     if (begin >= end) return; /* the whole block: this tile has fewer splits than the longest */
-    const kvq_kv_page *pages = a.batch.seqs[t.run.seq].pages[a.kv.layer.group];
-    float acc[MAX_CHANNELS][MAX_QUERIES] = {};
-    load_queries(a, t, s);
+    int warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
+    int n_pieces = (end - begin) * kvq_pieces_of_page(a.kv.block_tokens);
+    const places at = places_of(d, rows_of_tile<KIND>, is_halves<KIND>, n_warps);
+    const shared s = shared_of(memory, at);
 
-    for (int p = begin; p < end; p++) {
-        kvq_kv_half k, v;
-        if (kvq_sees_wide(a.kv, t.pos, p))
-            kvq_wide_halves(a.kv, pages[p], a.batch, true, t.g, &k, &v);
-        else
-            kvq_closed_halves(a.kv, pages[p], t.g, &k, &v);
-        int seen = t.pos + t.run.n_rows - p * n_tokens, n_written = seen < n_tokens ? seen : n_tokens;
-        page_constant(a, t, s, k, p);
-        __syncthreads();
-        if (k.bits == 16)
-            scores_of_halves(a, t, s, k);
-        else
-            scores_of_codes(a, t, s, k);
-        __syncthreads();
-        for (int n = threadIdx.x / KVQ_WARP_LANES; n < t.n_queries; n += N_WARPS)
-            weigh_query(a, t, s, v, n, p * n_tokens, n_written);
-        __syncthreads();
-#pragma unroll
-        for (int c = 0; c < MAX_CHANNELS; c++)
-            if (c * ATTEND_THREADS + (int)threadIdx.x < d)
-                add_values(a, t, s, v, n_written, c * ATTEND_THREADS + threadIdx.x, acc[c]);
-    }
-    size_t at = ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits + blockIdx.z;
-    float *state = a.states + at * a.state_floats;
+    look_up_pages<KIND>(a, t, s, begin, end - begin);
     __syncthreads();
-    if ((int)threadIdx.x < t.n_queries) {
-        state[threadIdx.x] = s.max[threadIdx.x];
-        state[MAX_QUERIES + threadIdx.x] = s.sum[threadIdx.x];
+    kvq_page_queue queue;
+    queue.ring = memory + warp * KVQ_QUEUE_BYTES;
+    queue.scales = queue.ring + KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES;
+    queue.pages = s.pages;
+    queue.head_dim = d;
+    queue.block_tokens = a.kv.block_tokens;
+    queue.n_seen = t.pos + t.run.n_rows - begin * a.kv.block_tokens;
+    kvq_queue_begin<is_halves<KIND>>(queue, warp, n_warps, n_pieces);
+    load_queries<KIND>(a, t, s);
+    if (has_constants(a)) {
+        __syncthreads();
+        for (int quarter = warp; quarter < 4; quarter += n_warps)
+            multiply_constants<KIND>(a, t, s, begin, end - begin, quarter);
     }
-#pragma unroll
-    for (int c = 0; c < MAX_CHANNELS; c++)
-        for (int n = 0; n < MAX_QUERIES; n++)
-            if (n < t.n_queries && c * ATTEND_THREADS + (int)threadIdx.x < d)
-                state[2 * MAX_QUERIES + n * d + c * ATTEND_THREADS + threadIdx.x] = acc[c][n];
+    __syncthreads();
+
+    row_state state = {-INFINITY, 0};
+    for (int first = 0, parity = 0; first < n_pieces; first += n_warps, parity ^= 1) {
+        int left = n_pieces - first;
+        if (warp < left) {
+            const piece_view view = view_of<KIND>(a, t, s, begin, first + warp);
+            attend_piece<KIND>(s, queue, parity, a.job.softcap, a.kv.policy.sym, view);
+        }
+        __syncthreads();
+        merge_pieces<KIND>(s, left < n_warps ? left : n_warps, d, &state);
+        __syncthreads();
+    }
+    size_t place = ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits + blockIdx.z;
+    store_state<KIND>(t, s, d, state, a.states + place * a.state_floats);
 }
 
-/* ---- splits merged in order, then turned back: a block per tile ---- */
+/* ---- splits merged in order, then turned back: a block per query ---- */
 
 __global__ void attend_merge(attend_job a) {
     KVQ_SHARED(float, x, KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(float, other, KVQ_MAX_HEAD_DIM);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
+    int n = blockIdx.z;
+    if (n >= t.n_queries) return; /* the whole block */
     const float *states = a.states + ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits * a.state_floats;
-    for (int n = 0; n < t.n_queries; n++) {
-        float max = -INFINITY, sum = 0, acc[MAX_CHANNELS] = {};
-        for (int i = 0; i < n_splits; i++) {
-            const float *state = states + (size_t)i * a.state_floats;
-            float from = state[n];
-            if (from == -INFINITY) continue;
-            float larger = max > from ? max : from;
-            float keep = kvq_exp2_low(max - larger), add = kvq_exp2_low(from - larger);
-            if (max == -INFINITY) keep = 0;
-            sum = fmaf(sum, keep, state[MAX_QUERIES + n] * add);
-            max = larger;
+    float max = -INFINITY, sum = 0, acc[MAX_CHANNELS] = {};
+    for (int i = 0; i < n_splits; i++) {
+        const float *state = states + (size_t)i * a.state_floats;
+        float from = state[n];
+        if (from == -INFINITY) continue;
+        float larger = max > from ? max : from;
+        float keep = kvq_exp2_low(max - larger), add = kvq_exp2_low(from - larger);
+        if (max == -INFINITY) keep = 0;
+        sum = fmaf(sum, keep, state[MAX_QUERIES + n] * add);
+        max = larger;
 #pragma unroll
-            for (int c = 0; c < MAX_CHANNELS; c++) {
-                int channel = c * ATTEND_THREADS + threadIdx.x;
-                if (channel < d) acc[c] = fmaf(acc[c], keep, state[2 * MAX_QUERIES + n * d + channel] * add);
-            }
+        for (int c = 0; c < MAX_CHANNELS; c++) {
+            int channel = c * MERGE_THREADS + threadIdx.x;
+            if (channel < d) acc[c] = fmaf(acc[c], keep, state[2 * MAX_QUERIES + n * d + channel] * add);
         }
-        float unit = 1.0f / sum;
-        __syncthreads(); /* the query before is written */
-#pragma unroll
-        for (int c = 0; c < MAX_CHANNELS; c++)
-            if (c * ATTEND_THREADS + (int)threadIdx.x < d) x[c * ATTEND_THREADS + threadIdx.x] = acc[c] * unit;
-        if (a.kv.policy.rotated) kvq_hadamard_block(x, other, d, a.hadamard);
-        __syncthreads();
-        float *out = a.job.out + query_at(a, t, n);
-        for (int i = threadIdx.x; i < d; i += blockDim.x) out[i] = x[i];
     }
+    float unit = 1.0f / sum;
+#pragma unroll
+    for (int c = 0; c < MAX_CHANNELS; c++)
+        if (c * MERGE_THREADS + (int)threadIdx.x < d) x[c * MERGE_THREADS + threadIdx.x] = acc[c] * unit;
+    if (a.kv.policy.rotated) kvq_hadamard_block(x, other, d, a.hadamard);
+    __syncthreads();
+    float *out = a.job.out + (query_of(a, t, n) - a.job.q);
+    for (int i = threadIdx.x; i < d; i += blockDim.x) out[i] = x[i];
 }
 
 /* ---- the host's part ---- */
 
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
-    kvq_head_tiles heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, MAX_QUERIES);
-    size_t one = (size_t)heads.n_tiles * kvq_cuda_splits(shapes->max_tokens, shapes->block_tokens) *
-                 state_floats_of(shapes->head_dim) * sizeof(float);
-    size_t all = one * (size_t)shapes->max_rows;
-    return all < STATE_BYTES ? all : one > STATE_BYTES ? one : STATE_BYTES;
+    size_t most = 0;
+    for (int queries = 8; queries <= MAX_QUERIES; queries *= 2) {
+        kvq_head_tiles heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, queries);
+        size_t one = (size_t)heads.n_tiles * kvq_cuda_splits(shapes->max_tokens, shapes->block_tokens) *
+                     state_floats_of(shapes->head_dim) * sizeof(float);
+        size_t all = one * (size_t)shapes->max_rows;
+        size_t here = all < STATE_BYTES ? all : one > STATE_BYTES ? one : STATE_BYTES;
+        if (here > most) most = here;
+    }
+    return most;
+}
+
+/* A kernel for each kind of tile. */
+typedef struct variant {
+    int rows;
+    void (*launch)(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a);
+    cudaError_t (*allow)(size_t shared_bytes);
+} variant;
+
+template <tile_kind KIND>
+static void launch_split(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a) {
+    KVQ_LAUNCH(attend_split<KIND>, grid, dim3(threads), shared_bytes, s, a);
+}
+template <tile_kind KIND> static cudaError_t allow_split(size_t shared_bytes) {
+    return cudaFuncSetAttribute(attend_split<KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+}
+
+#define VARIANT(KIND) \
+    { rows_of_tile<KIND>, launch_split<KIND>, allow_split<KIND> }
+static const variant variants[] = {VARIANT(TILE_HALVES), VARIANT(TILE_CODES_8), VARIANT(TILE_CODES_16)};
+
+kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err) {
+    for (const variant &v : variants) {
+        cudaError_t error = v.allow(shared_bytes);
+        if (error != cudaSuccess)
+            return kvq_fail(err, KVQ_DEVICE, "asking for %zu bytes of shared memory a block: %s", shared_bytes,
+                            cudaGetErrorString(error));
+    }
+    return KVQ_OK;
+}
+
+/* Tiles [a.first_tile, end), as many at a time as the workspace has room for. */
+static void attend_tiles(kvq_stream *s, attend_job a, tile_kind kind, int end) {
+    const variant *v = &variants[kind];
+    int n_warps = ATTEND_WARPS;
+    places at = places_of(a.kv.head_dim, v->rows, kind == TILE_HALVES, n_warps);
+    while (n_warps > 1 && (size_t)at.bytes > s->shared_bytes) {
+        n_warps /= 2; /* another number gives the same results */
+        at = places_of(a.kv.head_dim, v->rows, kind == TILE_HALVES, n_warps);
+    }
+    size_t a_tile = (size_t)a.n_head_tiles * a.n_splits * a.state_floats * sizeof(float), used = 0;
+    size_t n_fit = s->workspace_bytes / a_tile;
+    int n_tiles = end - a.first_tile, tiles_a_launch = n_fit < (size_t)n_tiles ? (int)n_fit : n_tiles;
+    if (tiles_a_launch < 1) tiles_a_launch = 1; /* and fail below */
+    a.states = n_tiles > 0 ? (float *)kvq_cuda_take(s, &used, (size_t)tiles_a_launch * a_tile) : NULL;
+    for (; a.states && a.first_tile < end; a.first_tile += tiles_a_launch) {
+        int left = end - a.first_tile, n = left < tiles_a_launch ? left : tiles_a_launch;
+        v->launch(s, dim3(n, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
+        KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles, v->rows), dim3(MERGE_THREADS), 0, s, a);
+    }
 }
 
 static void attend(kvq_stream *s, const kvq_attend *job) {
@@ -429,22 +458,15 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.kv = kvq_cuda_kv_of(job->kv, job->layer);
     a.batch = step->batch;
     a.tiles = step->tiles;
-    a.heads_a_tile = s->heads.heads_a_tile;
-    a.n_head_tiles = s->heads.n_tiles;
+    a.heads_a_tile = step->heads.heads_a_tile;
+    a.n_head_tiles = step->heads.n_tiles;
     a.n_splits = step->most_splits;
     a.state_floats = state_floats_of(a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
-
-    size_t a_tile = (size_t)a.n_head_tiles * a.n_splits * a.state_floats * sizeof(float), used = 0;
-    size_t n_fit = s->workspace_bytes / a_tile;
-    int tiles_a_launch = n_fit < (size_t)step->n_tiles ? (int)n_fit : step->n_tiles;
-    if (tiles_a_launch < 1) tiles_a_launch = 1; /* and fail below */
-    a.states = (float *)kvq_cuda_take(s, &used, (size_t)tiles_a_launch * a_tile);
-    for (; a.states && a.first_tile < step->n_tiles; a.first_tile += tiles_a_launch) {
-        int left = step->n_tiles - a.first_tile, n = left < tiles_a_launch ? left : tiles_a_launch;
-        KVQ_LAUNCH(attend_split, dim3(n, a.n_head_tiles, a.n_splits), dim3(ATTEND_THREADS), 0, s, a);
-        KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles), dim3(ATTEND_THREADS), 0, s, a);
-    }
+    bool halves = a.kv.policy.k_bits == 16;
+    attend_tiles(s, a, halves ? TILE_HALVES : TILE_CODES_8, step->n_small_tiles);
+    a.first_tile = step->n_small_tiles;
+    attend_tiles(s, a, TILE_CODES_16, step->n_tiles);
 }
 
 void kvq_cuda_fill_attend(kvq_ops *ops) {

@@ -12,6 +12,7 @@ struct kvq_device {
     kvq_ops ops;
     kvq_device_info info;
     char isa[16];
+    size_t shared_bytes; /* of a block, at most */
 };
 
 static kvq_status fail_call(kvq_error *err, cudaError_t error, const char *what) {
@@ -81,6 +82,7 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
              (unsigned)properties.pciBusID, (unsigned)properties.pciDeviceID);
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", properties.major, properties.minor);
     d->info.shares_memory = properties.integrated != 0;
+    d->shared_bytes = properties.sharedMemPerBlockOptin;
     if (properties.major * 10 + properties.minor < LEAST_CAPABILITY)
         return kvq_fail(err, KVQ_DEVICE, "'%s' has compute capability %d.%d, this backend runs on " ARCHITECTURES,
                         properties.name, properties.major, properties.minor);
@@ -113,6 +115,7 @@ static kvq_status open_device(const kvq_device_options *options, kvq_device **re
     kvq_device *d = (kvq_device *)calloc(1, sizeof *d);
     if (!d) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the CUDA backend");
     status = examine(d, options->index, err);
+    if (!status) status = kvq_cuda_allow_attend(d->shared_bytes, err);
     if (status) {
         close_device(d);
         return status;
@@ -238,7 +241,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->workspace_bytes = operator_bytes(shapes);
     s->lists_bytes = lists_bytes(shapes);
     s->ints_bytes = ints_bytes(shapes);
-    s->heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, KVQ_CUDA_QUERIES);
+    s->shared_bytes = d->shared_bytes;
     size_t lists = s->lists_bytes + s->ints_bytes;
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, s->workspace_bytes, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);

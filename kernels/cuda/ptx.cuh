@@ -44,6 +44,19 @@ static __device__ __forceinline__ uint32_t kvq_two_halves(float low, float high)
     return kvq_float_half(low) | (uint32_t)kvq_float_half(high) << 16;
 }
 
+/* Four floats of 0 to 255, rounded to bytes, the first in the low bits: 1.5 2^23 brings integers to the low bits of a
+ * float, and prmt takes them out. */
+static __device__ __forceinline__ uint32_t kvq_four_bytes(float x0, float x1, float x2, float x3) {
+    const float magic = 12582912.0f;
+    uint32_t b0 = (uint32_t)__float_as_int(x0 + magic), b1 = (uint32_t)__float_as_int(x1 + magic);
+    uint32_t b2 = (uint32_t)__float_as_int(x2 + magic), b3 = (uint32_t)__float_as_int(x3 + magic);
+#ifdef KVQ_SIMT
+    return (b0 & 255) | (b1 & 255) << 8 | (b2 & 255) << 16 | b3 << 24;
+#else
+    return __byte_perm(__byte_perm(b0, b1, 0x0040), __byte_perm(b2, b3, 0x0040), 0x5410);
+#endif
+}
+
 /* ---- tensor cores: a warp's product of small matrices, D = A B + C, C and D in place -----------------------------
  *
  * Who holds what (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "... for mma.m16n8k32"),

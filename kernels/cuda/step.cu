@@ -69,6 +69,18 @@ static void place_pages(layout *l, kvq_batch_seq *seqs, const kvq_batch *b, cons
     }
 }
 
+/* Returns how many have at most most_rows rows. */
+static int small_tiles_first(kvq_row_run *tiles, int n, int most_rows) {
+    int n_small = 0;
+    for (int i = 0; i < n; i++) {
+        if (tiles[i].n_rows > most_rows) continue;
+        kvq_row_run tile = tiles[i];
+        tiles[i] = tiles[n_small];
+        tiles[n_small++] = tile;
+    }
+    return n_small;
+}
+
 static void begin(kvq_stream *s, const kvq_begin *job) {
     const kvq_batch *b = job->batch;
     kvq_cuda_flush(s); /* a step without logits ends here */
@@ -98,7 +110,11 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
         s->step = kvq_cuda_step{};
         return;
     }
-    step.n_tiles = kvq_cut_rows(b, job->kv->block_tokens, s->heads.rows_a_tile, tiles);
+    /* Halves take two rows of a product each (attend_piece.cuh). */
+    step.heads = kvq_cut_heads(s->shapes.n_heads, s->shapes.n_kv_heads,
+                               job->kv->policy->k_bits == 16 ? KVQ_CUDA_QUERIES / 2 : KVQ_CUDA_QUERIES);
+    step.n_tiles = kvq_cut_rows(b, job->kv->block_tokens, step.heads.rows_a_tile, tiles);
+    step.n_small_tiles = small_tiles_first(tiles, step.n_tiles, KVQ_CUDA_QUERIES / 2 / step.heads.heads_a_tile);
     step.tiles = (const kvq_row_run *)tiles_at;
     int longest = 1;
     for (int i = 0; i < b->n_seqs; i++) {

@@ -12,14 +12,15 @@ extern "C" {
 #include "launch.cuh"
 #include "ptx.cuh"
 
-#define KVQ_CUDA_QUERIES 8 /* most queries of a block of attend */
+#define KVQ_CUDA_QUERIES 16 /* most queries of a tile of attend: the rows of a tensor core's product */
 
 /* The step on the device: what `begin` was given, with every list and page table copied there in one piece. */
 typedef struct kvq_cuda_step {
     kvq_batch batch; /* all pointers are the device's */
     const kvq_batch *host;
-    const kvq_row_run *tiles; /* of attend: rows of one page; with heads of a KV group, a block */
-    int n_tiles, n_groups;
+    kvq_head_tiles heads;     /* of attend: rows of one page, times heads of a KV group, are a tile */
+    const kvq_row_run *tiles; /* first those of at most 8 queries */
+    int n_tiles, n_small_tiles, n_groups;
     int most_splits; /* that a tile sees when nothing is behind a window */
 } kvq_cuda_step;
 
@@ -46,7 +47,7 @@ struct kvq_stream {
     cudaStream_t cuda;
     kvq_device *device;
     kvq_shapes shapes;
-    kvq_head_tiles heads; /* of attend: a tile is a block */
+    size_t shared_bytes; /* that a block may have */
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
@@ -107,5 +108,8 @@ void kvq_cuda_fill_append(kvq_ops *ops);
 void kvq_cuda_fill_close(kvq_ops *ops);
 void kvq_cuda_fill_attend(kvq_ops *ops);
 void kvq_cuda_fill_step(kvq_ops *ops); /* begin */
+
+/* Allows attend's kernels that much shared memory a block; once, when the device is opened. */
+kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err);
 
 #endif
