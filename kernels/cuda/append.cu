@@ -8,7 +8,7 @@
 #include "kv.cuh"
 #include "warp.cuh"
 
-#define APPEND_THREADS 128
+#define APPEND_THREADS 128 /* at most: as many whole warps as a head has channels for */
 #define TOKENS_OF_A_BYTE 8
 
 /* Shared memory of a block. */
@@ -112,15 +112,10 @@ static __device__ void quantize_asym(const head &h, int d, int bits, uint16_t *s
 /* ---- write: token t of a half ---- */
 
 static __device__ void write_k_codes(const head &h, const kvq_cuda_kv &kv, const kvq_kv_half &k, int t) {
-    if (k.bits == 8) {
-        for (int i = threadIdx.x; i < kv.head_dim; i += blockDim.x)
-            k.codes[((size_t)(i / 4) * kv.block_tokens + t) * 4 + i % 4] = h.codes[i];
-        return;
-    }
-    for (int j = threadIdx.x; j < kv.head_dim / 2; j += blockDim.x) {
-        int i = j / 4 * 8 + j % 4;
-        k.codes[((size_t)(j / 4) * kv.block_tokens + t) * 4 + j % 4] = (uint8_t)(h.codes[i] | h.codes[i + 4] << 4);
-    }
+    KVQ_SHARED_PTR(uint32_t) codes = KVQ_SHARED_CAST(uint32_t, h.codes);
+    uint32_t *to = (uint32_t *)k.codes + t;
+    for (int j = threadIdx.x; j < kv.head_dim * k.bits / 32; j += blockDim.x)
+        to[(size_t)j * kv.block_tokens] = k.bits == 8 ? (uint32_t)codes[j] : codes[2 * j] | codes[2 * j + 1] << 4;
 }
 
 static __device__ void write_v_codes(const head &h, const kvq_cuda_kv &kv, const kvq_kv_half &v, int t) {
@@ -225,7 +220,8 @@ static void append(kvq_stream *s, const kvq_append *job) {
     if (a.kv.policy.wide && a.batch.n_closes > 0)
         KVQ_LAUNCH(move_begun_page, dim3(a.batch.n_closes, a.kv.n_kv_heads), dim3(APPEND_THREADS), 0, s, a.kv, a.batch);
     dim3 grid(a.batch.n_rows, job->n_heads + 2 * a.kv.n_kv_heads);
-    KVQ_LAUNCH(append_rows, grid, dim3(APPEND_THREADS), 0, s, a);
+    int threads = kvq_cuda_blocks(a.kv.head_dim, KVQ_WARP_LANES) * KVQ_WARP_LANES;
+    KVQ_LAUNCH(append_rows, grid, dim3(threads < APPEND_THREADS ? threads : APPEND_THREADS), 0, s, a);
 }
 
 void kvq_cuda_fill_append(kvq_ops *ops) {

@@ -106,11 +106,9 @@ static __device__ __forceinline__ void kvq_queue_copy_v_halves(const kvq_page_qu
 /* All scales and minimums of the piece, with its first step: 16 bytes a lane. */
 static __device__ __forceinline__ void kvq_queue_copy_scales(const kvq_page_queue &s, int page, int begin, int lane) {
     const kvq_kv_half k = s.pages[2 * page], v = s.pages[2 * page + 1];
-    const uint16_t *parts[KVQ_QUEUE_SCALES] = {k.scales, k.mins, v.scales, v.mins}, *from = nullptr;
-    int token = begin + lane % 8 * 8;
-#pragma unroll
-    for (int i = 0; i < KVQ_QUEUE_SCALES; i++)
-        if (lane / 8 == i) from = parts[i];
+    int part = lane / 8, token = begin + lane % 8 * 8;
+    const uint16_t *of_k = part == KVQ_QUEUE_K_SCALES ? k.scales : k.mins;
+    const uint16_t *from = part < KVQ_QUEUE_V_SCALES ? of_k : part == KVQ_QUEUE_V_SCALES ? v.scales : v.mins;
     bool is_there = from && token < s.block_tokens;
     kvq_copy_async(s.scales + s.parity * KVQ_QUEUE_SCALE_BYTES + lane * 16, is_there ? from + token : k.scales,
                    is_there ? 16 : 0);
