@@ -205,20 +205,26 @@ V_INLINE panel_part part_of(const uint8_t *panel, const int group, const int fro
                         .from = from};
 }
 
-/* acc[r] += the products of a group of a column, n_codes registers, and row r. */
+/* acc[r] += the products of a group of a column, n_codes registers, and row r. Rows go by four in step, as a sum waits
+ * for itself, and a CPU that works in order with it. */
 V_INLINE void add_rows(float32x4_t *acc, const int8x16_t *codes, const int n_codes, panel_part p, const bool has_zero,
                        int16x4_t minus_zero, float32x4_t scale, const int R) {
-    V_UNROLL for (int r = 0; r < R; r++) {
-        const int8_t *q = (const int8_t *)p.codes + r * KVQ_ACT_GROUP + p.from;
-        int32x4_t dot = has_zero ? vmull_n_s16(minus_zero, p.sums[r]) : vdupq_n_s32(0);
+    V_UNROLL for (int r = 0; r < R; r += 2) {
+        const int n = R - r < 2 ? R - r : 2;
+        int32x4_t dot[2];
+        int8x16_t x[2];
+        V_UNROLL for (int j = 0; j < n; j++) dot[j] =
+            has_zero ? vmull_n_s16(minus_zero, p.sums[r + j]) : vdupq_n_s32(0);
         V_UNROLL for (int k = 0; k < n_codes; k += 4) {
-            int8x16_t x = vld1q_s8(q + 4 * k);
-            dot = vdotq_laneq_s32(dot, codes[k], x, 0);
-            dot = vdotq_laneq_s32(dot, codes[k + 1], x, 1);
-            dot = vdotq_laneq_s32(dot, codes[k + 2], x, 2);
-            dot = vdotq_laneq_s32(dot, codes[k + 3], x, 3);
+            V_UNROLL for (int j = 0; j < n; j++) x[j] =
+                vld1q_s8((const int8_t *)p.codes + (r + j) * KVQ_ACT_GROUP + p.from + 4 * k);
+            V_UNROLL for (int j = 0; j < n; j++) dot[j] = vdotq_laneq_s32(dot[j], codes[k], x[j], 0);
+            V_UNROLL for (int j = 0; j < n; j++) dot[j] = vdotq_laneq_s32(dot[j], codes[k + 1], x[j], 1);
+            V_UNROLL for (int j = 0; j < n; j++) dot[j] = vdotq_laneq_s32(dot[j], codes[k + 2], x[j], 2);
+            V_UNROLL for (int j = 0; j < n; j++) dot[j] = vdotq_laneq_s32(dot[j], codes[k + 3], x[j], 3);
         }
-        acc[r] = vfmaq_f32(acc[r], vcvtq_f32_s32(dot), vmulq_n_f32(scale, p.d[r]));
+        V_UNROLL for (int j = 0; j < n; j++) acc[r + j] =
+            vfmaq_f32(acc[r + j], vcvtq_f32_s32(dot[j]), vmulq_n_f32(scale, p.d[r + j]));
     }
 }
 
@@ -261,17 +267,23 @@ V_INLINE void zip_codes(int8x16_t *codes, const int n_codes) {
 V_INLINE void add_pairs(float32x4_t *acc, const int8x16_t *codes, const int n_codes, panel_part p, const bool has_zero,
                         int16x4_t minus_zero, float32x4_t scale, const int R) {
     float32x4_t scale_low = vzip1q_f32(scale, scale), scale_high = vzip2q_f32(scale, scale);
-    V_UNROLL for (int i = 0; 2 * i < R; i++) {
-        int32x4_t dot_low = has_zero ? vmull_s16(minus_zero, pair_of_sums(p.sums, i, R)) : vdupq_n_s32(0);
-        int32x4_t dot_high = dot_low;
+    V_UNROLL for (int i = 0; 2 * i < R; i += 2) { /* two pairs in step */
+        const int n = R - 2 * i <= 2 ? 1 : 2;
+        int32x4_t low[2], high[2];
+        V_UNROLL for (int j = 0; j < n; j++) low[j] = high[j] =
+            has_zero ? vmull_s16(minus_zero, pair_of_sums(p.sums, i + j, R)) : vdupq_n_s32(0);
         V_UNROLL for (int e = 0; e < n_codes / 2; e++) {
-            int8x16_t x = pair_of_codes(p.codes, i, p.from / 8 + e, R);
-            dot_low = vmmlaq_s32(dot_low, codes[2 * e], x);
-            dot_high = vmmlaq_s32(dot_high, codes[2 * e + 1], x);
+            V_UNROLL for (int j = 0; j < n; j++) {
+                int8x16_t x = pair_of_codes(p.codes, i + j, p.from / 8 + e, R);
+                low[j] = vmmlaq_s32(low[j], codes[2 * e], x);
+                high[j] = vmmlaq_s32(high[j], codes[2 * e + 1], x);
+            }
         }
-        float32x4_t d = pair_of_floats(p.d, i, R);
-        acc[2 * i] = vfmaq_f32(acc[2 * i], vcvtq_f32_s32(dot_low), vmulq_f32(scale_low, d));
-        acc[2 * i + 1] = vfmaq_f32(acc[2 * i + 1], vcvtq_f32_s32(dot_high), vmulq_f32(scale_high, d));
+        V_UNROLL for (int j = 0; j < n; j++) {
+            float32x4_t d = pair_of_floats(p.d, i + j, R), *sums = acc + 2 * (i + j);
+            sums[0] = vfmaq_f32(sums[0], vcvtq_f32_s32(low[j]), vmulq_f32(scale_low, d));
+            sums[1] = vfmaq_f32(sums[1], vcvtq_f32_s32(high[j]), vmulq_f32(scale_high, d));
+        }
     }
 }
 
@@ -391,7 +403,7 @@ V_INLINE void unpacked_column(const kvq_linear_run *run, int column, const uint8
 }
 
 /* Columns of a walk, so that there is an accumulator for each of them and each row. */
-#define COLUMNS_OF(R) ((R) <= 4 ? 4 : 1)
+#define COLUMNS_OF(R) ((R) <= 2 ? 4 : (R) <= 4 ? 2 : 1)
 
 /* THE kinds of layout: X(name, bits, group, zero, has_min, scale type), for the formats in the comment. */
 /* clang-format off */
@@ -496,35 +508,62 @@ V_INLINE float32x4_t load_weights(const uint8_t *w, const kvq_format kind) {
     return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
 }
 
-/* C columns times R rows; one row alone takes columns of four tiles, because its chains of additions wait for
- * themselves. */
+/* acc[r] += weights * x[r]. */
+V_INLINE void add_products(float32x4_t *acc, float32x4_t weights, const float *x, const int R) {
+    V_UNROLL for (int r = 0; r + 4 <= R; r += 4) {
+        float32x4_t four = vld1q_f32(x + r);
+        acc[r] = vfmaq_laneq_f32(acc[r], weights, four, 0);
+        acc[r + 1] = vfmaq_laneq_f32(acc[r + 1], weights, four, 1);
+        acc[r + 2] = vfmaq_laneq_f32(acc[r + 2], weights, four, 2);
+        acc[r + 3] = vfmaq_laneq_f32(acc[r + 3], weights, four, 3);
+    }
+    V_UNROLL for (int r = R / 4 * 4; r < R; r++) acc[r] = vfmaq_n_f32(acc[r], weights, x[r]);
+}
+
+/* C columns times R rows. */
 V_INLINE void float_columns(const kvq_linear_run *run, int tile, int first, const kvq_format kind, const int C,
                             const int R) {
     const size_t bytes = kind == KVQ_FORMAT_F32 ? 4 : 2;
-    const uint8_t *w[4];
+    const uint8_t *w = run->part->data + (size_t)tile * run->part->tile_bytes + first * COLUMN * bytes;
     const float *x = run->panel;
-    float32x4_t acc[4 * N_COLUMNS][PANEL_ROWS];
+    float32x4_t acc[N_COLUMNS][PANEL_ROWS + 1];
     V_UNROLL for (int c = 0; c < C; c++) {
         V_UNROLL for (int r = 0; r < R; r++) acc[c][r] = vdupq_n_f32(0.0f);
     }
-    V_UNROLL for (int t = 0; t < (C + 3) / 4; t++) w[t] =
-        run->part->data + (size_t)(tile + t) * run->part->tile_bytes + first * COLUMN * bytes;
-    for (int i = 0; i < run->n_in; i++, x += R) {
-        V_UNROLL for (int c = 0; c < C; c++) {
-            float32x4_t weights = load_weights(w[c / 4] + c % 4 * COLUMN * bytes, kind);
-            V_UNROLL for (int r = 0; r < R; r++) acc[c][r] = vfmaq_n_f32(acc[c][r], weights, x[r]);
-        }
-        V_UNROLL for (int t = 0; t < (C + 3) / 4; t++) w[t] += KVQ_TILE_ROWS * bytes;
+    for (int i = 0; i < run->n_in; i++, x += R, w += KVQ_TILE_ROWS * bytes) {
+        V_UNROLL for (int c = 0; c < C; c++) add_products(acc[c], load_weights(w + c * COLUMN * bytes, kind), x, R);
     }
-    V_UNROLL for (int c = 0; c < C; c++) {
-        float32x4_t sums[PANEL_ROWS + 1]; /* a copy: the accumulators stay in registers */
-        V_UNROLL for (int r = 0; r < R; r++) sums[r] = acc[c][r];
-        store(run, tile * KVQ_TILE_ROWS + (first + c) * COLUMN, sums, R);
+    store_columns(run, tile, first, acc, false, C, R);
+}
+
+/* T tiles times one row: four at once, because its chains of additions wait for themselves. */
+V_INLINE void float_row(const kvq_linear_run *run, int tile, const kvq_format kind, const int T) {
+    const size_t step = V_LANES * (kind == KVQ_FORMAT_F32 ? 4 : 2), tile_bytes = run->part->tile_bytes;
+    const uint8_t *w = run->part->data + (size_t)tile * tile_bytes;
+    const float *x = run->panel;
+    v16f acc[4];
+    V_UNROLL for (int t = 0; t < T; t++) acc[t] = v_zero();
+    for (int i = 0; i < run->n_in; i++, w += step) {
+        V_UNROLL for (int t = 0; t < T; t++) {
+            const uint8_t *at = w + (size_t)t * tile_bytes;
+            v16f weights = kind == KVQ_FORMAT_F32   ? v_load((const float *)at)
+                           : kind == KVQ_FORMAT_F16 ? v_load_half((const uint16_t *)at)
+                                                    : v_load_bfloat((const uint16_t *)at);
+            acc[t] = v_fma(weights, v_set1(x[i]), acc[t]);
+        }
+    }
+    V_UNROLL for (int t = 0; t < T; t++) {
+        float32x4_t columns[N_COLUMNS] = {acc[t].a, acc[t].b, acc[t].c, acc[t].d};
+        for (int c = 0; c < N_COLUMNS; c++) store(run, (tile + t) * KVQ_TILE_ROWS + c * COLUMN, columns + c, 1);
     }
 }
 
 V_INLINE void float_tile(const kvq_linear_run *run, int tile, const kvq_format kind, const int R) {
     const int C = R <= 4 ? 4 : R <= 8 ? 2 : 1;
+    if (R == 1) {
+        float_row(run, tile, kind, 1);
+        return;
+    }
     for (int c = 0; c < N_COLUMNS; c += C) float_columns(run, tile, c, kind, C, R);
 }
 
@@ -536,9 +575,9 @@ PANEL_MAP(FLOAT_KERNEL, f32, KVQ_FORMAT_F32)
 PANEL_MAP(FLOAT_KERNEL, f16, KVQ_FORMAT_F16)
 PANEL_MAP(FLOAT_KERNEL, bf16, KVQ_FORMAT_BF16)
 
-#define FOUR_TILES(name, kind)                               \
-    static void name(const kvq_linear_run *run, int tile) {  \
-        float_columns(run, tile, 0, kind, 4 * N_COLUMNS, 1); \
+#define FOUR_TILES(name, kind)                              \
+    static void name(const kvq_linear_run *run, int tile) { \
+        float_row(run, tile, kind, 4);                      \
     }
 FOUR_TILES(f32_four, KVQ_FORMAT_F32)
 FOUR_TILES(f16_four, KVQ_FORMAT_F16)
