@@ -31,6 +31,14 @@
 #define KVQ_SHARED_PTR(type) simt_shared<type>
 #define KVQ_SHARED_CAST(type, pointer) simt_shared_cast<type>(pointer)
 
+/* What stands at a place of device or shared memory, as a T in one load. */
+template <typename T> static inline T kvq_read(const uint8_t *at) {
+    return *(const T *)at;
+}
+template <typename T> static inline T kvq_read(simt_shared<uint8_t> at) {
+    return *simt_shared_cast<T>(at);
+}
+
 #else
 #include <cuda_runtime.h>
 #define KVQ_ANNOUNCE(name, kernel) ((void)0)
@@ -40,6 +48,9 @@
     type *name = reinterpret_cast<type *>(kvq_dynamic_shared)
 #define KVQ_SHARED_PTR(type) type *
 #define KVQ_SHARED_CAST(type, pointer) reinterpret_cast<type *>(pointer)
+template <typename T> static __device__ __forceinline__ T kvq_read(const unsigned char *at) {
+    return *reinterpret_cast<const T *>(at);
+}
 #endif
 
 /* ---- a launch ---- */

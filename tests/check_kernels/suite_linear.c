@@ -155,7 +155,7 @@ static void linear_case(check *c, const char *name, const linear_shape *shape) {
 
 static void formats_cases(check *c, kvq_format format) {
     static const int outs[] = {1, 16, 40, 100};
-    static const int row_counts[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 16, 23, 24, 25, 29, 37};
+    static const int row_counts[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 16, 23, 24, 25, 29, 37, 65, 130};
     const char *name = kvq_format_get(format)->name;
     linear_shape s = {.formats = {format}, .n_parts = 1, .fill = CHECK_OUTLIERS};
     s.n_in = kvq_format_get(format)->block_len == 256 ? 512 : 96;

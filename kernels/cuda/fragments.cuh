@@ -1,0 +1,190 @@
+/* fragments.cuh: the coded weights of ../matrix.h as tensor cores take them. Included by linear.cu.
+ *
+ * A *step* is 32 inputs, a warp has 32 output rows: two tiles. Which row and which input a place of a fragment means is
+ * free as long as both factors agree; so the tiles need no other layout than the CPU's: a lane loads 16 bytes, and what
+ * it has then are its own words of A (ptx.cuh), without shuffles:
+ *
+ *   lane (g, t), g = lane / 4, t = lane % 4: rows 4 g .. 4 g + 3 of the 32 (tile g / 4, its rows 4 (g % 4) ...),
+ *   inputs 8 t .. 8 t + 7 of the step: chunk t of the codes, low nibbles the first four, high nibbles the others.
+ *
+ * Product p of two takes rows 4 g + 2 p and 4 g + 2 p + 1 as rows g and g + 8 of A; inputs 8 t .. 8 t + 3 are A's
+ * k = 4 t ... and the other four 16 + 4 t .... Activations are column g of B: 8 bytes at 8 t. A lane's sums are of its
+ * four rows and of activation rows 2 t and 2 t + 1.
+ *
+ * Where 16 inputs share a scale, a step has two *halves*, each a product of its own with the other's activations set to
+ * zero: t / 2 is the half that a lane's codes belong to.
+ *
+ * An int sum is below 2^22: products start at the bits of 1.5 * 2^23, whose next floats are the next integers, and one
+ * subtraction makes floats of them instead of a conversion at a fraction of the rate. */
+#ifndef KVQ_CUDA_FRAGMENTS_CUH
+#define KVQ_CUDA_FRAGMENTS_CUH
+
+#include "matrix.cuh"
+
+#define KVQ_STEP KVQ_ACT_GROUP
+#define KVQ_WARP_ROWS (2 * KVQ_TILE_ROWS) /* output rows of a warp */
+#define KVQ_LANE_ROWS 4
+#define KVQ_LANE_COLUMNS 2                            /* activation rows of a lane, of the 8 of a product */
+#define KVQ_COLUMNS 8                                 /* activation rows of a product */
+#define KVQ_FLOAT_BITS 0x4b400000                     /* of KVQ_FLOAT_PLUS */
+#define KVQ_FLOAT_PLUS __int_as_float(KVQ_FLOAT_BITS) /* 1.5 * 2^23 */
+
+/* A coded layout whose numbers are constants. */
+template <int BITS_, int GROUP_, kvq_scale_type SCALE_, bool HAS_MIN_> struct kvq_coded {
+    static constexpr int BITS = BITS_, GROUP = GROUP_;
+    static constexpr kvq_scale_type SCALE = SCALE_;
+    static constexpr bool HAS_MIN = HAS_MIN_;
+    static constexpr int HALVES = KVQ_STEP / GROUP;
+    static constexpr int CHUNKS = BITS > 4 ? 2 : 1; /* loads of 16 bytes for a lane's codes */
+    static constexpr int SCALE_WORDS = SCALE == KVQ_SCALE_SUPER ? 1 : SCALE == KVQ_SCALE_F16 ? 2 : 4; /* of four rows */
+    static constexpr int CODES_BYTES = GROUP * BITS / 8 * KVQ_TILE_ROWS;
+    static constexpr int SCALES_BYTES = 4 * SCALE_WORDS * KVQ_TILE_ROWS / KVQ_LANE_ROWS;
+    static constexpr int GROUP_BYTES = CODES_BYTES + SCALES_BYTES * (HAS_MIN ? 2 : 1);
+    static constexpr int STEP_BYTES = GROUP_BYTES * HALVES; /* a multiple of 16 */
+    static constexpr int SUPER_BYTES = SCALE == KVQ_SCALE_SUPER ? 2 * KVQ_TILE_ROWS * (HAS_MIN ? 2 : 1) : 0;
+    static constexpr int SUPER_STEPS = KVQ_SUPER_INPUTS / KVQ_STEP;
+};
+
+/* Where the super scales of a step stand in its tile; and where the step does. */
+template <typename K> static __device__ __forceinline__ size_t kvq_super_at(int step) {
+    return (size_t)(step / K::SUPER_STEPS) * (K::SUPER_BYTES + K::SUPER_STEPS * K::STEP_BYTES);
+}
+template <typename K> static __device__ __forceinline__ size_t kvq_step_at(int step) {
+    if (K::SCALE != KVQ_SCALE_SUPER) return (size_t)step * K::STEP_BYTES;
+    return kvq_super_at<K>(step) + K::SUPER_BYTES + (size_t)(step % K::SUPER_STEPS) * K::STEP_BYTES;
+}
+
+/* A lane's part of a step as it was loaded. */
+template <typename K> struct kvq_raw {
+    uint32_t codes[K::CHUNKS][4];
+    uint32_t scales[K::HALVES][K::SCALE_WORDS], mins[K::HALVES][K::SCALE_WORDS];
+    uint32_t super[2], super_min[2]; /* halves of the four rows */
+};
+
+/* And as it is multiplied. */
+template <typename K> struct kvq_weights {
+    uint32_t codes[KVQ_LANE_ROWS][2]; /* bytes of inputs 8 t .. 8 t + 3 and 8 t + 4 .. 8 t + 7 */
+    float scale[K::HALVES][KVQ_LANE_ROWS], min[K::HALVES][KVQ_LANE_ROWS];
+};
+
+/* What a lane needs of 8 activation rows for a step. */
+typedef struct kvq_columns {
+    uint32_t q[2];                 /* column g, inputs 8 t .. 8 t + 7 */
+    float d[KVQ_LANE_COLUMNS];     /* scales of columns 2 t and 2 t + 1 */
+    int sums[KVQ_LANE_COLUMNS][2]; /* of each 16 inputs */
+} kvq_columns;
+
+/* N words in one load, from device or shared memory. */
+template <int N, typename Bytes> static __device__ __forceinline__ void kvq_read_words(uint32_t *to, Bytes at) {
+    if constexpr (N == 1) {
+        to[0] = kvq_read<uint32_t>(at);
+    } else if constexpr (N == 2) {
+        uint2 v = kvq_read<uint2>(at);
+        to[0] = v.x, to[1] = v.y;
+    } else {
+        uint4 v = kvq_read<uint4>(at);
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    }
+}
+
+/* step: of the lane's tile, in device or shared memory; super: its super scales, in device memory. */
+template <typename K, typename Bytes>
+static __device__ __forceinline__ void kvq_load_step(kvq_raw<K> *ret, Bytes step, const uint8_t *super, int lane) {
+    int t = lane % 4, r = lane / 4 % 4 * KVQ_LANE_ROWS, words = 4 * r;
+    if constexpr (K::BITS == 8) {
+        kvq_read_words<4>(ret->codes[0], step + (128 * t + words));
+        kvq_read_words<4>(ret->codes[1], step + (128 * t + 64 + words));
+    } else {
+        int group = K::HALVES == 2 ? t / 2 * K::GROUP_BYTES : 0, chunk = K::HALVES == 2 ? t % 2 : t;
+        int high = K::BITS > 4 ? 64 : 0;
+        kvq_read_words<4>(ret->codes[0], step + (group + high + 64 * chunk + words));
+        if constexpr (K::BITS > 4) kvq_read_words<4>(ret->codes[1], step + (group + words));
+    }
+    const int scale_bytes = K::SCALES_BYTES / KVQ_TILE_ROWS;
+#pragma unroll
+    for (int h = 0; h < K::HALVES; h++) {
+        int at = h * K::GROUP_BYTES + K::CODES_BYTES + scale_bytes * r;
+        kvq_read_words<K::SCALE_WORDS>(ret->scales[h], step + at);
+        if constexpr (K::HAS_MIN) kvq_read_words<K::SCALE_WORDS>(ret->mins[h], step + (at + K::SCALES_BYTES));
+    }
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER) {
+        kvq_read_words<2>(ret->super, super + 2 * r);
+        if constexpr (K::HAS_MIN) kvq_read_words<2>(ret->super_min, super + (2 * KVQ_TILE_ROWS + 2 * r));
+    }
+}
+
+static __device__ __forceinline__ float kvq_half_of(const uint32_t *words, int i) {
+    return kvq_half_float((uint16_t)(words[i / 2] >> (16 * (i % 2))));
+}
+
+/* Scale or minimum of a lane's row i. */
+template <typename K>
+static __device__ __forceinline__ float kvq_scale_in(const uint32_t *words, const uint32_t *super, int i) {
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER)
+        return kvq_half_of(super, i) * (float)(int8_t)(words[0] >> (8 * i));
+    else if constexpr (K::SCALE == KVQ_SCALE_F16)
+        return kvq_half_of(words, i);
+    else
+        return __int_as_float((int)words[i]);
+}
+
+template <typename K>
+static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, const kvq_raw<K> &raw, int lane) {
+    const int n_high = K::BITS - 4; /* bits above the nibble */
+    const uint32_t mask = n_high == 1 ? 0x01010101u : 0x03030303u;
+    int first = (K::HALVES == 2 ? lane % 2 : lane % 4) * 2 * n_high; /* of the lane's inputs in the high bits */
+#pragma unroll
+    for (int i = 0; i < KVQ_LANE_ROWS; i++) {
+        uint32_t word = raw.codes[0][i];
+        if constexpr (K::BITS == 8) {
+            ret->codes[i][0] = word;
+            ret->codes[i][1] = raw.codes[1][i];
+        } else {
+            ret->codes[i][0] = word & 0x0f0f0f0fu;
+            ret->codes[i][1] = word >> 4 & 0x0f0f0f0fu;
+        }
+        if constexpr (K::BITS == 5 || K::BITS == 6) {
+            uint32_t high = raw.codes[1][i] >> first;
+            ret->codes[i][0] |= (high & mask) << 4;
+            ret->codes[i][1] |= (high >> n_high & mask) << 4;
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < K::HALVES; h++)
+#pragma unroll
+        for (int i = 0; i < KVQ_LANE_ROWS; i++) {
+            ret->scale[h][i] = kvq_scale_in<K>(raw.scales[h], raw.super, i);
+            if constexpr (K::HAS_MIN) ret->min[h][i] = kvq_scale_in<K>(raw.mins[h], raw.super_min, i);
+        }
+}
+
+/* acc [4 rows, 2 columns] += the step's products, in the order of ../matrix.h. */
+template <typename K>
+static __device__ __forceinline__ void kvq_add_step(float (*acc)[KVQ_LANE_COLUMNS], const kvq_weights<K> &w,
+                                                    const kvq_columns &x, int zero, int lane) {
+#pragma unroll
+    for (int h = 0; h < K::HALVES; h++) {
+        bool here = K::HALVES == 1 || lane % 4 / 2 == h;
+        uint32_t b[2] = {here ? x.q[0] : 0, here ? x.q[1] : 0};
+        int sum[KVQ_LANE_COLUMNS];
+#pragma unroll
+        for (int n = 0; n < KVQ_LANE_COLUMNS; n++) sum[n] = K::HALVES == 1 ? x.sums[n][0] + x.sums[n][1] : x.sums[n][h];
+#pragma unroll
+        for (int p = 0; p < KVQ_LANE_ROWS / 2; p++) {
+            uint32_t a[4] = {w.codes[2 * p][0], w.codes[2 * p + 1][0], w.codes[2 * p][1], w.codes[2 * p + 1][1]};
+            int c[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) c[e] = KVQ_FLOAT_BITS - zero * sum[e % 2];
+            kvq_mma_us(c, a, b);
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int i = 2 * p + e / 2, n = e % 2;
+                float dot = __int_as_float(c[e]) - KVQ_FLOAT_PLUS;
+                acc[i][n] = fmaf(dot, w.scale[h][i] * x.d[n], acc[i][n]);
+                if constexpr (K::HAS_MIN) acc[i][n] = fmaf(w.min[h][i], x.d[n] * (float)sum[n], acc[i][n]);
+            }
+        }
+    }
+}
+
+#endif
