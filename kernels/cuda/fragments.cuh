@@ -46,12 +46,12 @@ template <int BITS_, int GROUP_, kvq_scale_type SCALE_, bool HAS_MIN_> struct kv
 };
 
 /* Where the super scales of a step stand in its tile; and where the step does. */
-template <typename K> static __device__ __forceinline__ size_t kvq_super_at(int step) {
-    return (size_t)(step / K::SUPER_STEPS) * (K::SUPER_BYTES + K::SUPER_STEPS * K::STEP_BYTES);
+template <typename K> static __device__ __forceinline__ int kvq_super_at(int step) {
+    return step / K::SUPER_STEPS * (K::SUPER_BYTES + K::SUPER_STEPS * K::STEP_BYTES);
 }
-template <typename K> static __device__ __forceinline__ size_t kvq_step_at(int step) {
-    if (K::SCALE != KVQ_SCALE_SUPER) return (size_t)step * K::STEP_BYTES;
-    return kvq_super_at<K>(step) + K::SUPER_BYTES + (size_t)(step % K::SUPER_STEPS) * K::STEP_BYTES;
+template <typename K> static __device__ __forceinline__ int kvq_step_at(int step) {
+    if (K::SCALE != KVQ_SCALE_SUPER) return step * K::STEP_BYTES;
+    return kvq_super_at<K>(step) + K::SUPER_BYTES + step % K::SUPER_STEPS * K::STEP_BYTES;
 }
 
 /* A lane's part of a step as it was loaded. */
@@ -67,12 +67,20 @@ template <typename K> struct kvq_weights {
     float scale[K::HALVES][KVQ_LANE_ROWS], min[K::HALVES][KVQ_LANE_ROWS];
 };
 
-/* What a lane needs of 8 activation rows for a step. */
+/* 8 activation rows of a step, as the quantizer writes them: a lane's loads stand side by side with the other lanes'.
+ */
 typedef struct kvq_columns {
-    uint32_t q[2];                 /* column g, inputs 8 t .. 8 t + 7 */
-    float d[KVQ_LANE_COLUMNS];     /* scales of columns 2 t and 2 t + 1 */
-    int sums[KVQ_LANE_COLUMNS][2]; /* of each 16 inputs */
+    uint8_t q[KVQ_COLUMNS][KVQ_STEP]; /* signed */
+    float d[KVQ_COLUMNS];
+    int sums[KVQ_COLUMNS][2]; /* of each 16 inputs */
 } kvq_columns;
+
+/* What a lane has of them. */
+typedef struct kvq_lane_columns {
+    uint32_t q[2];                /* column g, inputs 8 t .. 8 t + 7 */
+    uint32_t d[KVQ_LANE_COLUMNS]; /* bits of the scales of columns 2 t and 2 t + 1 */
+    uint32_t sums[2 * KVQ_LANE_COLUMNS];
+} kvq_lane_columns;
 
 /* N words in one load, from device or shared memory. */
 template <int N, typename Bytes> static __device__ __forceinline__ void kvq_read_words(uint32_t *to, Bytes at) {
@@ -85,6 +93,14 @@ template <int N, typename Bytes> static __device__ __forceinline__ void kvq_read
         uint4 v = kvq_read<uint4>(at);
         to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
     }
+}
+
+template <typename Bytes>
+static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns *ret, Bytes columns, int lane) {
+    int t = lane % 4;
+    kvq_read_words<2>(ret->q, columns + 8 * lane);
+    kvq_read_words<2>(ret->d, columns + ((int)offsetof(kvq_columns, d) + 8 * t));
+    kvq_read_words<4>(ret->sums, columns + ((int)offsetof(kvq_columns, sums) + 16 * t));
 }
 
 /* step: of the lane's tile, in device or shared memory; super: its super scales, in device memory. */
@@ -161,14 +177,18 @@ static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, cons
 /* acc [4 rows, 2 columns] += the step's products, in the order of ../matrix.h. */
 template <typename K>
 static __device__ __forceinline__ void kvq_add_step(float (*acc)[KVQ_LANE_COLUMNS], const kvq_weights<K> &w,
-                                                    const kvq_columns &x, int zero, int lane) {
+                                                    const kvq_lane_columns &x, int zero, int lane) {
 #pragma unroll
     for (int h = 0; h < K::HALVES; h++) {
         bool here = K::HALVES == 1 || lane % 4 / 2 == h;
         uint32_t b[2] = {here ? x.q[0] : 0, here ? x.q[1] : 0};
         int sum[KVQ_LANE_COLUMNS];
+        float d[KVQ_LANE_COLUMNS];
 #pragma unroll
-        for (int n = 0; n < KVQ_LANE_COLUMNS; n++) sum[n] = K::HALVES == 1 ? x.sums[n][0] + x.sums[n][1] : x.sums[n][h];
+        for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
+            d[n] = __int_as_float((int)x.d[n]);
+            sum[n] = (int)(K::HALVES == 1 ? x.sums[2 * n] + x.sums[2 * n + 1] : x.sums[2 * n + h]);
+        }
 #pragma unroll
         for (int p = 0; p < KVQ_LANE_ROWS / 2; p++) {
             uint32_t a[4] = {w.codes[2 * p][0], w.codes[2 * p + 1][0], w.codes[2 * p][1], w.codes[2 * p + 1][1]};
@@ -180,8 +200,8 @@ static __device__ __forceinline__ void kvq_add_step(float (*acc)[KVQ_LANE_COLUMN
             for (int e = 0; e < 4; e++) {
                 int i = 2 * p + e / 2, n = e % 2;
                 float dot = __int_as_float(c[e]) - KVQ_FLOAT_PLUS;
-                acc[i][n] = fmaf(dot, w.scale[h][i] * x.d[n], acc[i][n]);
-                if constexpr (K::HAS_MIN) acc[i][n] = fmaf(w.min[h][i], x.d[n] * (float)sum[n], acc[i][n]);
+                acc[i][n] = fmaf(dot, w.scale[h][i] * d[n], acc[i][n]);
+                if constexpr (K::HAS_MIN) acc[i][n] = fmaf(w.min[h][i], d[n] * (float)sum[n], acc[i][n]);
             }
         }
     }

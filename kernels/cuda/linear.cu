@@ -37,6 +37,7 @@
 #define ROWS 64  /* activation rows */
 #define MANY_TILES (OUTS / KVQ_TILE_ROWS)
 #define WARP_COLUMNS 32 /* activation rows of a warp */
+#define PRODUCTS (WARP_COLUMNS / KVQ_COLUMNS)
 #define OUT_WARPS (OUTS / KVQ_WARP_ROWS)
 #define MANY_THREADS (OUT_WARPS * (ROWS / WARP_COLUMNS) * KVQ_WARP_LANES)
 #define STAGES 4
@@ -45,45 +46,42 @@
 #define FLOAT_THREADS (FLOAT_SLICES * KVQ_TILE_ROWS)
 #define FLOAT_ROWS 8 /* activation rows of a block */
 
-/* Quantized activations of a launch. Scales and sums stand by step, so that a lane finds its two rows side by side. */
+/* Quantized activations of a launch. */
 typedef struct activations {
-    const int8_t *q; /* [n_rows, n_in] */
-    const float *d;  /* [n_in / 32, padded] */
-    const int *sums; /* [n_in / 32, padded, 2] of each 16 inputs */
-    int n_rows, n_in;
-    int padded;                      /* n_rows, to whole blocks of many_rows; what is behind n_rows may be anything */
+    kvq_columns *columns; /* [n_rows / 8, n_steps]; rows behind n_rows, up to whole blocks of many_rows, are anything */
+    int n_rows;
     int n_steps, in_slice, n_slices; /* steps, those of a slice, and slices */
 } activations;
 
-static int padded_rows(int n_rows) {
-    return kvq_cuda_blocks(n_rows, ROWS) * ROWS;
+/* Of so many rows. */
+static size_t columns_count(int n_rows, int n_steps) {
+    return (size_t)kvq_cuda_blocks(n_rows, ROWS) * (ROWS / KVQ_COLUMNS) * (size_t)n_steps;
 }
 
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes) {
-    size_t rows = (size_t)padded_rows(shapes->max_rows), n_in = (size_t)shapes->max_in + KVQ_STEP;
-    return kvq_cuda_aligned(rows * n_in) + kvq_cuda_aligned(rows * (n_in / KVQ_STEP) * sizeof(float)) +
-           kvq_cuda_aligned(rows * (n_in / 16) * sizeof(int));
+    return kvq_cuda_aligned(columns_count(shapes->max_rows, shapes->max_in / KVQ_STEP + 1) * sizeof(kvq_columns));
 }
 
 /* ---- activations ---- */
 
 /* A warp is a group of 32 values of a row. The largest is taken over the bits of |x|, whose order is that of the floats
  * with NaN and infinity above all of them. */
-__global__ void quantize_groups(const float *x, int8_t *q, float *d, int *sums, activations a) {
+__global__ void quantize_groups(const float *x, activations a) {
     int group = blockIdx.x * (QUANTIZE_THREADS / KVQ_WARP_LANES) + threadIdx.x / KVQ_WARP_LANES;
     int lane = threadIdx.x % KVQ_WARP_LANES;
     if (group >= a.n_rows * a.n_steps) return; /* whole warps */
-    size_t at = (size_t)group * KVQ_STEP + lane, to = (size_t)(group % a.n_steps) * a.padded + group / a.n_steps;
-    float value = x[at];
+    int row = group / a.n_steps, column = row % KVQ_COLUMNS;
+    kvq_columns *to = a.columns + (size_t)(row / KVQ_COLUMNS) * a.n_steps + group % a.n_steps;
+    float value = x[(size_t)group * KVQ_STEP + lane];
     int bits = kvq_warp_max(__float_as_int(fabsf(value)));
     float largest = __int_as_float(bits);
     bool finite = bits < 0x7f800000, some = finite && largest >= KVQ_ACT_TINY;
     float scale = largest / 127.0f, inverse = some ? 1.0f / scale : 0.0f;
     int code = some ? __float2int_rn(value * inverse) : 0, sum = code;
     for (int n = 8; n > 0; n /= 2) sum += __shfl_xor_sync(KVQ_WARP, sum, n); /* of each half */
-    q[at] = (int8_t)code;
-    if (lane % 16 == 0) sums[to * 2 + lane / 16] = sum;
-    if (lane == 0) d[to] = some ? scale : finite ? 0.0f : __int_as_float(0x7fc00000);
+    to->q[column][lane] = (uint8_t)code;
+    if (lane % 16 == 0) to->sums[column][lane / 16] = sum;
+    if (lane == 0) to->d[column] = some ? scale : finite ? 0.0f : __int_as_float(0x7fc00000);
 }
 
 /* ---- results ---- */
@@ -106,156 +104,167 @@ static __device__ __forceinline__ const uint8_t *tile_of(const kvq_matrix_part &
 
 /* ---- few rows ---- */
 
-/* Eight activation rows from `row` on; for rows behind n_rows the last one's bytes. */
-static __device__ __forceinline__ void load_columns(kvq_columns *ret, const activations &x, int step, int row,
-                                                    int lane) {
-    int g = row + lane / 4, t = lane % 4, last = x.n_rows - 1;
-    size_t pair = (size_t)step * x.padded + row + 2 * t;
-    uint2 q = *(const uint2 *)(x.q + (size_t)(g < last ? g : last) * x.n_in + step * KVQ_STEP + 8 * t);
-    float2 d = *(const float2 *)(x.d + pair);
-    int4 sums = *(const int4 *)(x.sums + 2 * pair);
-    *ret = kvq_columns{{q.x, q.y}, {d.x, d.y}, {{sums.x, sums.y}, {sums.z, sums.w}}};
+/* Eight activation rows from `row` on, at a step, as bytes. */
+static __device__ __forceinline__ const uint8_t *columns_at(const activations &x, int row, int step) {
+    return (const uint8_t *)(x.columns + (size_t)(row / KVQ_COLUMNS) * x.n_steps + step);
 }
 
 /* The slices' sums, a warp per activation row, a lane per output row. */
-template <int PRODUCTS>
+template <int N>
 static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
                                                     int row, KVQ_SHARED_PTR(float) partial, int n_slices) {
     int column = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
-    if (column >= PRODUCTS * KVQ_COLUMNS) return;
+    if (column >= N * KVQ_COLUMNS) return;
     float sum = partial[column * KVQ_WARP_ROWS + lane];
-    for (int s = 1; s < n_slices; s++) sum += partial[(s * PRODUCTS * KVQ_COLUMNS + column) * KVQ_WARP_ROWS + lane];
+    for (int s = 1; s < n_slices; s++) sum += partial[(s * N * KVQ_COLUMNS + column) * KVQ_WARP_ROWS + lane];
     store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
 }
 
-/* PRODUCTS times 8 activation rows. */
-template <typename K, int PRODUCTS>
-__global__ void __launch_bounds__(FEW_THREADS, PRODUCTS == 1 ? 2 : 1)
+/* N products: 8 N activation rows. */
+template <typename K, int N>
+__global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
     few_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
-    KVQ_SHARED(float, partial, SLICES *PRODUCTS *KVQ_COLUMNS *KVQ_WARP_ROWS);
+    KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
-    int row = (int)blockIdx.x * PRODUCTS * KVQ_COLUMNS;
+    int row = (int)blockIdx.x * N * KVQ_COLUMNS;
     int begin = slice * x.in_slice, end = begin + x.in_slice < x.n_steps ? begin + x.in_slice : x.n_steps;
     const uint8_t *tile = tile_of(part, (int)blockIdx.y * 2 + g / 4);
-    float acc[PRODUCTS][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
+    float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
+    const uint8_t *columns[N];
+    for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
     for (int step = begin; step < end; step += AHEAD) {
         kvq_raw<K> raw[AHEAD];
 #pragma unroll
-        for (int n = 0; n < AHEAD; n++) {
-            int at = step + n < end ? step + n : end - 1;
-            kvq_load_step<K>(&raw[n], tile + kvq_step_at<K>(at), tile + kvq_super_at<K>(at), lane);
-        }
+        for (int n = 0; n < AHEAD; n++)
+            if (step + n < end)
+                kvq_load_step<K>(&raw[n], tile + kvq_step_at<K>(step + n), tile + kvq_super_at<K>(step + n), lane);
 #pragma unroll
         for (int n = 0; n < AHEAD; n++) {
             if (step + n >= end) break;
             kvq_weights<K> weights;
             kvq_unpack_step<K>(&weights, raw[n], lane);
 #pragma unroll
-            for (int p = 0; p < PRODUCTS; p++) {
-                kvq_columns columns;
-                load_columns(&columns, x, step + n, row + p * KVQ_COLUMNS, lane);
-                kvq_add_step<K>(acc[p], weights, columns, part.layout.zero, lane);
+            for (int p = 0; p < N; p++) {
+                kvq_lane_columns lane_columns;
+                kvq_load_columns(&lane_columns, columns[p] + n * sizeof(kvq_columns), lane);
+                kvq_add_step<K>(acc[p], weights, lane_columns, part.layout.zero, lane);
             }
         }
+        for (int p = 0; p < N; p++) columns[p] += AHEAD * sizeof(kvq_columns);
     }
-    for (int p = 0; p < PRODUCTS; p++)
+    for (int p = 0; p < N; p++)
         for (int i = 0; i < KVQ_LANE_ROWS; i++)
             for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
-                int column = (slice * PRODUCTS + p) * KVQ_COLUMNS + 2 * t + n;
+                int column = (slice * N + p) * KVQ_COLUMNS + 2 * t + n;
                 partial[column * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i] = acc[p][i][n];
             }
     __syncthreads();
-    merge_slices<PRODUCTS>(job, part, n_out, row, partial, x.n_slices);
+    merge_slices<N>(job, part, n_out, row, partial, x.n_slices);
 }
 
 /* ---- many rows ---- */
 
-/* A step in shared memory: bytes of the tiles, of the activations, their scales and sums. */
+/* A step in shared memory: bytes of the tiles, then the activations. */
 template <typename K> struct stage {
-    static constexpr int Q = MANY_TILES * K::STEP_BYTES, D = Q + ROWS * KVQ_STEP, SUMS = D + ROWS * 4,
-                         BYTES = SUMS + ROWS * 8;
+    static constexpr int COLUMNS_AT = MANY_TILES * K::STEP_BYTES,
+                         BYTES = COLUMNS_AT + ROWS / KVQ_COLUMNS * (int)sizeof(kvq_columns), CHUNKS = BYTES / 16,
+                         COPIES = (CHUNKS + MANY_THREADS - 1) / MANY_THREADS; /* of a thread */
 };
 
-/* Copies `bytes`, a multiple of 16, that stand in one piece, spread over the block. */
-static __device__ __forceinline__ void copy_piece(KVQ_SHARED_PTR(uint8_t) to, const void *from, int bytes) {
-    for (int i = threadIdx.x * 16; i < bytes; i += MANY_THREADS * 16)
-        kvq_copy_async(to + i, (const uint8_t *)from + i, 16);
+/* Where the 16 bytes of a thread's copy come from: at step 0, and bytes to the next step, 0: as the tiles' steps go. */
+typedef struct source {
+    const uint8_t *at;
+    int stride;
+} source;
+
+template <typename K>
+static __device__ __forceinline__ source source_of(const kvq_matrix_part &part, const activations &x, int row,
+                                                   int chunk) {
+    const int a_tile = K::STEP_BYTES / 16, a_block = sizeof(kvq_columns) / 16, tiles = stage<K>::COLUMNS_AT / 16;
+    if (chunk < tiles)
+        return source{tile_of(part, (int)blockIdx.x * MANY_TILES + chunk / a_tile) + chunk % a_tile * 16, 0};
+    chunk -= tiles;
+    return source{columns_at(x, row + chunk / a_block * KVQ_COLUMNS, 0) + chunk % a_block * 16,
+                  (int)sizeof(kvq_columns)};
 }
 
-/* Asks for a step's bytes; rows behind n_rows are zeros. Nothing for steps behind the last, but a group all the same.
- */
+/* Asks for a step's bytes; nothing for steps behind the last, but a group all the same. */
 template <typename K>
-static __device__ __forceinline__ void copy_step(KVQ_SHARED_PTR(uint8_t) to, const kvq_matrix_part &part,
-                                                 const activations &x, int step, int row) {
-    if (step < x.n_steps) {
-        const int chunks = K::STEP_BYTES / 16;
-        for (int i = threadIdx.x; i < MANY_TILES * chunks; i += MANY_THREADS) {
-            const uint8_t *tile = tile_of(part, (int)blockIdx.x * MANY_TILES + i / chunks);
-            kvq_copy_async(to + 16 * i, tile + kvq_step_at<K>(step) + i % chunks * 16, 16);
-        }
-        for (int i = threadIdx.x; i < ROWS * KVQ_STEP / 16; i += MANY_THREADS) {
-            int r = row + i / 2, last = x.n_rows - 1;
-            const int8_t *from = x.q + (size_t)(r < last ? r : last) * x.n_in + step * KVQ_STEP + i % 2 * 16;
-            kvq_copy_async(to + (stage<K>::Q + 16 * i), from, r <= last ? 16 : 0);
-        }
-        size_t at = (size_t)step * x.padded + row;
-        copy_piece(to + stage<K>::D, x.d + at, ROWS * 4);
-        copy_piece(to + stage<K>::SUMS, x.sums + 2 * at, ROWS * 8);
+static __device__ __forceinline__ void copy_step(KVQ_SHARED_PTR(uint8_t) stages, const source *from, int step,
+                                                 int n_steps) {
+    KVQ_SHARED_PTR(uint8_t) to = stages + (step % STAGES * stage<K>::BYTES + (int)threadIdx.x * 16);
+    if (step < n_steps) {
+        int tile_step = kvq_step_at<K>(step);
+#pragma unroll
+        for (int n = 0; n < stage<K>::COPIES; n++)
+            if (n * MANY_THREADS + (int)threadIdx.x < stage<K>::CHUNKS)
+                kvq_copy_async(to + n * MANY_THREADS * 16,
+                               from[n].at + (from[n].stride ? step * from[n].stride : tile_step), 16);
     }
     kvq_copy_commit();
 }
 
-/* Eight activation rows of a stage, from row `first` of the block on. */
-template <typename K>
-static __device__ __forceinline__ void read_columns(kvq_columns *ret, KVQ_SHARED_PTR(uint8_t) from, int first,
-                                                    int lane) {
-    int pair = first + lane % 4 * 2;
-    uint2 q = kvq_read<uint2>(from + (stage<K>::Q + first * KVQ_STEP + lane * 8));
-    float2 d = kvq_read<float2>(from + (stage<K>::D + pair * 4));
-    int4 sums = kvq_read<int4>(from + (stage<K>::SUMS + pair * 8));
-    *ret = kvq_columns{{q.x, q.y}, {d.x, d.y}, {{sums.x, sums.y}, {sums.z, sums.w}}};
+/* A lane's sums of a product. */
+typedef struct lane_sums {
+    float of[KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
+} lane_sums;
+
+static __device__ __forceinline__ void fill_sums(lane_sums *sums, float value) {
+#pragma unroll
+    for (int i = 0; i < PRODUCTS * KVQ_LANE_ROWS * KVQ_LANE_COLUMNS; i++)
+        sums[i / 8].of[i / 2 % KVQ_LANE_ROWS][i % KVQ_LANE_COLUMNS] = value;
+}
+static __device__ __forceinline__ void add_sums(lane_sums *to, const lane_sums *from) {
+#pragma unroll
+    for (int i = 0; i < PRODUCTS * KVQ_LANE_ROWS * KVQ_LANE_COLUMNS; i++)
+        to[i / 8].of[i / 2 % KVQ_LANE_ROWS][i % KVQ_LANE_COLUMNS] +=
+            from[i / 8].of[i / 2 % KVQ_LANE_ROWS][i % KVQ_LANE_COLUMNS];
 }
 
 template <typename K>
 __global__ void __launch_bounds__(MANY_THREADS, 2)
     many_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
     KVQ_SHARED(uint8_t, stages, STAGES * stage<K>::BYTES);
-    const int products = WARP_COLUMNS / KVQ_COLUMNS;
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.y * ROWS, first = warp / OUT_WARPS * WARP_COLUMNS, out_warp = warp % OUT_WARPS;
-    int tile = out_warp * 2 + g / 4;
+    int tile = out_warp * 2 + g / 4, n_left = job.n_rows - row - first;
     const uint8_t *tile_bytes = tile_of(part, (int)blockIdx.x * MANY_TILES + tile);
-    float sum[products][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS], total[products][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
-    for (int p = 0; p < products; p++)
-        for (int i = 0; i < KVQ_LANE_ROWS; i++)
-            for (int n = 0; n < KVQ_LANE_COLUMNS; n++) sum[p][i][n] = 0, total[p][i][n] = -0.0f; /* x + -0 is x */
-    for (int step = 0; step < STAGES - 1; step++) copy_step<K>(stages + step * stage<K>::BYTES, part, x, step, row);
+    source from[stage<K>::COPIES];
+#pragma unroll
+    for (int n = 0; n < stage<K>::COPIES; n++) from[n] = source_of<K>(part, x, row, n * MANY_THREADS + threadIdx.x);
+    lane_sums sum[PRODUCTS], total[PRODUCTS];
+    fill_sums(sum, 0.0f);
+    fill_sums(total, -0.0f); /* x + -0 is x */
+    for (int step = 0; step < STAGES - 1; step++) copy_step<K>(stages, from, step, x.n_steps);
+    int until_end = x.in_slice; /* steps */
     for (int step = 0; step < x.n_steps; step++) {
         KVQ_SHARED_PTR(uint8_t) here = stages + step % STAGES * stage<K>::BYTES;
         kvq_copy_wait<STAGES - 2>();
         __syncthreads(); /* the step is there for all, and all have done with the one whose place is next */
-        copy_step<K>(stages + (step + STAGES - 1) % STAGES * stage<K>::BYTES, part, x, step + STAGES - 1, row);
+        copy_step<K>(stages, from, step + STAGES - 1, x.n_steps);
         kvq_raw<K> raw;
         kvq_weights<K> weights;
         kvq_load_step<K>(&raw, here + tile * K::STEP_BYTES, tile_bytes + kvq_super_at<K>(step), lane);
         kvq_unpack_step<K>(&weights, raw, lane);
-        bool ends = (step + 1) % x.in_slice == 0 || step + 1 == x.n_steps; /* the slice */
 #pragma unroll
-        for (int p = 0; p < products; p++) {
-            if (row + first + p * KVQ_COLUMNS >= job.n_rows) break;
-            kvq_columns columns;
-            read_columns<K>(&columns, here, first + p * KVQ_COLUMNS, lane);
-            kvq_add_step<K>(sum[p], weights, columns, part.layout.zero, lane);
-            if (!ends) continue;
-            for (int i = 0; i < KVQ_LANE_ROWS; i++)
-                for (int n = 0; n < KVQ_LANE_COLUMNS; n++) total[p][i][n] += sum[p][i][n], sum[p][i][n] = 0;
+        for (int p = 0; p < PRODUCTS; p++) {
+            if (p * KVQ_COLUMNS >= n_left) break;
+            kvq_lane_columns columns;
+            int block = first / KVQ_COLUMNS + p;
+            kvq_load_columns(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane);
+            kvq_add_step<K>(sum[p].of, weights, columns, part.layout.zero, lane);
         }
+        if (--until_end > 0 && step + 1 < x.n_steps) continue;
+        until_end = x.in_slice;
+        add_sums(total, sum);
+        fill_sums(sum, 0.0f);
     }
-    for (int p = 0; p < products; p++)
+#pragma unroll
+    for (int p = 0; p < PRODUCTS; p++)
         for (int n = 0; n < KVQ_LANE_COLUMNS; n++)
             for (int i = 0; i < KVQ_LANE_ROWS; i++)
                 store(job, part, n_out, (int)blockIdx.x * OUTS + out_warp * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i,
-                      row + first + p * KVQ_COLUMNS + 2 * t + n, total[p][i][n]);
+                      row + first + p * KVQ_COLUMNS + 2 * t + n, total[p].of[i][n]);
 }
 
 /* ---- float weights ---- */
@@ -287,10 +296,10 @@ template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_p
 
 typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x);
 
-template <typename K, int PRODUCTS>
+template <typename K, int N>
 static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
-    dim3 grid(kvq_cuda_blocks(job->n_rows, PRODUCTS * KVQ_COLUMNS), kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
-    KVQ_LAUNCH((few_rows<K, PRODUCTS>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out);
+    dim3 grid(kvq_cuda_blocks(job->n_rows, N * KVQ_COLUMNS), kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
+    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out);
 }
 
 template <typename K>
@@ -355,16 +364,13 @@ static const struct kind *find_kind(kvq_stream *s, const kvq_layout *layout) {
 }
 
 static bool quantize(kvq_stream *s, const kvq_linear *job, activations *ret) {
-    int n_rows = job->n_rows, n_steps = job->w->n_in / KVQ_STEP, padded = padded_rows(n_rows);
-    size_t n_scales = (size_t)n_steps * padded, used = 0;
-    int8_t *q = (int8_t *)kvq_cuda_take(s, &used, (size_t)n_rows * job->w->n_in);
-    float *d = (float *)kvq_cuda_take(s, &used, n_scales * sizeof(float));
-    int *sums = (int *)kvq_cuda_take(s, &used, n_scales * 2 * sizeof(int));
-    if (!q || !d || !sums) return false;
-    int in_slice = kvq_cuda_blocks(n_steps, SLICES), n_slices = kvq_cuda_blocks(n_steps, in_slice);
-    *ret = activations{q, d, sums, n_rows, job->w->n_in, padded, n_steps, in_slice, n_slices};
-    KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
-               dim3(QUANTIZE_THREADS), 0, s, job->in, q, d, sums, *ret);
+    int n_steps = job->w->n_in / KVQ_STEP, in_slice = kvq_cuda_blocks(n_steps, SLICES);
+    size_t used = 0, bytes = columns_count(job->n_rows, n_steps) * sizeof(kvq_columns);
+    *ret = activations{(kvq_columns *)kvq_cuda_take(s, &used, bytes), job->n_rows, n_steps, in_slice,
+                       kvq_cuda_blocks(n_steps, in_slice)};
+    if (!ret->columns) return false;
+    KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
+               dim3(QUANTIZE_THREADS), 0, s, job->in, *ret);
     return true;
 }
 
