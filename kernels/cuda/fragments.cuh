@@ -14,8 +14,12 @@
  * Where 16 inputs share a scale, a step has two *halves*, each a product of its own with the other's activations set to
  * zero: t / 2 is the half that a lane's codes belong to.
  *
- * An int sum is below 2^22: products start at the bits of 1.5 * 2^23, whose next floats are the next integers, and one
- * subtraction makes floats of them instead of a conversion at a fraction of the rate. */
+ * Codes become signed bytes with their zero taken out: a layout's codes are below twice its zero, so that shifted up
+ * until the zero is 128 and with their top bits turned they are 2^n (code - zero). (A zero of 0: unsigned, as they
+ * are.) A product starts at the bits of a float so large that its last place is 2^-n: the sum's integers are then that
+ * float's neighbours, and one exact subtraction gives (float)dot instead of a shift and a conversion at a fraction of
+ * the rate.
+ */
 #ifndef KVQ_CUDA_FRAGMENTS_CUH
 #define KVQ_CUDA_FRAGMENTS_CUH
 
@@ -24,14 +28,12 @@
 #define KVQ_STEP KVQ_ACT_GROUP
 #define KVQ_WARP_ROWS (2 * KVQ_TILE_ROWS) /* output rows of a warp */
 #define KVQ_LANE_ROWS 4
-#define KVQ_LANE_COLUMNS 2                            /* activation rows of a lane, of the 8 of a product */
-#define KVQ_COLUMNS 8                                 /* activation rows of a product */
-#define KVQ_FLOAT_BITS 0x4b400000                     /* of KVQ_FLOAT_PLUS */
-#define KVQ_FLOAT_PLUS __int_as_float(KVQ_FLOAT_BITS) /* 1.5 * 2^23 */
+#define KVQ_LANE_COLUMNS 2 /* activation rows of a lane, of the 8 of a product */
+#define KVQ_COLUMNS 8      /* activation rows of a product */
 
 /* A coded layout whose numbers are constants. */
-template <int BITS_, int GROUP_, kvq_scale_type SCALE_, bool HAS_MIN_> struct kvq_coded {
-    static constexpr int BITS = BITS_, GROUP = GROUP_;
+template <int BITS_, int GROUP_, int ZERO_, kvq_scale_type SCALE_, bool HAS_MIN_> struct kvq_coded {
+    static constexpr int BITS = BITS_, GROUP = GROUP_, ZERO = ZERO_;
     static constexpr kvq_scale_type SCALE = SCALE_;
     static constexpr bool HAS_MIN = HAS_MIN_;
     static constexpr int HALVES = KVQ_STEP / GROUP;
@@ -42,6 +44,10 @@ template <int BITS_, int GROUP_, kvq_scale_type SCALE_, bool HAS_MIN_> struct kv
     static constexpr int GROUP_BYTES = CODES_BYTES + SCALES_BYTES * (HAS_MIN ? 2 : 1);
     static constexpr int STEP_BYTES = GROUP_BYTES * HALVES; /* a multiple of 16 */
     static constexpr int SUPER_BYTES = SCALE == KVQ_SCALE_SUPER ? 2 * KVQ_TILE_ROWS * (HAS_MIN ? 2 : 1) : 0;
+    /* Codes are multiplied by 2^SHIFT, from 8 bits up by 1; FLOAT_BITS is the float 1.5 * 2^(23 - SHIFT). */
+    static constexpr int SHIFT = ZERO == 0 ? 0 : ZERO == 4 ? 5 : ZERO == 8 ? 4 : ZERO == 16 ? 3 : ZERO == 32 ? 2 : 0;
+    static constexpr int FLOAT_BITS = 0x4b400000 - (SHIFT << 23);
+    static_assert(ZERO == 0 || ZERO << SHIFT == 128, "codes are below twice their zero");
     static constexpr int SUPER_STEPS = KVQ_SUPER_INPUTS / KVQ_STEP;
 };
 
@@ -70,17 +76,16 @@ template <typename K> struct kvq_weights {
 /* 8 activation rows of a step, as the quantizer writes them: a lane's loads stand side by side with the other lanes'.
  */
 typedef struct kvq_columns {
-    uint8_t q[KVQ_COLUMNS][KVQ_STEP]; /* signed */
-    float d[KVQ_COLUMNS];
-    int sums[KVQ_COLUMNS][2]; /* of each 16 inputs */
+    uint8_t q[KVQ_COLUMNS][KVQ_STEP];         /* signed */
+    float d[KVQ_COLUMNS], d_sum[KVQ_COLUMNS]; /* scales, and times the sums of the bytes */
+    float d_sums[KVQ_COLUMNS][2];             /* of each 16 inputs */
 } kvq_columns;
 
 /* What a lane has of them. */
-typedef struct kvq_lane_columns {
-    uint32_t q[2];                /* column g, inputs 8 t .. 8 t + 7 */
-    uint32_t d[KVQ_LANE_COLUMNS]; /* bits of the scales of columns 2 t and 2 t + 1 */
-    uint32_t sums[2 * KVQ_LANE_COLUMNS];
-} kvq_lane_columns;
+template <typename K> struct kvq_lane_columns {
+    uint32_t q[2];                                                      /* column g, inputs 8 t .. 8 t + 7 */
+    uint32_t d[KVQ_LANE_COLUMNS], d_sums[KVQ_LANE_COLUMNS * K::HALVES]; /* floats, of columns 2 t and 2 t + 1 */
+};
 
 /* N words in one load, from device or shared memory. */
 template <int N, typename Bytes> static __device__ __forceinline__ void kvq_read_words(uint32_t *to, Bytes at) {
@@ -95,12 +100,15 @@ template <int N, typename Bytes> static __device__ __forceinline__ void kvq_read
     }
 }
 
-template <typename Bytes>
-static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns *ret, Bytes columns, int lane) {
+template <typename K, typename Bytes>
+static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns<K> *ret, Bytes columns, int lane) {
     int t = lane % 4;
     kvq_read_words<2>(ret->q, columns + 8 * lane);
     kvq_read_words<2>(ret->d, columns + ((int)offsetof(kvq_columns, d) + 8 * t));
-    kvq_read_words<4>(ret->sums, columns + ((int)offsetof(kvq_columns, sums) + 16 * t));
+    if constexpr (K::HAS_MIN && K::HALVES == 1)
+        kvq_read_words<2>(ret->d_sums, columns + ((int)offsetof(kvq_columns, d_sum) + 8 * t));
+    if constexpr (K::HAS_MIN && K::HALVES == 2)
+        kvq_read_words<4>(ret->d_sums, columns + ((int)offsetof(kvq_columns, d_sums) + 16 * t));
 }
 
 /* step: of the lane's tile, in device or shared memory; super: its super scales, in device memory. */
@@ -144,26 +152,32 @@ static __device__ __forceinline__ float kvq_scale_in(const uint32_t *words, cons
         return __int_as_float((int)words[i]);
 }
 
+/* Each byte's bits `mask`, moved up by n (down if negative); no other bits may get there. */
+static __device__ __forceinline__ uint32_t kvq_bits_up(uint32_t word, uint32_t mask, int n) {
+    return (n < 0 ? word >> -n : word << n) & (n < 0 ? mask >> -n : mask << n);
+}
+
 template <typename K>
 static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, const kvq_raw<K> &raw, int lane) {
     const int n_high = K::BITS - 4; /* bits above the nibble */
-    const uint32_t mask = n_high == 1 ? 0x01010101u : 0x03030303u;
+    const uint32_t high_mask = n_high == 1 ? 0x01010101u : 0x03030303u, turn = K::ZERO ? 0x80808080u : 0;
     int first = (K::HALVES == 2 ? lane % 2 : lane % 4) * 2 * n_high; /* of the lane's inputs in the high bits */
 #pragma unroll
     for (int i = 0; i < KVQ_LANE_ROWS; i++) {
-        uint32_t word = raw.codes[0][i];
+        uint32_t word = raw.codes[0][i], low, high;
         if constexpr (K::BITS == 8) {
-            ret->codes[i][0] = word;
-            ret->codes[i][1] = raw.codes[1][i];
+            low = word, high = raw.codes[1][i];
         } else {
-            ret->codes[i][0] = word & 0x0f0f0f0fu;
-            ret->codes[i][1] = word >> 4 & 0x0f0f0f0fu;
+            low = kvq_bits_up(word, 0x0f0f0f0fu, K::SHIFT);
+            high = kvq_bits_up(word, 0xf0f0f0f0u, K::SHIFT - 4);
         }
         if constexpr (K::BITS == 5 || K::BITS == 6) {
-            uint32_t high = raw.codes[1][i] >> first;
-            ret->codes[i][0] |= (high & mask) << 4;
-            ret->codes[i][1] |= (high >> n_high & mask) << 4;
+            uint32_t bits = raw.codes[1][i] >> first;
+            low |= kvq_bits_up(bits, high_mask, K::SHIFT + 4);
+            high |= kvq_bits_up(bits, high_mask << n_high, K::SHIFT + 4 - n_high);
         }
+        ret->codes[i][0] = low ^ turn;
+        ret->codes[i][1] = high ^ turn;
     }
 #pragma unroll
     for (int h = 0; h < K::HALVES; h++)
@@ -177,31 +191,29 @@ static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, cons
 /* acc [4 rows, 2 columns] += the step's products, in the order of ../matrix.h. */
 template <typename K>
 static __device__ __forceinline__ void kvq_add_step(float (*acc)[KVQ_LANE_COLUMNS], const kvq_weights<K> &w,
-                                                    const kvq_lane_columns &x, int zero, int lane) {
+                                                    const kvq_lane_columns<K> &x, int lane) {
+    const float plus = __int_as_float(K::FLOAT_BITS);
 #pragma unroll
     for (int h = 0; h < K::HALVES; h++) {
         bool here = K::HALVES == 1 || lane % 4 / 2 == h;
         uint32_t b[2] = {here ? x.q[0] : 0, here ? x.q[1] : 0};
-        int sum[KVQ_LANE_COLUMNS];
-        float d[KVQ_LANE_COLUMNS];
-#pragma unroll
-        for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
-            d[n] = __int_as_float((int)x.d[n]);
-            sum[n] = (int)(K::HALVES == 1 ? x.sums[2 * n] + x.sums[2 * n + 1] : x.sums[2 * n + h]);
-        }
 #pragma unroll
         for (int p = 0; p < KVQ_LANE_ROWS / 2; p++) {
             uint32_t a[4] = {w.codes[2 * p][0], w.codes[2 * p + 1][0], w.codes[2 * p][1], w.codes[2 * p + 1][1]};
-            int c[4];
-#pragma unroll
-            for (int e = 0; e < 4; e++) c[e] = KVQ_FLOAT_BITS - zero * sum[e % 2];
-            kvq_mma_us(c, a, b);
+            int c[4] = {K::FLOAT_BITS, K::FLOAT_BITS, K::FLOAT_BITS, K::FLOAT_BITS};
+            if constexpr (K::ZERO == 0)
+                kvq_mma_us(c, a, b);
+            else
+                kvq_mma_ss(c, a, b);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int i = 2 * p + e / 2, n = e % 2;
-                float dot = __int_as_float(c[e]) - KVQ_FLOAT_PLUS;
-                acc[i][n] = fmaf(dot, w.scale[h][i] * d[n], acc[i][n]);
-                if constexpr (K::HAS_MIN) acc[i][n] = fmaf(w.min[h][i], d[n] * (float)sum[n], acc[i][n]);
+                float d = __int_as_float((int)x.d[n]), dot = __int_as_float(c[e]) - plus;
+                acc[i][n] = fmaf(dot, w.scale[h][i] * d, acc[i][n]);
+                if constexpr (K::HAS_MIN) {
+                    float d_sum = __int_as_float((int)x.d_sums[n * K::HALVES + h]);
+                    acc[i][n] = fmaf(w.min[h][i], d_sum, acc[i][n]);
+                }
             }
         }
     }

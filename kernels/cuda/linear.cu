@@ -80,8 +80,13 @@ __global__ void quantize_groups(const float *x, activations a) {
     int code = some ? __float2int_rn(value * inverse) : 0, sum = code;
     for (int n = 8; n > 0; n /= 2) sum += __shfl_xor_sync(KVQ_WARP, sum, n); /* of each half */
     to->q[column][lane] = (uint8_t)code;
-    if (lane % 16 == 0) to->sums[column][lane / 16] = sum;
-    if (lane == 0) to->d[column] = some ? scale : finite ? 0.0f : __int_as_float(0x7fc00000);
+    float d = some ? scale : finite ? 0.0f : __int_as_float(0x7fc00000);
+    int both = sum + __shfl_xor_sync(KVQ_WARP, sum, 16);
+    if (lane % 16 == 0) to->d_sums[column][lane / 16] = d * (float)sum;
+    if (lane == 0) {
+        to->d[column] = d;
+        to->d_sum[column] = d * (float)both;
+    }
 }
 
 /* ---- results ---- */
@@ -145,9 +150,9 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
             kvq_unpack_step<K>(&weights, raw[n], lane);
 #pragma unroll
             for (int p = 0; p < N; p++) {
-                kvq_lane_columns lane_columns;
-                kvq_load_columns(&lane_columns, columns[p] + n * sizeof(kvq_columns), lane);
-                kvq_add_step<K>(acc[p], weights, lane_columns, part.layout.zero, lane);
+                kvq_lane_columns<K> lane_columns;
+                kvq_load_columns<K>(&lane_columns, columns[p] + n * sizeof(kvq_columns), lane);
+                kvq_add_step<K>(acc[p], weights, lane_columns, lane);
             }
         }
         for (int p = 0; p < N; p++) columns[p] += AHEAD * sizeof(kvq_columns);
@@ -249,10 +254,10 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
 #pragma unroll
         for (int p = 0; p < PRODUCTS; p++) {
             if (p * KVQ_COLUMNS >= n_left) break;
-            kvq_lane_columns columns;
+            kvq_lane_columns<K> columns;
             int block = first / KVQ_COLUMNS + p;
-            kvq_load_columns(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane);
-            kvq_add_step<K>(sum[p].of, weights, columns, part.layout.zero, lane);
+            kvq_load_columns<K>(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane);
+            kvq_add_step<K>(sum[p].of, weights, columns, lane);
         }
         if (--until_end > 0 && step + 1 < x.n_steps) continue;
         until_end = x.in_slice;
@@ -325,27 +330,27 @@ static void launch_float(kvq_stream *s, const kvq_linear *job, const kvq_matrix_
 
 /* Every layout that formats.def makes. */
 static const struct kind {
-    int bits, group;
+    int bits, group, zero;
     kvq_scale_type scale;
     bool has_min;
     launch_fn *launch;
 } kinds[] = {
-#define CODED(bits, group, scale, min) \
-    { bits, group, KVQ_SCALE_##scale, min, launch_coded<kvq_coded<bits, group, KVQ_SCALE_##scale, min>> }
+#define CODED(bits, group, zero, scale, min) \
+    { bits, group, zero, KVQ_SCALE_##scale, min, launch_coded<kvq_coded<bits, group, zero, KVQ_SCALE_##scale, min>> }
     /* clang-format off */
-    {0, 1, KVQ_SCALE_NONE, false, launch_float},
-    CODED(4, 16, SUPER, false),
-    CODED(4, 16, SUPER, true),
-    CODED(4, 32, F16,   false),
-    CODED(4, 32, F16,   true),
-    CODED(4, 32, SUPER, true),
-    CODED(5, 32, F16,   false),
-    CODED(5, 32, F16,   true),
-    CODED(5, 32, SUPER, true),
-    CODED(6, 16, SUPER, false),
-    CODED(8, 32, F16,   false),
-    CODED(8, 32, F32,   false),
-    CODED(8, 32, SUPER, false),
+    {0, 1, 0, KVQ_SCALE_NONE, false, launch_float},
+    CODED(4, 16,   0, SUPER, true),
+    CODED(4, 16,   4, SUPER, false),
+    CODED(4, 32,   0, F16,   true),
+    CODED(4, 32,   0, SUPER, true),
+    CODED(4, 32,   8, F16,   false),
+    CODED(5, 32,   0, F16,   true),
+    CODED(5, 32,   0, SUPER, true),
+    CODED(5, 32,  16, F16,   false),
+    CODED(6, 16,  32, SUPER, false),
+    CODED(8, 32, 128, F16,   false),
+    CODED(8, 32, 128, F32,   false),
+    CODED(8, 32, 128, SUPER, false),
 /* clang-format on */
 #undef CODED
 };
@@ -354,12 +359,13 @@ static const struct kind {
 static const struct kind *find_kind(kvq_stream *s, const kvq_layout *layout) {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         const struct kind *kind = &kinds[i];
-        if (kind->bits == layout->bits && kind->group == layout->group && kind->scale == layout->scale_type &&
-            kind->has_min == layout->has_min)
+        if (kind->bits == layout->bits && kind->group == layout->group && kind->zero == layout->zero &&
+            kind->scale == layout->scale_type && kind->has_min == layout->has_min)
             return kind;
     }
-    kvq_cuda_fail(s, KVQ_UNSUPPORTED, "the CUDA backend has no product with weights of %d bits in groups of %d",
-                  layout->bits, layout->group);
+    kvq_cuda_fail(s, KVQ_UNSUPPORTED,
+                  "the CUDA backend has no product with weights of %d bits in groups of %d with zero %d", layout->bits,
+                  layout->group, layout->zero);
     return NULL;
 }
 
