@@ -28,6 +28,26 @@ static __device__ __forceinline__ float kvq_half_float(uint16_t bits) {
 #endif
 }
 
+/* The same of the low and of the high half of a word, without taking it apart first. */
+static __device__ __forceinline__ float kvq_low_half_float(uint32_t word) {
+#ifdef KVQ_SIMT
+    return kvq_half_float((uint16_t)word);
+#else
+    float ret;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(ret) : "r"(word));
+    return ret;
+#endif
+}
+static __device__ __forceinline__ float kvq_high_half_float(uint32_t word) {
+#ifdef KVQ_SIMT
+    return kvq_half_float((uint16_t)(word >> 16));
+#else
+    float ret;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high; }" : "=f"(ret) : "r"(word));
+    return ret;
+#endif
+}
+
 /* The nearest half, ties to even; too large gives infinity. */
 static __device__ __forceinline__ uint16_t kvq_float_half(float x) {
 #ifdef KVQ_SIMT
