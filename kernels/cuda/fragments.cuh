@@ -141,17 +141,11 @@ static __device__ __forceinline__ float kvq_half_of(const uint32_t *words, int i
     return i % 2 ? kvq_high_half_float(words[i / 2]) : kvq_low_half_float(words[i / 2]);
 }
 
-/* Signed byte i of the word: its bits with the top one turned are those that 2^23 + 128 lacks. */
-static __device__ __forceinline__ float kvq_byte_of(uint32_t word, int i) {
-    uint32_t bits = __byte_perm(word ^ 0x80808080u, 0x4b000000u, 0x7650u + (uint32_t)i);
-    return __int_as_float((int)bits) - 8388736.0f;
-}
-
 /* Scale or minimum of a lane's row i. */
 template <typename K>
 static __device__ __forceinline__ float kvq_scale_in(const uint32_t *words, const uint32_t *super, int i) {
     if constexpr (K::SCALE == KVQ_SCALE_SUPER)
-        return kvq_half_of(super, i) * kvq_byte_of(words[0], i);
+        return kvq_half_of(super, i) * (float)(int8_t)(words[0] >> (8 * i));
     else if constexpr (K::SCALE == KVQ_SCALE_F16)
         return kvq_half_of(words, i);
     else

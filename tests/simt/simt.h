@@ -212,13 +212,6 @@ static inline float __int_as_float(int x) {
     memcpy(&ret, &x, sizeof ret);
     return ret;
 }
-/* Byte i of the result is the byte of y:x (x has 0 to 3) that nibble i of selector names. */
-static inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
-    uint64_t bytes = (uint64_t)y << 32 | x;
-    uint32_t ret = 0;
-    for (int i = 0; i < 4; i++) ret |= (uint32_t)(bytes >> (8 * (selector >> (4 * i) & 7)) & 255) << (8 * i);
-    return ret;
-}
 static inline int __float2int_rn(float x) { /* saturates; a NaN gives 0 */
     if (!(x == x)) return 0;
     if (x >= 2147483648.0f) return INT32_MAX;
