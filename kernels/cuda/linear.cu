@@ -12,10 +12,8 @@
  *   many_rows  a block is 128 output rows times 64 activation rows, which come into shared memory by asynchronous
  *              copies, three steps ahead; a warp is 32 x 32, and goes through the slices one after the other.
  *
- * What that costs (docs/cuda.md has the sums): few_rows takes 28 instructions of a warp for 16 rows x 32 inputs, 288
- * bytes at 4 bits, and 8 activation rows; an H100 has time for 77 while it reads them. dp4a would take half of that at
- * one row and more from four rows on; as memory is the limit either way, one kernel does all. many_rows is bound by the
- * three float instructions that scale an integer sum, which is why no tile shape was tuned.
+ * docs/cuda.md counts what that costs: few_rows is bound by memory at up to 8 rows of 4-bit weights, where dp4a would
+ * need fewer instructions only at one or two; many_rows by the three float instructions that scale an integer sum.
  *
  * Float weights: a block of 128 threads is one tile of 16 output rows times up to 8 activation rows, plain: its 8
  * half-warps take every eighth input and are added in order.
