@@ -29,7 +29,6 @@
 #define SLICES 16 /* at most */
 #define FEW_THREADS (SLICES * KVQ_WARP_LANES)
 #define FEW_ROWS 64 /* more: many_rows */
-#define AHEAD 2     /* steps that a warp of few_rows loads at once */
 
 #define OUTS 128 /* output rows of a block of many_rows */
 #define ROWS 64  /* activation rows */
@@ -128,6 +127,7 @@ template <typename K, int N>
 __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
     few_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
     KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
+    const int ahead = K::CHUNKS == 2 || K::HALVES == 2 ? 1 : 2; /* steps loaded at once: as registers allow */
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.x * N * KVQ_COLUMNS;
     int begin = slice * x.in_slice, end = begin + x.in_slice < x.n_steps ? begin + x.in_slice : x.n_steps;
@@ -135,14 +135,14 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
     float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
     const uint8_t *columns[N];
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
-    for (int step = begin; step < end; step += AHEAD) {
-        kvq_raw<K> raw[AHEAD];
+    for (int step = begin; step < end; step += ahead) {
+        kvq_raw<K> raw[ahead];
 #pragma unroll
-        for (int n = 0; n < AHEAD; n++)
+        for (int n = 0; n < ahead; n++)
             if (step + n < end)
                 kvq_load_step<K>(&raw[n], tile + kvq_step_at<K>(step + n), tile + kvq_super_at<K>(step + n), lane);
 #pragma unroll
-        for (int n = 0; n < AHEAD; n++) {
+        for (int n = 0; n < ahead; n++) {
             if (step + n >= end) break;
             kvq_weights<K> weights;
             kvq_unpack_step<K>(&weights, raw[n], lane);
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
                 kvq_add_step<K>(acc[p], weights, lane_columns, lane);
             }
         }
-        for (int p = 0; p < N; p++) columns[p] += AHEAD * sizeof(kvq_columns);
+        for (int p = 0; p < N; p++) columns[p] += ahead * sizeof(kvq_columns);
     }
     for (int p = 0; p < N; p++)
         for (int i = 0; i < KVQ_LANE_ROWS; i++)
