@@ -37,6 +37,13 @@ static void print_help(void) {
     config_print_help(stdout);
 }
 
+/* What was asked for must arrive: a full disk behind `kvqd --help > FILE` is an error. */
+static int end_of_output(void) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_SUCCESS;
+    perror("kvqd: standard output");
+    return EXIT_FAILURE;
+}
+
 /* Returns an exit code, or -1 to go on. */
 static int parse_arguments(int argc, char **argv, arguments *ret) {
     static const struct option options[] = {
@@ -56,10 +63,10 @@ static int parse_arguments(int argc, char **argv, arguments *ret) {
             return reload_main(optarg);
         case 'h':
             print_help();
-            return EXIT_SUCCESS;
+            return end_of_output();
         case 'v':
             puts("kvqd " KVQ_VERSION);
-            return EXIT_SUCCESS;
+            return end_of_output();
         default:
             fputs("kvqd: see kvqd --help\n", stderr);
             return EXIT_USAGE;

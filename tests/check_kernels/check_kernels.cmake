@@ -15,7 +15,7 @@ if(CMAKE_CROSSCOMPILING)
   set_tests_properties(check_kernels_a72 PROPERTIES ENVIRONMENT QEMU_CPU=cortex-a72)
 endif()
 if(KVQ_SANITIZE)
-  set(KVQ_CHECK_SAMPLE --sample=2)
+  set(KVQ_CHECK_SAMPLE --sample=5)
 endif()
 add_test(NAME check_kernels COMMAND check_kernels ${KVQ_CHECK_SAMPLE})
 set_tests_properties(check_kernels PROPERTIES TIMEOUT 900 COST 100) # the longest begin first
