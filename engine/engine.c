@@ -339,7 +339,7 @@ static kvq_status open_pool(kvq_engine *e, const workspace_plan *w, kvq_error *e
 static kvq_status check_fits(const kvq_engine *e, kvq_error *err) {
     kvq_model m = {0};
     kvq_kv_plan kv = {0};
-    workspace_plan w;
+    workspace_plan w = {0};
     kvq_free_memory left;
     kvq_status status = plan_sizes(&e->options, e->gguf, &e->machine, &m, &kv, &w, &left, err);
     kvq_kv_plan_done(&kv);
@@ -835,7 +835,7 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
     kvq_status status = plan ? check_options(o, err) : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the plan");
     if (!status) status = kvq_machine_open(&machine, o->backend, o->isa, o->device, err);
     if (!status) status = kvq_gguf_open(o->model_path, &g, err);
-    workspace_plan w;
+    workspace_plan w = {0};
     if (!status) status = plan_sizes(o, g, &machine, &m, &kv, &w, &free_memory, err);
     if (!status) {
         plan->info.workspace_bytes = w.bytes;

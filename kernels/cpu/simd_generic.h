@@ -165,7 +165,7 @@ V_INLINE void v_store_low_b(void *p, v16i x) {
 }
 
 V_INLINE v64b v_narrow_b(v16i w, v16i x, v16i y, v16i z) {
-    v64b ret;
+    v64b ret = {0};
     v_store_low_b(ret.v, w);
     v_store_low_b(ret.v + V_LANES, x);
     v_store_low_b(ret.v + 2 * V_LANES, y);

@@ -26,8 +26,9 @@ void kvq_ref_refine(kvq_stream *s, const kvq_refine *job) {
     int n_in = job->w->n_in, n_out = job->w->n_out;
     size_t used = 0;
     if (job->n_rows == 0 || n_in % KVQ_ACT_GROUP != 0) return;
-    float *rest = kvq_stream_take(s, &used, 2 * (size_t)n_in * sizeof *rest), *weights = rest + n_in;
-    if (!rest) return;
+    float *rest = kvq_stream_take(s, &used, (size_t)n_in * sizeof *rest);
+    float *weights = kvq_stream_take(s, &used, (size_t)n_in * sizeof *weights);
+    if (!rest || !weights) return;
     for (int r = 0; r < job->n_rows; r++) {
         float *x = job->x + (size_t)r * n_out, largest = -INFINITY;
         for (int o = 0; o < n_out; o++)
