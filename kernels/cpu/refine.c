@@ -16,7 +16,7 @@ typedef struct refine_work {
     float *threshold; /* [n_rows] */
     uint8_t *panels;  /* [n_rows] panels of one row */
     size_t panel_bytes;
-    int n_tiles, items_per_row;
+    int items_per_row;
 } refine_work;
 
 /* Lanes apart, so that compilers make vectors of it; a NaN is never larger. */
@@ -85,8 +85,9 @@ void kvq_cpu_refine(kvq_stream *s, const kvq_refine *job, const kvq_linear_kerne
     w.threshold = kvq_stream_take(s, &used, (size_t)job->n_rows * sizeof *w.threshold);
     w.panels = kvq_stream_take(s, &used, (size_t)job->n_rows * w.panel_bytes);
     if (s->error.code != KVQ_OK) return;
-    for (int p = 0; p < job->w->n_parts; p++) w.n_tiles += kvq_items(job->w->parts[p].n_rows, KVQ_TILE_ROWS);
-    w.items_per_row = kvq_items(w.n_tiles, TILES_PER_ITEM);
+    int n_tiles = 0;
+    for (int p = 0; p < job->w->n_parts; p++) n_tiles += kvq_items(job->w->parts[p].n_rows, KVQ_TILE_ROWS);
+    w.items_per_row = kvq_items(n_tiles, TILES_PER_ITEM);
     kvq_workers_run(s->workers, prepare_row, &w, job->n_rows);
     kvq_workers_run(s->workers, refine_item, &w, job->n_rows * w.items_per_row);
 }
