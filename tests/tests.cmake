@@ -10,7 +10,7 @@ foreach(source ${KVQ_UNIT_TESTS})
   add_test(NAME ${name} COMMAND ${name})
 endforeach()
 # Tests in which every allocation fails once (tests/unit/failing_alloc.h).
-foreach(name test_gguf test_tokenizer)
+foreach(name test_gguf test_sampler test_stop test_tokenizer)
   target_link_options(${name} PRIVATE -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=reallocarray,--wrap=strdup)
 endforeach()
 include(${CMAKE_SOURCE_DIR}/tests/check_kernels/check_kernels.cmake)

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "engine/sampler.h"
+#include "failing_alloc.h"
 
 #define INF INFINITY
 #define COUNT_OF(a) (int)(sizeof(a) / sizeof *(a))
@@ -523,6 +524,55 @@ static void a_vocabulary_of_nothing_is_refused(void **state) {
     kvq_sampler_free(NULL);
 }
 
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    int n = 0;
+    for (;; n++) {
+        kvq_sampler *s = NULL;
+        kvq_error err = {0};
+        allocations_left = n;
+        kvq_status status = kvq_sampler_new(300, &s, &err);
+        bool all_done = allocations_left >= 0;
+        allocations_left = -1;
+        if (all_done) {
+            assert_int_equal(status, KVQ_OK);
+            kvq_sampler_free(s);
+            break;
+        }
+        assert_int_equal(status, KVQ_NO_MEMORY);
+        assert_null(s);
+        assert_string_equal(err.text, "No memory for the sampler of a vocabulary of 300 tokens.");
+    }
+    assert_true(n >= 2); /* the sampler, and what it works in */
+}
+
+/* Steps allocate nothing, whatever a draw asks for. */
+static void a_draw_needs_no_memory(void **state) {
+    (void)state;
+    enum { N = 300 };
+    const kvq_logit_bias bias = {7, 1};
+    const kvq_sampling all = {.temperature = 0.7f,
+                              .top_p = 0.9f,
+                              .min_p = 0.01f,
+                              .top_k = 40,
+                              .repetition_penalty = 1.1f,
+                              .presence_penalty = 0.5f,
+                              .frequency_penalty = 0.5f,
+                              .logit_bias = &bias,
+                              .n_logit_bias = 1};
+    const int said[] = {3, 5, 3};
+    float *x = random_logits(N, 11, 4);
+    kvq_sampler *s = new_sampler(N);
+    allocations_left = 0;
+    int id = kvq_sampler_draw(s, &all, x, said, 3, said, 3, 3);
+    int left = allocations_left;
+    allocations_left = -1;
+    assert_int_equal(left, 0);
+    assert_in_range(id, 0, N - 1);
+    kvq_sampler_free(s);
+    free(x);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(temperature_0_takes_the_largest_and_ties_go_to_the_lowest_id),
@@ -545,6 +595,8 @@ int main(void) {
         cmocka_unit_test(a_draw_depends_on_seed_and_index_alone),
         cmocka_unit_test(values_out_of_range_are_named),
         cmocka_unit_test(a_vocabulary_of_nothing_is_refused),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(a_draw_needs_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

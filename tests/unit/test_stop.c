@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "engine/sampler.h"
+#include "failing_alloc.h"
 
 #define COUNT_OF(a) (int)(sizeof(a) / sizeof *(a))
 
@@ -183,6 +184,53 @@ static void stop_strings_that_cannot_be_are_refused(void **state) {
     kvq_stop_free(NULL);
 }
 
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    const char *const stops[] = {"END", "\n\n"};
+    int n = 0;
+    for (;; n++) {
+        kvq_stop_matcher *m = NULL;
+        kvq_error err = {0};
+        allocations_left = n;
+        kvq_status status = kvq_stop_new(stops, 2, &m, &err);
+        bool all_done = allocations_left >= 0;
+        allocations_left = -1;
+        if (all_done) {
+            assert_int_equal(status, KVQ_OK);
+            kvq_stop_free(m);
+            break;
+        }
+        assert_int_equal(status, KVQ_NO_MEMORY);
+        assert_null(m);
+        assert_string_equal(err.text, "No memory for 2 stop strings.");
+    }
+    assert_int_equal(n, 5); /* the matcher, the strings, their text, their borders, the buffer */
+}
+
+/* What was held is no stop string and comes out; what there was no room for does not, nor does anything after it. */
+static void the_text_ends_where_there_is_no_memory_for_it(void **state) {
+    (void)state;
+    static char piece[5000];
+    const char *stops[] = {"END"}, *out;
+    size_t n;
+    kvq_stop_matcher *m = NULL;
+    memset(piece, 'x', sizeof piece);
+    assert_int_equal(kvq_stop_new(stops, 1, &m, NULL), KVQ_OK);
+    assert_false(kvq_stop_feed(m, "one EN", 6, &out, &n));
+    assert_int_equal(n, 4);
+    allocations_left = 0;
+    bool ended = kvq_stop_feed(m, piece, sizeof piece, &out, &n);
+    allocations_left = -1;
+    assert_true(ended);
+    assert_int_equal(n, 2);
+    assert_memory_equal(out, "EN", 2);
+    assert_true(kvq_stop_feed(m, "more", 4, &out, &n));
+    assert_int_equal(n, 0);
+    kvq_stop_finish(m, &out, &n);
+    assert_int_equal(n, 0);
+    kvq_stop_free(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_ends_before_the_stop_string),
@@ -190,6 +238,8 @@ int main(void) {
         cmocka_unit_test(a_long_piece_comes_out_whole),
         cmocka_unit_test(bytes_of_any_value_are_text),
         cmocka_unit_test(stop_strings_that_cannot_be_are_refused),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(the_text_ends_where_there_is_no_memory_for_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
