@@ -262,6 +262,7 @@ static kvq_status encode(const kvq_active *a, const kvq_text_tools *tools, bool 
     if (status) return status;
     size_t skip = goes_on && !a->raw ? closing_bytes(a, tools, text, n_bytes) : 0;
     kvq_encode_options options = {.add_special = a->raw && !goes_on, .parse_special = true};
+    if (goes_on) options.goes_on = kvq_tokenizer_is_text(tools->tokenizer, a->session->ids[a->session->n_ids - 1]);
     status = kvq_tokenizer_encode(tools->tokenizer, text + skip, n_bytes - skip, options, ret_ids, ret_n, err);
     free(text);
     return status;
@@ -322,6 +323,9 @@ kvq_status kvq_active_prepare(kvq_active *a, const kvq_text_tools *tools, kvq_er
     }
     if (!status) status = make_room(a, tools, err);
     if (status) return status;
+    /* a raw answer is the rest of a text, in which its first space counts; any other is a message of its own */
+    a->detokenizer.started =
+        (a->raw || has_ids) && kvq_tokenizer_is_text(tools->tokenizer, a->seq.tokens[a->seq.n_prompt - 1]);
     free(a->prompt);
     a->prompt = NULL;
     a->is_prepared = true;

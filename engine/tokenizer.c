@@ -193,8 +193,8 @@ void kvq_tokenizer_free(kvq_tokenizer *t) {
 /* ---- text to ids ------------------------------------------------------------------------------------------------- */
 
 static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, const kvq_fragment *fragments, size_t n,
-                                   kvq_ids *ids, kvq_error *err) {
-    bool after_special = true; /* SentencePiece puts its space before the first text and after each special token */
+                                   bool goes_on, kvq_ids *ids, kvq_error *err) {
+    bool begins = !goes_on; /* SentencePiece puts its space before the first text and after each special token */
     for (size_t i = 0; i < n; i++) {
         const kvq_fragment *f = &fragments[i];
         kvq_status status = KVQ_OK;
@@ -203,10 +203,9 @@ static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, con
         else if (t->bpe)
             status = kvq_bpe_encode(t->bpe, text + f->offset, f->n_bytes, ids, err);
         else
-            status =
-                kvq_spm_encode(t->spm, text + f->offset, f->n_bytes, t->add_space_prefix && after_special, ids, err);
+            status = kvq_spm_encode(t->spm, text + f->offset, f->n_bytes, t->add_space_prefix && begins, ids, err);
         if (status) return status;
-        after_special = f->id >= 0;
+        begins = f->id >= 0;
     }
     return KVQ_OK;
 }
@@ -223,7 +222,7 @@ static kvq_status encode_all(const kvq_tokenizer *t, const char *text, size_t n_
         free(fragments);
         return kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
     }
-    kvq_status status = encode_fragments(t, text, fragments, n, ids, err);
+    kvq_status status = encode_fragments(t, text, fragments, n, options.goes_on, ids, err);
     free(fragments);
     if (!status && eos && !kvq_ids_push(ids, t->vocab.eos))
         status = kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
@@ -271,6 +270,11 @@ bool kvq_tokenizer_is_end(const kvq_tokenizer *t, int id) {
 
 bool kvq_tokenizer_is_control(const kvq_tokenizer *t, int id) {
     return is_token(t, id) && (t->vocab.attributes[id] & KVQ_TOKEN_CONTROL);
+}
+
+bool kvq_tokenizer_is_text(const kvq_tokenizer *t, int id) {
+    unsigned cuts = KVQ_TOKEN_CONTROL | KVQ_TOKEN_UNKNOWN | KVQ_TOKEN_USER_DEFINED; /* as kvq_special_cut does */
+    return is_token(t, id) && !(t->vocab.attributes[id] & cuts);
 }
 
 kvq_text kvq_tokenizer_piece(const kvq_tokenizer *t, int id, bool special) {

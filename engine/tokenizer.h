@@ -20,6 +20,7 @@ typedef struct kvq_encode_options {
     bool add_special;   /* BOS / EOS where the model's file asks for them (tokenizer.ggml.add_bos_token, ...) */
     bool parse_special; /* control tokens written in the text ("<|im_start|>") become their ids; else they are plain
                            text */
+    bool goes_on;       /* the text is the rest of one whose ids are there: SentencePiece puts no space before it */
 } kvq_encode_options;
 
 /* ids: owned by the caller after return (free). Text may be any bytes. Errors: KVQ_NO_MEMORY, KVQ_NO_SPACE (above 700
@@ -36,6 +37,9 @@ bool kvq_tokenizer_adds_bos(const kvq_tokenizer *t);
 bool kvq_tokenizer_is_end(const kvq_tokenizer *t, int id);
 bool kvq_tokenizer_is_control(const kvq_tokenizer *t, int id);
 
+/* Whether text behind this token goes on with it; behind the others (control, unknown, user-defined) it begins anew. */
+bool kvq_tokenizer_is_text(const kvq_tokenizer *t, int id);
+
 /* The bytes a token stands for in running text: byte fallback undone, SentencePiece's U+2581 a space. Control tokens
  * give their text when special is true, else nothing. Borrowed until kvq_tokenizer_free; an id outside the vocabulary
  * is empty. */
@@ -46,7 +50,7 @@ kvq_text kvq_tokenizer_text(const kvq_tokenizer *t, int id);
 
 /* Incremental detokenization that never cuts a character. Bytes of an unfinished UTF-8 character are kept back;
  * bytes that can never become one come out as U+FFFD. SentencePiece's leading space of the very first piece is dropped
- * when the tokenizer adds one. Init with zeros. */
+ * when the tokenizer adds one. Init with zeros, or as started where the first piece is the rest of a text. */
 typedef struct kvq_detokenizer {
     unsigned char kept[4];
     int n_kept;

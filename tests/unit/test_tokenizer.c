@@ -598,6 +598,24 @@ static void detokenizer_drops_the_space_that_sentencepiece_added(void **state) {
     assert_memory_equal(out, "a a", 3);
 }
 
+static void sentencepiece_adds_no_space_within_a_text(void **state) {
+    (void)state;
+    const kvq_encode_options rest = {.parse_special = true, .goes_on = true};
+    ENCODES("a", parsed, 264);
+    ENCODES("a", rest, 260);
+    ENCODES(" a", rest, 264);
+    ENCODES("a<end_of_turn>a", rest, 260, 267, 264); /* behind a control token a text begins */
+    ENCODES("<end_of_turn>a", rest, 267, 264);
+    assert_true(kvq_tokenizer_is_text(tokenizer, 260));
+    assert_true(kvq_tokenizer_is_text(tokenizer, 3 + 'x')); /* a byte */
+    const int marks[] = {0, 1, 266, 267, -1, N_SPM};
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) assert_false(kvq_tokenizer_is_text(tokenizer, marks[i]));
+    kvq_detokenizer d = {.started = true};
+    char out[64];
+    assert_int_equal(kvq_detokenize(tokenizer, &d, 264, false, out, sizeof out), 2);
+    assert_memory_equal(out, " a", 2);
+}
+
 /* ---- memory -------------------------------------------------------------------------------------------------------
  */
 
@@ -661,6 +679,7 @@ int main(void) {
         BPE_TEST(detokenizer_never_cuts_a_character),
         BPE_TEST(detokenizer_replaces_what_can_be_no_character),
         SPM_TEST(detokenizer_drops_the_space_that_sentencepiece_added),
+        SPM_TEST(sentencepiece_adds_no_space_within_a_text),
         BPE_TEST(every_allocation_may_fail),
         SPM_TEST(every_allocation_may_fail),
     };
