@@ -360,17 +360,13 @@ kvq_status daemon_unload(kvqd *d, kvq_error *err) {
     return KVQ_OK;
 }
 
-/* Looks at the file before the model that serves is given up for it. Whether it fits is known only once that is gone.
- */
+/* Looks at the file before the model that serves is given up for it. Whether it fits is known only once that is gone,
+ * and the device is opened then. */
 static kvq_status check_file(const kvqd *d, const char *path, kvq_error *err) {
     kvq_options options;
-    kvq_plan *plan;
     daemon_engine_options(d, &options);
     options.model_path = path;
-    kvq_status status = kvq_plan_open(&options, &plan, err);
-    if (!status) kvq_plan_close(plan);
-    bool is_bad = status == KVQ_BAD_FILE || status == KVQ_UNSUPPORTED || status == KVQ_IO || status == KVQ_NOT_FOUND;
-    return is_bad ? status : KVQ_OK;
+    return kvq_check_file(&options, err);
 }
 
 kvq_status daemon_load(kvqd *d, const char *path, kvq_error *err) {

@@ -347,6 +347,13 @@ static kvq_status check_fits(const kvq_engine *e, kvq_error *err) {
     return status;
 }
 
+static kvq_status check_vocabulary(const kvq_tokenizer *t, const kvq_model *m, const kvq_options *o, kvq_error *err) {
+    int n = kvq_tokenizer_n_vocab(t), n_rows = m->hparams.vocab_size;
+    if (n <= n_rows) return KVQ_OK;
+    return kvq_fail(err, KVQ_BAD_FILE, "'%s': the tokenizer has %d tokens, the embedding only %d rows", o->model_path,
+                    n, n_rows);
+}
+
 static kvq_status open_model(kvq_engine *e, kvq_error *err) {
     const kvq_options *o = &e->options;
     /* the machine first: a GPU that is not usable is told at once */
@@ -356,9 +363,7 @@ static kvq_status open_model(kvq_engine *e, kvq_error *err) {
     if (!status) status = open_template(e);
     if (!status) status = check_fits(e, err);
     if (!status) status = kvq_model_init(&e->model, e->gguf, &e->machine, o->progress, o->progress_user, err);
-    if (!status && kvq_tokenizer_n_vocab(e->tokenizer) > e->model.hparams.vocab_size)
-        status = kvq_fail(err, KVQ_BAD_FILE, "'%s': the tokenizer has %d tokens, the embedding only %d rows",
-                          o->model_path, kvq_tokenizer_n_vocab(e->tokenizer), e->model.hparams.vocab_size);
+    if (!status) status = check_vocabulary(e->tokenizer, &e->model, o, err);
     if (!status)
         status = kvq_kv_plan_init(&e->kv_plan, e->gguf, &e->model.hparams, kvq_policy_find(o->quant_policy),
                                   o->cache_block_seq_len, err);
@@ -872,4 +877,23 @@ const kvq_info *kvq_plan_info(const kvq_plan *p) {
 }
 void kvq_plan_close(kvq_plan *p) {
     free(p);
+}
+
+kvq_status kvq_check_file(const kvq_options *o, kvq_error *err) {
+    kvq_gguf *g = NULL;
+    kvq_tokenizer *tokenizer = NULL;
+    kvq_model m = {0};
+    kvq_kv_plan kv = {0};
+    kvq_status status = check_options(o, err);
+    if (!status) status = kvq_gguf_open(o->model_path, &g, err);
+    if (!status) status = kvq_tokenizer_open(g, &tokenizer, err);
+    if (!status) status = kvq_model_init(&m, g, NULL, NULL, NULL, err);
+    if (!status) status = check_vocabulary(tokenizer, &m, o, err);
+    if (!status)
+        status = kvq_kv_plan_init(&kv, g, &m.hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
+    kvq_kv_plan_done(&kv);
+    kvq_model_done(&m);
+    kvq_tokenizer_free(tokenizer);
+    kvq_gguf_close(g);
+    return status;
 }

@@ -213,47 +213,69 @@ static json_t *plan_json(const kvq_info *i) {
                      "max_batch_size", i->max_batch_size, "capacity", capacity);
 }
 
-/* A plan that cannot be made is told and is no failure of show: a vocabulary-only file has none. */
-static void take_plans(const show_values *v, json_t *list) {
+/* The plan of each policy, or why there is none. */
+typedef struct plans {
+    kvq_plan *of[OPTION_LIST_MAX];
+    kvq_error why[OPTION_LIST_MAX];
+} plans;
+
+/* A plan that cannot be made is told and is no failure of show: a vocabulary-only file has none. A device that was
+ * asked for and cannot be used is one, before anything is shown. */
+static kvq_status open_plans(const show_values *v, plans *ret, kvq_error *err) {
+    for (int i = 0; i < v->policies.n; i++) {
+        if (open_plan(v, v->policies.values[i], &ret->of[i], &ret->why[i]) != KVQ_DEVICE) continue;
+        *err = ret->why[i];
+        return KVQ_DEVICE;
+    }
+    return KVQ_OK;
+}
+
+static void close_plans(plans *p) {
+    for (int i = 0; i < OPTION_LIST_MAX; i++) kvq_plan_close(p->of[i]);
+}
+
+static void print_plans(const show_values *v, const plans *p) {
     bool head = false;
     for (int i = 0; i < v->policies.n; i++) {
-        kvq_plan *plan = NULL;
-        kvq_error err = {0};
-        if (open_plan(v, v->policies.values[i], &plan, &err)) {
-            if (list)
-                json_array_append_new(
-                    list, json_pack("{s:o, s:s}", "policy", report_policy(v->policies.values[i]), "error", err.text));
-            else
-                printf("%s  No plan for policy %s: %s\n", head ? "" : "\n", v->policies.values[i], err.text);
+        if (!p->of[i]) {
+            printf("%s  No plan for policy %s: %s\n", head ? "" : "\n", v->policies.values[i], p->why[i].text);
             continue;
         }
-        if (list) json_array_append_new(list, plan_json(kvq_plan_info(plan)));
-        if (!list && !head) print_plan_head(kvq_plan_info(plan));
-        if (!list) print_plan(kvq_plan_info(plan));
+        if (!head) print_plan_head(kvq_plan_info(p->of[i]));
+        print_plan(kvq_plan_info(p->of[i]));
         head = true;
-        kvq_plan_close(plan);
     }
+}
+
+static json_t *plans_json(const show_values *v, const plans *p) {
+    json_t *list = json_array();
+    for (int i = 0; i < v->policies.n; i++)
+        json_array_append_new(list, p->of[i] ? plan_json(kvq_plan_info(p->of[i]))
+                                             : json_pack("{s:o, s:s}", "policy", report_policy(v->policies.values[i]),
+                                                         "error", p->why[i].text));
+    return list;
 }
 
 /* ---- all of it -----------------------------------------------------------------------------------------------------
  */
 
-static kvq_status show_table(const show_values *v, const kvq_gguf *g, const kind *kinds, int n_kinds, kvq_error *err) {
+static kvq_status show_table(const show_values *v, const kvq_gguf *g, const kind *kinds, int n_kinds, const plans *p,
+                             kvq_error *err) {
     printf("%s: %.1f MiB, %zu tensors\n\nMetadata\n", kvq_gguf_path(g), mib(kvq_gguf_file_bytes(g)),
            kvq_gguf_n_tensors(g));
     walk_keys(g, print_key, NULL);
     print_kinds(kinds, n_kinds);
-    take_plans(v, NULL);
+    print_plans(v, p);
     return fflush(stdout) || ferror(stdout) ? kvq_fail(err, KVQ_IO, "Cannot write the result.") : KVQ_OK;
 }
 
-static kvq_status show_json(const show_values *v, const kvq_gguf *g, const kind *kinds, int n_kinds, kvq_error *err) {
-    json_t *metadata = json_object(), *plans = json_array();
+static kvq_status show_json(const show_values *v, const kvq_gguf *g, const kind *kinds, int n_kinds, const plans *p,
+                            kvq_error *err) {
+    json_t *metadata = json_object();
     walk_keys(g, add_key, metadata);
-    take_plans(v, plans);
     json_t *root =
         json_pack("{s:s, s:I, s:o, s:o, s:o}", "path", kvq_gguf_path(g), "bytes", (json_int_t)kvq_gguf_file_bytes(g),
-                  "metadata", metadata, "tensors", kinds_json(kinds, n_kinds), "plans", plans);
+                  "metadata", metadata, "tensors", kinds_json(kinds, n_kinds), "plans", plans_json(v, p));
     kvq_status status = report_print(root, err);
     json_decref(root);
     return status;
@@ -263,12 +285,15 @@ static int run(const void *values) {
     const show_values *v = values;
     kvq_gguf *g = NULL;
     kvq_error err = {0};
+    plans p = {0};
     if (kvq_gguf_open(v->engine.model, &g, &err)) return engine_fail(&err);
     kind *kinds = calloc(KINDS_MAX, sizeof *kinds);
     kvq_status status =
         kinds ? KVQ_OK : kvq_fail(&err, KVQ_NO_MEMORY, "No memory to list the tensors of '%s'.", v->engine.model);
     int n_kinds = kinds ? collect_kinds(g, kinds) : 0;
-    if (!status) status = (strcmp(v->output, "json") == 0 ? show_json : show_table)(v, g, kinds, n_kinds, &err);
+    if (!status) status = open_plans(v, &p, &err);
+    if (!status) status = (strcmp(v->output, "json") == 0 ? show_json : show_table)(v, g, kinds, n_kinds, &p, &err);
+    close_plans(&p);
     free(kinds);
     kvq_gguf_close(g);
     return status ? engine_fail(&err) : EXIT_CODE_OK;

@@ -619,6 +619,27 @@ static void the_plan_and_the_engine_say_the_same(void **state) {
         }
 }
 
+/* Neither a device that is not there nor a pool that fits nothing is the file's matter. */
+static void a_file_is_checked_without_a_device(void **state) {
+    (void)state;
+    kvq_error err = {0};
+    for (int m = 0; m < TINY_MODELS; m++) {
+        kvq_options o = world_options(m, "8");
+        o.backend = "cuda";
+        o.device = 63;
+        o.cache_max_entry_count = "1";
+        assert_int_equal(kvq_check_file(&o, &err), KVQ_OK);
+    }
+    kvq_options o = world_options(TINY_LLAMA, "8");
+    o.model_path = "/proc/self/exe";
+    assert_int_equal(kvq_check_file(&o, &err), KVQ_BAD_FILE);
+    assert_non_null(strstr(err.text, "/proc/self/exe"));
+    o.model_path = "/nowhere.gguf";
+    assert_int_equal(kvq_check_file(&o, &err), KVQ_IO);
+    o = world_options(TINY_LLAMA, "5");
+    assert_int_equal(kvq_check_file(&o, &err), KVQ_BAD_ARGUMENT);
+}
+
 static int remove_models(void **state) {
     (void)state;
     world_remove_models();
@@ -654,6 +675,7 @@ int main(void) {
         cmocka_unit_test(options_that_cannot_be_are_refused),
         cmocka_unit_test(loading_tells_its_progress_and_can_be_cancelled),
         cmocka_unit_test(the_plan_and_the_engine_say_the_same),
+        cmocka_unit_test(a_file_is_checked_without_a_device),
     };
     return cmocka_run_group_tests(tests, NULL, remove_models);
 }

@@ -110,10 +110,13 @@ class Run(unittest.TestCase):
             (2, ["run", "-m", MODEL, "-p", "x", "--isa", "mmx", *POOL], "'mmx' is no value for '--isa NAME'"),
             (1, ["run", "-m", MODEL, "-p", "x", "--isa", foreign, *POOL], f"'{foreign}'"),
             (2, ["run", "-m", MODEL, "-f", write("nul", b"a\0b"), *POOL], "NUL byte at offset 1"),
+            (1, ["run", "-m", MODEL, "-p", "x", "--backend", "cuda"], "backend 'cuda' is asked for: "),
+            (1, ["show", MODEL, "--backend", "cuda"], "backend 'cuda' is asked for: "),
+            (1, ["show", MODEL, "--backend", "cuda", "-o", "json"], "backend 'cuda' is asked for: "),
             (1, ["run", "-m", MODEL, "-p", "x", "--cache", "2", "--session-len", "1024"], "cache_max_entry_count"),
         ]
         for code, arguments, text in cases:
-            done = run(*arguments, stdin=subprocess.DEVNULL)
+            done = run(*arguments, stdin=subprocess.DEVNULL, env={**os.environ, "KVQ_CUDA_PLUGIN": "/nowhere/libkvq-cuda.so"})
             lines = done.stderr.decode().splitlines()
             self.assertEqual(len(lines), 1, (arguments, lines))
             self.assertTrue(lines[0].startswith("kvqctl: "), lines[0])
