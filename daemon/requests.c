@@ -669,7 +669,9 @@ void requests_cancel(kvqd *d, const char *name) {
 }
 
 /* Who ran when the daemon died is not known better than "one of these". So the last attempt of each is made alone: one
- * that brings us down for the third time does not take the others with it. */
+ * that brings us down for the third time does not take the others with it. It is the last also where something else
+ * ends it, such as a power cut: more attempts would make that rarer and a prompt that kills costlier, and whoever sent
+ * it may do so again. */
 static bool is_last_attempt(const request *r) {
     return r->attempts >= REQUESTS_MAX_ATTEMPTS - 1;
 }
