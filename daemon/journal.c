@@ -3,8 +3,8 @@
  * A row of `prompt` is a prompt as it came (topic, MQTT 5 properties), later also its name and seed, then its answer.
  * Its payload is a row of `payload`, because SQLite writes all of a row whenever a number in it changes. The payload
  * stays until the row goes: "the same prompt" is decided by comparing bytes, never by a hash. Bytes are counted as the
- * sum of what rows hold, kept in memory and summed once at open; the file may be larger by what SQLite keeps free. An
- * answer may exceed max_bytes: it is the end of a promise already made. */
+ * sum of what rows hold, whatever a client can make long, kept in memory and summed once at open; the file may be
+ * larger by what SQLite keeps free. An answer may exceed max_bytes: it is the end of a promise already made. */
 #include "journal.h"
 
 #include <errno.h>
@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define SCHEMA_VERSION 1
-#define ROW_OVERHEAD_BYTES 512 /* what a row costs besides its payload and answer, roughly */
+#define ROW_OVERHEAD_BYTES 512 /* what a row costs besides its texts and blobs, roughly */
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS prompt ("
@@ -41,7 +41,11 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS remembered (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;";
 
 #define PAYLOAD "(SELECT bytes FROM payload WHERE payload.row = prompt.row)"
-#define COST "(length(" PAYLOAD ") + ifnull(length(answer), 0) + 512)"
+#define BYTES_OF(text) "ifnull(length(CAST(" text " AS BLOB)), 0)" /* length() of a text counts characters */
+/* clang-format off */
+#define COST "(length(" PAYLOAD ") + ifnull(length(answer), 0) + length(correlation) + ifnull(length(answer_correlation), 0) + " \
+    BYTES_OF("topic") " + " BYTES_OF("response_topic") " + " BYTES_OF("content_type") " + " BYTES_OF("answer_topic") " + 512)"
+/* clang-format on */
 #define MESSAGE_COLUMNS \
     "topic, packet_id, qos, from_pool, received_ms, clock_synced, response_topic, content_type, correlation, expiry_s"
 
@@ -349,7 +353,8 @@ static kvq_status insert(journal *j, const message *m, kvq_error *err) {
 
 static kvq_status append(journal *j, const message *m, kvq_error *err) {
     if (is_repeat(j, m)) return KVQ_OK;
-    uint64_t n_bytes = m->n_bytes + ROW_OVERHEAD_BYTES;
+    uint64_t n_bytes = m->n_bytes + strlen(m->topic) + strlen(m->response_topic) + strlen(m->content_type) +
+                       m->n_correlation_bytes + ROW_OVERHEAD_BYTES;
     if (!make_room(j, n_bytes))
         return kvq_fail(err, KVQ_BUSY,
                         "the journal is full: %llu of %llu bytes hold unanswered prompts and undelivered answers",
@@ -452,7 +457,7 @@ kvq_status journal_finish(journal *j, int64_t row, const char *name, const char 
     kvq_status status = change(j, s, "storing an answer", err);
     if (!status && sqlite3_changes(j->db) > 0) {
         j->last_sequence++;
-        j->stats.bytes += n_bytes;
+        j->stats.bytes += n_bytes + strlen(topic) + n_correlation_bytes;
         j->stats.n_unanswered -= j->stats.n_unanswered > 0;
         j->stats.n_undelivered++;
     }

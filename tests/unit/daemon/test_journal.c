@@ -328,6 +328,38 @@ static void a_full_journal_refuses_prompts_but_takes_their_answers(void **state)
     assert_int_equal(s.bytes, bytes); /* what was counted is what is there */
 }
 
+/* A client chooses the length of each of these; the payload alone would let it fill the disk. */
+static void whatever_a_client_can_make_long_counts(void **state) {
+    world *w = *state;
+    static char text[20001], euros[6001];
+    journal_stats s;
+    memset(text, 't', sizeof text - 1);
+    for (size_t i = 0; i + 3 < sizeof euros; i += 3) memcpy(euros + i, "\xe2\x82\xac", 3);
+    for (int which = 0; which < 4; which++) {
+        message m = make("t", "x");
+        if (which == 0) m.topic = text;
+        if (which == 1) m.response_topic = text;
+        if (which == 2) m.content_type = text;
+        if (which == 3) m.correlation = text, m.n_correlation_bytes = sizeof text - 1;
+        journal_get_stats(w->j, &s);
+        journal_set_limits(w->j, s.bytes + 20000, INT64_MAX);
+        assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_BUSY);
+        journal_set_limits(w->j, s.bytes + 21000, INT64_MAX);
+        assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);
+    }
+    message m = make("t", "x");
+    m.content_type = euros; /* bytes, not characters */
+    journal_set_limits(w->j, UINT64_MAX, INT64_MAX);
+    assert_int_equal(journal_append(w->j, &m, &w->err), KVQ_OK);
+    assert_int_equal(journal_finish(w->j, 1, "a", text, text, 20000, "answer", 6, true, &w->err), KVQ_OK);
+    journal_get_stats(w->j, &s);
+    assert_in_range(s.bytes, 126000, 130000);
+    uint64_t bytes = s.bytes;
+    reopen(w);
+    journal_get_stats(w->j, &s);
+    assert_int_equal(s.bytes, bytes);
+}
+
 static void delivered_answers_are_forgotten_after_the_retention(void **state) {
     world *w = *state;
     journal_answer a;
@@ -416,6 +448,7 @@ int main(void) {
         TEST(a_delivered_answer_goes_at_once_without_retention),
         TEST(an_answer_counts_once_however_often_it_is_delivered),
         TEST(a_full_journal_refuses_prompts_but_takes_their_answers),
+        TEST(whatever_a_client_can_make_long_counts),
         TEST(delivered_answers_are_forgotten_after_the_retention),
         TEST(a_damaged_file_is_put_aside),
         TEST(a_folder_that_is_not_there_is_an_error_that_names_it),
