@@ -26,7 +26,9 @@ bool reply_add(reply *r, const char *text, size_t n_bytes, int n_tokens) {
     if (n_bytes) memcpy(r->text + r->n_bytes, text, n_bytes);
     r->n_bytes += n_bytes;
     r->text[r->n_bytes] = '\0';
-    text_mend(r->text + r->n_bytes - n_bytes); /* the engine's promise is whole characters; JSON depends on it */
+    /* The engine's promise is whole characters; JSON depends on it. One may be a zero byte: vocabularies have a token
+     * for each byte, and a prompt can ask for it with logit_bias. It would end the final's text, not the deltas'. */
+    text_mend_bytes(r->text + r->n_bytes - n_bytes, n_bytes);
     r->n_tokens = n_tokens;
     return true;
 }

@@ -36,7 +36,10 @@ bool text_is_valid(const void *bytes, size_t n_bytes) {
 }
 
 void text_mend(char *text) {
-    size_t n_bytes = strlen(text);
+    text_mend_bytes(text, strlen(text));
+}
+
+void text_mend_bytes(char *text, size_t n_bytes) {
     for (size_t i = 0, n; i < n_bytes; i += n) {
         n = character_bytes((const unsigned char *)text + i, n_bytes - i);
         if (n) continue;

@@ -12,4 +12,7 @@ bool text_is_valid(const void *bytes, size_t n_bytes);
 /* Puts '?' in place of each byte of a terminated text that is part of no character. */
 void text_mend(char *text);
 
+/* The same for n_bytes that may have zero bytes among them: '?' as well. */
+void text_mend_bytes(char *text, size_t n_bytes);
+
 #endif

@@ -61,6 +61,18 @@ static void tokens_without_text_make_no_delta(void **state) {
     reply_done(&r);
 }
 
+static void a_zero_byte_ends_no_text(void **state) {
+    (void)state;
+    reply r = {0};
+    size_t n;
+    assert_true(reply_add(&r, "a\0b\xff", 4, 2));
+    char *delta = reply_take_delta(&r, "q", 100 * MS, &n);
+    assert_string_equal(delta, "{\"id\":\"q\",\"seq\":0,\"text\":\"a?b?\",\"n\":2}");
+    free(delta);
+    assert_string_equal(r.text, "a?b?");
+    reply_done(&r);
+}
+
 static void a_final_has_every_key_of_the_contract(void **state) {
     (void)state;
     reply_facts facts = {
@@ -187,6 +199,7 @@ int main(void) {
         cmocka_unit_test(the_first_token_goes_at_once_the_next_after_40_ms),
         cmocka_unit_test(sixteen_tokens_do_not_wait),
         cmocka_unit_test(tokens_without_text_make_no_delta),
+        cmocka_unit_test(a_zero_byte_ends_no_text),
         cmocka_unit_test(a_final_has_every_key_of_the_contract),
         cmocka_unit_test(a_refusal_says_why_and_busy_says_when),
         cmocka_unit_test(every_status_of_the_engine_has_a_code),
