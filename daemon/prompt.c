@@ -37,7 +37,7 @@ static const key keys[] = {
     {"messages",             take_messages, 0,                             0,     0,         false},
     {"raw",                  take_bool,     AT(request.raw),               0,     0,         false},
     {"system",               take_text,     AT(request.system),            0,     0,         false},
-    {"session",              take_string,   AT(request.session),           0,     128,       false},
+    {"session",              take_string,   AT(request.session),           0,     PROMPT_SESSION_BYTES, false},
     {"max_tokens",           take_int,      AT(request.max_tokens),        0,     1048576,   false},
     {"temperature",          take_float,    AT(request.temperature),       0,     2,         false},
     {"top_p",                take_float,    AT(request.top_p),             0,     1,         true},

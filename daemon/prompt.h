@@ -8,7 +8,8 @@
 #include "../engine/kvq.h"
 #include "failure.h"
 
-#define PROMPT_NAME_BYTES 64 /* longest id or client, [A-Za-z0-9_.-] */
+#define PROMPT_SESSION_BYTES 128 /* longest session; the engine's limit holds CLIENT/SESSION, too */
+#define PROMPT_NAME_BYTES 64     /* longest id or client, [A-Za-z0-9_.-] */
 #define PROMPT_MAX_STOPS 16
 #define PROMPT_MAX_STOP_BYTES 256
 #define PROMPT_MAX_MESSAGES 4096

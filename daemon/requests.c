@@ -15,6 +15,7 @@
  * Prompts without a client share one. */
 #include "requests.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -462,6 +463,8 @@ static bool may_run(kvqd *d, request *r, failure *f) {
     }
     return has_room(d, r, f) && is_for_this_model(d, r->prompt.model, f);
 }
+
+static_assert(PROMPT_NAME_BYTES + 1 + PROMPT_SESSION_BYTES <= KVQ_MAX_SESSION_BYTES, "no session is too long");
 
 /* A client's session is CLIENT/NAME. Whoever has no client must not get into one by a name with a slash. */
 static bool keep_session_apart(request *r) {

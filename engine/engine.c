@@ -471,8 +471,9 @@ static kvq_status start(kvq_engine *e, kvq_active *a, kvq_error *err) {
 }
 
 static kvq_status join_session(kvq_engine *e, kvq_active *a, const char *name, kvq_error *err) {
-    if (strlen(name) > 128)
-        return kvq_fail(err, KVQ_BAD_ARGUMENT, "'session' has %zu bytes, allowed are 128", strlen(name));
+    if (strlen(name) > KVQ_MAX_SESSION_BYTES)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "'session' has %zu bytes, allowed are %d", strlen(name),
+                        KVQ_MAX_SESSION_BYTES);
     a->session = kvq_sessions_open(&e->sessions, name, KVQ_MAX_SESSIONS);
     return a->session ? KVQ_OK : kvq_fail(err, KVQ_BUSY, "all %d sessions are busy", KVQ_MAX_SESSIONS);
 }

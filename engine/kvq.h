@@ -98,8 +98,9 @@ const kvq_info *kvq_get_info(const kvq_engine *e); /* borrowed until kvq_close *
 /* ---- requests
  * ----------------------------------------------------------------------------------------------------------- */
 
-#define KVQ_MAX_REQUESTS 1024 /* queued and running */
-#define KVQ_MAX_SESSIONS 256  /* the one used longest ago is forgotten */
+#define KVQ_MAX_REQUESTS 1024     /* queued and running */
+#define KVQ_MAX_SESSIONS 256      /* the one used longest ago is forgotten */
+#define KVQ_MAX_SESSION_BYTES 256 /* of a session's name */
 
 typedef struct kvq_message {
     const char *role, *content;
