@@ -142,7 +142,8 @@ static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p,
                             .block_tokens = o->cache_block_seq_len,
                             .threads = o->threads,
                             .max_seqs = o->max_batch_size,
-                            .n_groups = kv->kv.n_groups};
+                            .n_groups = kv->kv.n_groups,
+                            .depends_on_batch = !o->reproducible};
     w.bytes = machine->backend->workspace_bytes(&w.shapes) + kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
               kvq_scheduler_scratch_bytes(kv, o->max_batch_size, w.chunk_tokens) +
               k_ref_floats(kv, w.session_guess) * sizeof(float);

@@ -35,6 +35,8 @@ typedef struct kvq_shapes {
     int block_tokens;
     int threads;            /* CPU workers, the caller's thread included; 0: one per physical core */
     int max_seqs, n_groups; /* of a batch */
+    bool depends_on_batch;  /* a row's results may depend on how many rows the step has: products of many rows may be
+                             * made of activations in half precision instead of int8 (matrix.h). The CPU's never are. */
 } kvq_shapes;
 
 /* Begins a step: what append, close_pages and attend will be given as batch and kv until the next one. Copies to the

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../engine/gguf.h"
 #include "../engine/tokenizer.h"
@@ -32,6 +33,7 @@ kvq_options engine_options_make(const engine_options *o, const char *policy) {
     options.threads = o->threads;
     options.cache_max_entry_count = o->cache;
     options.cache_block_seq_len = o->block_tokens;
+    options.reproducible = strcmp(o->reproducible, "yes") == 0;
     if (policy) options.quant_policy = policy;
     return options;
 }

@@ -6,7 +6,7 @@
 #include "option.h"
 
 typedef struct engine_options {
-    const char *model, *backend, *isa, *cache;
+    const char *model, *backend, *isa, *cache, *reproducible;
     int threads, device, block_tokens;
 } engine_options;
 
@@ -28,7 +28,9 @@ typedef struct engine_options {
     {.name = "cache", .kind = OPTION_TEXT, .offset = offsetof(values, engine.cache), .argument = "SIZE", \
      .doc = "The KV pool (cache_max_entry_count): 0.5 is a share of the free memory, 4000 f16 blocks, 1536M bytes."}, \
     {.name = "block", .kind = OPTION_INT, .offset = offsetof(values, engine.block_tokens), .argument = "TOKENS", \
-     .fallback = "64", .min = 32, .max = 128, .doc = "Tokens of a KV page (cache_block_seq_len): 32, 64 or 128."}
+     .fallback = "64", .min = 32, .max = 128, .doc = "Tokens of a KV page (cache_block_seq_len): 32, 64 or 128."}, \
+    {.name = "reproducible", .kind = OPTION_NAME, .offset = offsetof(values, engine.reproducible), .argument = "WHETHER", .fallback = "yes", \
+     .names = "yes|no", .doc = "On a GPU, the same tokens whatever else is in the batch; no reads prompts faster."}
 /* The rows of kernels/policies.def, "0|8|...", so that a new policy needs no word here. */
 extern const char engine_isa_names[]; /* of kernels/isas.h, likewise */
 extern const char engine_policy_names[];

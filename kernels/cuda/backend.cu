@@ -13,6 +13,7 @@ struct kvq_device {
     kvq_device_info info;
     char isa[16];
     size_t shared_bytes; /* of a block, at most */
+    int capability, n_sms;
 };
 
 static kvq_status fail_call(kvq_error *err, cudaError_t error, const char *what) {
@@ -83,7 +84,9 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
     snprintf(d->isa, sizeof d->isa, "sm_%d%d", properties.major, properties.minor);
     d->info.shares_memory = properties.integrated != 0;
     d->shared_bytes = properties.sharedMemPerBlockOptin;
-    if (properties.major * 10 + properties.minor < LEAST_CAPABILITY)
+    d->capability = properties.major * 10 + properties.minor;
+    d->n_sms = properties.multiProcessorCount;
+    if (d->capability < LEAST_CAPABILITY)
         return kvq_fail(err, KVQ_DEVICE, "'%s' has compute capability %d.%d, this backend runs on " ARCHITECTURES,
                         properties.name, properties.major, properties.minor);
     return run_probe(err);
@@ -116,6 +119,7 @@ static kvq_status open_device(const kvq_device_options *options, kvq_device **re
     if (!d) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the CUDA backend");
     status = examine(d, options->index, err);
     if (!status) status = kvq_cuda_allow_attend(d->shared_bytes, err);
+    if (!status) status = kvq_cuda_allow_halves(d->shared_bytes, err);
     if (status) {
         close_device(d);
         return status;
@@ -242,6 +246,8 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->lists_bytes = lists_bytes(shapes);
     s->ints_bytes = ints_bytes(shapes);
     s->shared_bytes = d->shared_bytes;
+    s->capability = d->capability;
+    s->n_sms = d->n_sms;
     size_t lists = s->lists_bytes + s->ints_bytes;
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, s->workspace_bytes, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);

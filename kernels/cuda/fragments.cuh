@@ -111,9 +111,9 @@ static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns<K> *ret
         kvq_read_words<4>(ret->d_sums, columns + ((int)offsetof(kvq_columns, d_sums) + 16 * t));
 }
 
-/* step: of the lane's tile, in device or shared memory; super: its super scales, in device memory. */
-template <typename K, typename Bytes>
-static __device__ __forceinline__ void kvq_load_step(kvq_raw<K> *ret, Bytes step, const uint8_t *super, int lane) {
+/* step: of the lane's tile; super: its super scales; each in device or shared memory. */
+template <typename K, typename Bytes, typename SuperBytes>
+static __device__ __forceinline__ void kvq_load_step(kvq_raw<K> *ret, Bytes step, SuperBytes super, int lane) {
     int t = lane % 4, r = lane / 4 % 4 * KVQ_LANE_ROWS, words = 4 * r;
     if constexpr (K::BITS == 8) {
         kvq_read_words<4>(ret->codes[0], step + (128 * t + words));

@@ -4,7 +4,8 @@
  *
  *   The steps of a row are cut into at most 16 slices, by n_in alone. A slice is one chain, slices are added in order.
  *
- * Both kernels keep to that, so that the bits of a result do not depend on how many rows a step has:
+ * Both kernels keep to that, so that the bits of a result do not depend on how many rows a step has (where they may,
+ * linear_halves.cu takes the large products):
  *
  *   few_rows   up to 64 rows: a block is 32 output rows times up to 16 activation rows, a warp is a slice. Weights go
  *              from memory to registers, each byte once per 16 rows; blocks that share them run side by side, so that
@@ -22,6 +23,7 @@
 #include "stream.h"
 
 #include "fragments.cuh"
+#include "linear.cuh"
 #include "warp.cuh"
 
 #define QUANTIZE_THREADS 256
@@ -56,7 +58,9 @@ static size_t columns_count(int n_rows, int n_steps) {
 }
 
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes) {
-    return kvq_cuda_aligned(columns_count(shapes->max_rows, shapes->max_in / KVQ_STEP + 1) * sizeof(kvq_columns));
+    size_t halves = shapes->depends_on_batch ? kvq_cuda_halves_bytes(shapes) : 0;
+    size_t bytes = columns_count(shapes->max_rows, shapes->max_in / KVQ_STEP + 1) * sizeof(kvq_columns);
+    return kvq_cuda_aligned(bytes > halves ? bytes : halves);
 }
 
 /* ---- activations ---- */
@@ -86,24 +90,6 @@ __global__ void quantize_groups(const float *x, activations a) {
     }
 }
 
-/* ---- results ---- */
-
-/* Output o of the part, activation row `row`: bias and residual in the CPU's order. */
-static __device__ __forceinline__ void store(const kvq_linear &job, const kvq_matrix_part &part, int n_out, int o,
-                                             int row, float value) {
-    if (o >= part.n_rows || row >= job.n_rows) return;
-    size_t at = (size_t)row * n_out + part.row_begin + o;
-    if (job.bias) value += job.bias[part.row_begin + o];
-    if (job.residual) value += job.residual[at];
-    job.out[at] = value;
-}
-
-/* A part's tile; the last one for those behind, whose results nobody stores. */
-static __device__ __forceinline__ const uint8_t *tile_of(const kvq_matrix_part &part, int tile) {
-    int last = (part.n_rows - 1) / KVQ_TILE_ROWS;
-    return part.data + (size_t)(tile < last ? tile : last) * part.tile_bytes;
-}
-
 /* ---- few rows ---- */
 
 /* Eight activation rows from `row` on, at a step, as bytes. */
@@ -119,7 +105,7 @@ static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const
     if (column >= N * KVQ_COLUMNS) return;
     float sum = partial[column * KVQ_WARP_ROWS + lane];
     for (int s = 1; s < n_slices; s++) sum += partial[(s * N * KVQ_COLUMNS + column) * KVQ_WARP_ROWS + lane];
-    store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
+    kvq_store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
 }
 
 /* N products: 8 N activation rows. */
@@ -131,7 +117,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.x * N * KVQ_COLUMNS;
     int begin = slice * x.in_slice, end = begin + x.in_slice < x.n_steps ? begin + x.in_slice : x.n_steps;
-    const uint8_t *tile = tile_of(part, (int)blockIdx.y * 2 + g / 4);
+    const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + g / 4);
     float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
     const uint8_t *columns[N];
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
@@ -185,7 +171,7 @@ static __device__ __forceinline__ source source_of(const kvq_matrix_part &part, 
                                                    int chunk) {
     const int a_tile = K::STEP_BYTES / 16, a_block = sizeof(kvq_columns) / 16, tiles = stage<K>::COLUMNS_AT / 16;
     if (chunk < tiles)
-        return source{tile_of(part, (int)blockIdx.x * MANY_TILES + chunk / a_tile) + chunk % a_tile * 16, 0};
+        return source{kvq_tile_of(part, (int)blockIdx.x * MANY_TILES + chunk / a_tile) + chunk % a_tile * 16, 0};
     chunk -= tiles;
     return source{columns_at(x, row + chunk / a_block * KVQ_COLUMNS, 0) + chunk % a_block * 16,
                   (int)sizeof(kvq_columns)};
@@ -231,7 +217,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.y * ROWS, first = warp / OUT_WARPS * WARP_COLUMNS, out_warp = warp % OUT_WARPS;
     int tile = out_warp * 2 + g / 4, n_left = job.n_rows - row - first;
-    const uint8_t *tile_bytes = tile_of(part, (int)blockIdx.x * MANY_TILES + tile);
+    const uint8_t *tile_bytes = kvq_tile_of(part, (int)blockIdx.x * MANY_TILES + tile);
     source from[stage<K>::COPIES];
 #pragma unroll
     for (int n = 0; n < stage<K>::COPIES; n++) from[n] = source_of<K>(part, x, row, n * MANY_THREADS + threadIdx.x);
@@ -266,8 +252,8 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
     for (int p = 0; p < PRODUCTS; p++)
         for (int n = 0; n < KVQ_LANE_COLUMNS; n++)
             for (int i = 0; i < KVQ_LANE_ROWS; i++)
-                store(job, part, n_out, (int)blockIdx.x * OUTS + out_warp * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i,
-                      row + first + p * KVQ_COLUMNS + 2 * t + n, total[p].of[i][n]);
+                kvq_store(job, part, n_out, (int)blockIdx.x * OUTS + out_warp * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i,
+                          row + first + p * KVQ_COLUMNS + 2 * t + n, total[p].of[i][n]);
 }
 
 /* ---- float weights ---- */
@@ -277,7 +263,7 @@ template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_p
     KVQ_SHARED(float, partial, ROW_COUNT *FLOAT_SLICES *KVQ_TILE_ROWS);
     int slice = threadIdx.x / KVQ_TILE_ROWS, r = threadIdx.x % KVQ_TILE_ROWS, row = blockIdx.y * FLOAT_ROWS;
     int n_rows = job.n_rows - row < ROW_COUNT ? job.n_rows - row : ROW_COUNT;
-    const uint8_t *tile = tile_of(part, blockIdx.x);
+    const uint8_t *tile = kvq_tile_of(part, blockIdx.x);
     float acc[ROW_COUNT] = {};
     for (int i = slice; i < n_in; i += FLOAT_SLICES) {
         float w = kvq_float_of(tile, part.layout.kind, (size_t)i * KVQ_TILE_ROWS + r);
@@ -292,7 +278,7 @@ template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_p
     if (n >= n_rows) return;
     float sum = partial[n * FLOAT_SLICES * KVQ_TILE_ROWS + r];
     for (int s = 1; s < FLOAT_SLICES; s++) sum += partial[(n * FLOAT_SLICES + s) * KVQ_TILE_ROWS + r];
-    store(job, part, n_out, (int)blockIdx.x * KVQ_TILE_ROWS + r, row + n, sum);
+    kvq_store(job, part, n_out, (int)blockIdx.x * KVQ_TILE_ROWS + r, row + n, sum);
 }
 
 /* ---- the host's part ---- */
@@ -328,39 +314,19 @@ static void launch_float(kvq_stream *s, const kvq_linear *job, const kvq_matrix_
 
 /* Every layout that formats.def makes. */
 static const struct kind {
-    int bits, group, zero;
-    kvq_scale_type scale;
-    bool has_min;
+    kvq_linear_key key;
     launch_fn *launch;
-} kinds[] = {
+} kinds[] = {{{0, 1, 0, KVQ_SCALE_NONE, false}, launch_float},
 #define CODED(bits, group, zero, scale, min) \
-    { bits, group, zero, KVQ_SCALE_##scale, min, launch_coded<kvq_coded<bits, group, zero, KVQ_SCALE_##scale, min>> }
-    /* clang-format off */
-    {0, 1, 0, KVQ_SCALE_NONE, false, launch_float},
-    CODED(4, 16,   0, SUPER, true),
-    CODED(4, 16,   4, SUPER, false),
-    CODED(4, 32,   0, F16,   true),
-    CODED(4, 32,   0, SUPER, true),
-    CODED(4, 32,   8, F16,   false),
-    CODED(5, 32,   0, F16,   true),
-    CODED(5, 32,   0, SUPER, true),
-    CODED(5, 32,  16, F16,   false),
-    CODED(6, 16,  32, SUPER, false),
-    CODED(8, 32, 128, F16,   false),
-    CODED(8, 32, 128, F32,   false),
-    CODED(8, 32, 128, SUPER, false),
-/* clang-format on */
+    {{bits, group, zero, KVQ_SCALE_##scale, min}, launch_coded<kvq_coded<bits, group, zero, KVQ_SCALE_##scale, min>>},
+             KVQ_CODED_MAP(CODED)
 #undef CODED
 };
 
 /* NULL after an error of the stream. */
 static const struct kind *find_kind(kvq_stream *s, const kvq_layout *layout) {
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        const struct kind *kind = &kinds[i];
-        if (kind->bits == layout->bits && kind->group == layout->group && kind->zero == layout->zero &&
-            kind->scale == layout->scale_type && kind->has_min == layout->has_min)
-            return kind;
-    }
+    for (const struct kind &kind : kinds)
+        if (kvq_linear_fits(&kind.key, layout)) return &kind;
     kvq_cuda_fail(s, KVQ_UNSUPPORTED,
                   "the CUDA backend has no product with weights of %d bits in groups of %d with zero %d", layout->bits,
                   layout->group, layout->zero);
@@ -382,7 +348,7 @@ static void linear(kvq_stream *s, const kvq_linear *job) {
     const kvq_matrix *m = job->w;
     activations x = {};
     bool coded = false;
-    if (job->n_rows == 0) return;
+    if (job->n_rows == 0 || kvq_cuda_linear_halves(s, job)) return;
     for (int p = 0; p < m->n_parts; p++) coded |= m->parts[p].layout.bits > 0;
     if (coded && !quantize(s, job, &x)) return;
     for (int p = 0; p < m->n_parts; p++) {

@@ -64,6 +64,54 @@ static __device__ __forceinline__ uint32_t kvq_two_halves(float low, float high)
     return kvq_float_half(low) | (uint32_t)kvq_float_half(high) << 16;
 }
 
+/* Four bytes of the eight of low (0 to 3) and high (4 to 7), each named by four bits of the selector. prmt. */
+static __device__ __forceinline__ uint32_t kvq_pick_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+#ifdef KVQ_SIMT
+    uint64_t both = low | (uint64_t)high << 32;
+    uint32_t ret = 0;
+    for (int i = 0; i < 4; i++) ret |= (uint32_t)(both >> (selector >> (4 * i) & 7) * 8 & 255) << (8 * i);
+    return ret;
+#else
+    return __byte_perm(low, high, selector);
+#endif
+}
+
+/* Arithmetic of two halves at once: x - y, x y, x y + z, rounded once to the nearest half (the shim rounds the last one
+ * to float first). Two instructions, not one fused: the sum of the first is exact where it is used. */
+#ifdef KVQ_SIMT
+template <typename F> static inline uint32_t simt_two_halves(uint32_t x, uint32_t y, uint32_t z, F f) {
+    return kvq_two_halves(f(kvq_low_half_float(x), kvq_low_half_float(y), kvq_low_half_float(z)),
+                          f(kvq_high_half_float(x), kvq_high_half_float(y), kvq_high_half_float(z)));
+}
+#endif
+static __device__ __forceinline__ uint32_t kvq_sub_halves(uint32_t x, uint32_t y) {
+#ifdef KVQ_SIMT
+    return simt_two_halves(x, y, 0, [](float a, float b, float) { return a - b; });
+#else
+    uint32_t ret;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(ret) : "r"(x), "r"(y));
+    return ret;
+#endif
+}
+static __device__ __forceinline__ uint32_t kvq_mul_halves(uint32_t x, uint32_t y) {
+#ifdef KVQ_SIMT
+    return simt_two_halves(x, y, 0, [](float a, float b, float) { return a * b; });
+#else
+    uint32_t ret;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(ret) : "r"(x), "r"(y));
+    return ret;
+#endif
+}
+static __device__ __forceinline__ uint32_t kvq_fma_halves(uint32_t x, uint32_t y, uint32_t z) {
+#ifdef KVQ_SIMT
+    return simt_two_halves(x, y, z, [](float a, float b, float c) { return a * b + c; });
+#else
+    uint32_t ret;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(ret) : "r"(x), "r"(y), "r"(z));
+    return ret;
+#endif
+}
+
 /* Four floats of 0 to 255, rounded to bytes, the first in the low bits: 1.5 2^23 brings integers to the low bits of a
  * float, and prmt takes them out. */
 static __device__ __forceinline__ uint32_t kvq_four_bytes(float x0, float x1, float x2, float x3) {

@@ -58,6 +58,7 @@ static void refine(kvq_stream *s, const kvq_refine *job) {
     const kvq_matrix *m = job->w;
     size_t used = 0, n_in = (size_t)m->n_in, n_rows = (size_t)job->n_rows;
     if (job->n_rows == 0 || m->n_in % KVQ_ACT_GROUP != 0) return; /* floats have nothing to refine */
+    if (kvq_cuda_takes_halves(s, m, job->n_rows)) return;
     float *rest = (float *)kvq_cuda_take(s, &used, n_rows * n_in * sizeof(float));
     float *threshold = (float *)kvq_cuda_take(s, &used, n_rows * sizeof(float));
     if (!rest || !threshold) return;

@@ -48,6 +48,8 @@ struct kvq_stream {
     kvq_device *device;
     kvq_shapes shapes;
     size_t shared_bytes; /* that a block may have */
+    int capability;      /* 90: compute capability 9.0 */
+    int n_sms;
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
@@ -97,6 +99,7 @@ static inline int kvq_cuda_splits(int n_tokens, int block_tokens) {
 
 /* What operators need of the workspace at most; each stands beside its operator. */
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
+size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's part of linear's */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 
@@ -109,7 +112,14 @@ void kvq_cuda_fill_close(kvq_ops *ops);
 void kvq_cuda_fill_attend(kvq_ops *ops);
 void kvq_cuda_fill_step(kvq_ops *ops); /* begin */
 
-/* Allows attend's kernels that much shared memory a block; once, when the device is opened. */
+/* Allow kernels that much shared memory a block; once, when the device is opened. */
 kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err);
+kvq_status kvq_cuda_allow_halves(size_t shared_bytes, kvq_error *err);
+
+/* Whether a product is made of activations in halves (linear_halves.cu): where results may depend on the batch, of many
+ * rows. Then there is nothing to refine. */
+bool kvq_cuda_takes_halves(const kvq_stream *s, const kvq_matrix *m, int n_rows);
+/* Makes it; false, and nothing done, where kvq_cuda_takes_halves says no. */
+bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job);
 
 #endif

@@ -30,13 +30,13 @@ static __device__ __forceinline__ float kvq_block_sum(float x, KVQ_SHARED_PTR(fl
     __syncthreads();
     return sum;
 }
-static __device__ __forceinline__ float kvq_block_max(float x, KVQ_SHARED_PTR(float) scratch) {
+template <typename T> static __device__ __forceinline__ T kvq_block_max(T x, KVQ_SHARED_PTR(T) scratch) {
     int lane = threadIdx.x % KVQ_WARP_LANES, warp = threadIdx.x / KVQ_WARP_LANES, n = blockDim.x / KVQ_WARP_LANES;
     x = kvq_warp_max(x);
     if (lane == 0) scratch[warp] = x;
     __syncthreads();
-    float max = scratch[0];
-    for (int w = 1; w < n; w++) max = kvq_larger<float>(max, scratch[w]);
+    T max = scratch[0];
+    for (int w = 1; w < n; w++) max = kvq_larger<T>(max, scratch[w]);
     __syncthreads();
     return max;
 }

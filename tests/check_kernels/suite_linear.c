@@ -12,6 +12,8 @@
 #define EPS 0x1p-24
 #define COUNT(array) ((int)(sizeof array / sizeof *array))
 
+#define SCALES 0.02 /* deviation of the scales, where they are not to be too large for something */
+
 /* Random bytes of a format whose scales are reasonable: every half in the block's scale places is set small. The
  * formats of this table say where their halves are; a byte of any other place may be anything. */
 static const struct halves {
@@ -30,14 +32,15 @@ static void put_half(uint8_t *at, float value) {
     memcpy(at, &half, sizeof half);
 }
 
-static void random_block(check *c, kvq_format format, uint8_t *block) {
+static void random_block(check *c, kvq_format format, uint8_t *block, double scales) {
     const kvq_format_info *info = kvq_format_get(format);
     for (int i = 0; i < info->block_bytes; i++) block[i] = (uint8_t)check_random(c);
-    if (format == KVQ_FORMAT_MXFP4) block[0] = (uint8_t)check_random_int(c, 110, 130);
+    if (format == KVQ_FORMAT_MXFP4) block[0] = (uint8_t)(check_random_int(c, 110, 130) + (int)log2(scales / SCALES));
     for (int s = 0; s < COUNT(scale_places); s++)
         for (int h = 0; h < 2 && scale_places[s].format == format; h++)
             if (scale_places[s].at[h] >= 0)
-                put_half(block + scale_places[s].at[h], (float)(check_random_normal(c) * 0.02));
+                put_half(block + scale_places[s].at[h],
+                         (float)fmax(fmin(check_random_normal(c) * scales, 60000), -60000));
 }
 
 static void random_float(check *c, kvq_format format, uint8_t *at) {
@@ -52,7 +55,7 @@ static void random_float(check *c, kvq_format format, uint8_t *at) {
 }
 
 /* Adds a part of n rows in the format to the matrix, its data in a guarded buffer. */
-static void add_part(check *c, kvq_matrix *m, kvq_format format, int n_rows) {
+static void add_scaled_part(check *c, kvq_matrix *m, kvq_format format, int n_rows, double scales) {
     const kvq_format_info *info = kvq_format_get(format);
     size_t n_blocks = (size_t)n_rows * (m->n_in / info->block_len);
     uint8_t *file = malloc(n_blocks * info->block_bytes);
@@ -62,7 +65,7 @@ static void add_part(check *c, kvq_matrix *m, kvq_format format, int n_rows) {
         if (info->group_len == 0)
             random_float(c, format, block);
         else
-            random_block(c, format, block);
+            random_block(c, format, block, scales);
     }
     kvq_matrix_part *part = &m->parts[m->n_parts++];
     *part = (kvq_matrix_part){.layout = kvq_layout_of(format), .row_begin = m->n_out, .n_rows = n_rows};
@@ -70,6 +73,10 @@ static void add_part(check *c, kvq_matrix *m, kvq_format format, int n_rows) {
     kvq_matrix_repack(part, format, file, n_rows, m->n_in);
     m->n_out += n_rows;
     free(file);
+}
+
+static void add_part(check *c, kvq_matrix *m, kvq_format format, int n_rows) {
+    add_scaled_part(c, m, format, n_rows, SCALES);
 }
 
 /* sum over groups of |scale d dot| + |min d S| (coded) or of |w x| (floats), the magnitude that roundings are relative
@@ -218,6 +225,136 @@ static void not_finite_case(check *c, kvq_format format, float value, const char
     free(bound);
 }
 
+/* ---- products in half precision, where results may depend on the batch (kvq_shapes) ---- */
+
+typedef struct halves_case_of {
+    const kvq_linear *job;
+    double *exact, *bound; /* [n_rows, n_out] in double, on activations as they are; and what halves may differ by */
+    const double *bound_of_codes;
+    bool must; /* be halves; else int8 is right too: what a device does depends on what it does faster */
+} halves_case_of;
+
+/* Activations, scales, minimums and weights are each rounded to a half, 2^-11 of them, or by the smallest of a row in
+ * its range; sums are floats that a device may cut off. */
+static void halves_of(const kvq_linear *job, halves_case_of *h) {
+    int n = job->w->n_in, n_out = job->w->n_out;
+    float *w = calloc((size_t)n * 3, sizeof *w), *scale = w + n, *min = scale + n;
+    uint8_t *code = malloc(n);
+    if (!w || !code) abort();
+    for (int o = 0; o < n_out; o++) {
+        const kvq_matrix_part *part = kvq_matrix_part_of(job->w, o);
+        kvq_matrix_row(job->w, o, w);
+        if (part->layout.bits) kvq_matrix_part_codes(part, o - part->row_begin, n, code, scale, min);
+        for (int r = 0; r < job->n_rows; r++) {
+            const float *x = job->in + (size_t)r * n;
+            size_t at = (size_t)r * n_out + o;
+            double sum = 0, magnitude = 0, weights = 0, inputs = 0, largest = 0;
+            for (int i = 0; i < n; i++) {
+                double least = part->layout.bits ? fabs((double)min[i / part->layout.group]) : 0;
+                sum += (double)w[i] * x[i];
+                magnitude += (fabs((double)w[i]) + 2 * least) * fabs((double)x[i]);
+                weights += fabs((double)w[i]);
+                inputs += fabs((double)x[i]);
+                largest = fmax(largest, fabs((double)x[i]));
+            }
+            double bias = job->bias ? (double)job->bias[o] : 0,
+                   residual = job->residual ? (double)job->residual[at] : 0;
+            h->exact[at] = sum + bias + residual;
+            h->bound[at] = magnitude * (3 * 0x1p-11 + n * 0x1p-23) + weights * largest * 0x1p-17 + inputs * 0x1p-25 +
+                           3 * EPS * (fabs(bias) + fabs(residual)) + weights * 1e-30 + 1e-40;
+        }
+    }
+    free(w);
+    free(code);
+}
+
+static bool compare_halves(void *context, int out, const void *want, const void *got, check_difference *ret) {
+    const halves_case_of *h = context;
+    const float *ref = want, *values = got;
+    size_t n = (size_t)h->job->n_rows * h->job->w->n_out, i = 0;
+    (void)out;
+    while (i < n && (isfinite(ref[i]) ? fabs((double)values[i] - h->exact[i]) <= h->bound[i]
+                     : isnan(ref[i])  ? isnan(values[i])
+                                      : values[i] == ref[i]))
+        i++;
+    if (i == n) return true;
+    if (!h->must && check_same_floats(want, got, n, h->bound_of_codes, ret)) return true;
+    *ret = (check_difference){i, h->exact[i], (double)values[i], h->bound[i]};
+    return false;
+}
+
+typedef struct halves_shape {
+    const char *what;
+    int n_out, n_in, n_rows;
+    bool bias, residual;
+    check_fill fill;
+    double scales;
+    float odd; /* one input; 0: none */
+} halves_shape;
+
+static void halves_case(check *c, kvq_format format, const halves_shape *shape) {
+    check_level *level = &c->levels[1], before = *level;
+    if (!level->device || !check_begin(c, "linear_halves_%s_%s", kvq_format_get(format)->name, shape->what)) return;
+    kvq_shapes sizes = {.max_rows = shape->n_rows,
+                        .max_in = shape->n_in,
+                        .max_out = 1024,
+                        .n_heads = 1,
+                        .n_kv_heads = 1,
+                        .head_dim = 64,
+                        .max_tokens = 64,
+                        .block_tokens = 64,
+                        .threads = 1,
+                        .max_seqs = 1,
+                        .n_groups = 1,
+                        .depends_on_batch = true};
+    kvq_error error;
+    kvq_status status = level->backend->stream_new(level->device, &sizes, &level->one, &error);
+    sizes.threads = CHECK_THREADS;
+    if (!status) status = level->backend->stream_new(level->device, &sizes, &level->many, &error);
+    if (status) check_fail(c, CHECK_STREAM, "%s", error.text);
+    kvq_matrix m = {.n_in = shape->n_in};
+    add_scaled_part(c, &m, format, shape->n_out, shape->scales);
+    size_t n = (size_t)shape->n_rows * m.n_out;
+    kvq_linear job = {.w = &m, .n_rows = shape->n_rows};
+    float *in = check_floats(c, (size_t)shape->n_rows * m.n_in, shape->fill);
+    if (shape->odd != 0) in[(size_t)(shape->n_rows / 2) * m.n_in + 77] = shape->odd;
+    job.in = in;
+    job.bias = shape->bias ? check_floats(c, m.n_out, CHECK_OUTLIERS) : NULL;
+    job.out = check_floats(c, n, shape->residual ? CHECK_OUTLIERS : CHECK_JUNK);
+    job.residual = shape->residual ? job.out : NULL;
+    double *bounds = calloc(3 * n, sizeof *bounds);
+    if (!bounds) abort();
+    halves_case_of h = {&job, bounds, bounds + n, bounds + 2 * n, !c->device_memory};
+    halves_of(&job, &h);
+    bounds_of(&job, bounds + 2 * n);
+    if (!status)
+        check_run(c, &(check_op){.call = call_linear,
+                                 .job = &job,
+                                 .outs = {job.out},
+                                 .n_outs = 1,
+                                 .compare = compare_halves,
+                                 .context = &h});
+    check_end(c);
+    if (level->one != before.one) level->backend->stream_free(level->one);
+    if (level->many != before.many) level->backend->stream_free(level->many);
+    *level = before;
+    free(bounds);
+}
+
+static void halves_cases(check *c, kvq_format format) {
+    static const halves_shape shapes[] = {
+        {"two_blocks_of_rows", 40, 512, 130, true, true, CHECK_OUTLIERS, SCALES, 0},
+        {"two_blocks_of_outputs", 300, 256, 65, false, false, CHECK_OUTLIERS, SCALES, 0},
+        {"one_step_more_than_stages", 257, 1280, 70, false, true, CHECK_NORMAL, SCALES, 0},
+        {"huge", 20, 256, 129, false, false, CHECK_HUGE, SCALES, 0},
+        {"tiny", 20, 256, 129, true, false, CHECK_TINY, SCALES, 0},
+        {"too_large", 20, 256, 129, true, true, CHECK_NORMAL, SCALES * 0x1p20, 0},
+        {"nan", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, NAN},
+        {"infinity", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, -INFINITY},
+    };
+    for (int s = 0; s < COUNT(shapes); s++) halves_case(c, format, &shapes[s]);
+}
+
 static void call_refine(const kvq_ops *ops, kvq_stream *s, void *job) {
     ops->refine(s, job);
 }
@@ -305,6 +442,7 @@ void suite_linear(check *c) {
         formats_cases(c, (kvq_format)f);
         not_finite_case(c, (kvq_format)f, NAN, "nan");
         not_finite_case(c, (kvq_format)f, INFINITY, "infinity");
+        if (f != KVQ_FORMAT_F32) halves_cases(c, (kvq_format)f);
         refine_cases(c, (kvq_format)f);
         for (int r = 0; r < 4; r++) embed_case(c, (kvq_format)f, r);
     }

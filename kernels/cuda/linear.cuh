@@ -1,0 +1,50 @@
+/* linear.cuh: what linear.cu and linear_halves.cu share: the layouts there are, tiles, and how results are stored. */
+#ifndef KVQ_CUDA_LINEAR_CUH
+#define KVQ_CUDA_LINEAR_CUH
+
+#include "stream.h"
+
+/* Every coded layout that formats.def makes: bits, group, zero, scale, minimums. */
+#define KVQ_CODED_MAP(X)       \
+    X(4, 16, 0, SUPER, true)   \
+    X(4, 16, 4, SUPER, false)  \
+    X(4, 32, 0, F16, true)     \
+    X(4, 32, 0, SUPER, true)   \
+    X(4, 32, 8, F16, false)    \
+    X(5, 32, 0, F16, true)     \
+    X(5, 32, 0, SUPER, true)   \
+    X(5, 32, 16, F16, false)   \
+    X(6, 16, 32, SUPER, false) \
+    X(8, 32, 128, F16, false)  \
+    X(8, 32, 128, F32, false)  \
+    X(8, 32, 128, SUPER, false)
+
+/* What a kernel is compiled for; the formats of float layouts are told apart by `kind`. */
+typedef struct kvq_linear_key {
+    int bits, group, zero;
+    kvq_scale_type scale;
+    bool has_min;
+} kvq_linear_key;
+
+static inline bool kvq_linear_fits(const kvq_linear_key *key, const kvq_layout *layout) {
+    return key->bits == layout->bits && key->group == layout->group && key->zero == layout->zero &&
+           key->scale == layout->scale_type && key->has_min == layout->has_min;
+}
+
+/* Output o of the part, activation row `row`: bias and residual in the CPU's order. */
+static __device__ __forceinline__ void kvq_store(const kvq_linear &job, const kvq_matrix_part &part, int n_out, int o,
+                                                 int row, float value) {
+    if (o >= part.n_rows || row >= job.n_rows) return;
+    size_t at = (size_t)row * n_out + part.row_begin + o;
+    if (job.bias) value += job.bias[part.row_begin + o];
+    if (job.residual) value += job.residual[at];
+    job.out[at] = value;
+}
+
+/* A part's tile; the last one for those behind, whose results nobody stores. */
+static __device__ __forceinline__ const uint8_t *kvq_tile_of(const kvq_matrix_part &part, int tile) {
+    int last = (part.n_rows - 1) / KVQ_TILE_ROWS;
+    return part.data + (size_t)(tile < last ? tile : last) * part.tile_bytes;
+}
+
+#endif
