@@ -214,7 +214,6 @@ static __device__ __forceinline__ void multiply(const kvq_linear &job, const kvq
         kvq_half_weights w = next;
         kvq_copy_wait<STAGES - 3>();
         __syncthreads(); /* the next step is there for all, and all have done with the one before this */
-        copy_step<W>(stages + (step + STAGES - 1) % STAGES * S::BYTES, from, step + STAGES - 1, x.n_steps);
         W::load(&raw, behind + (tile_at + W::SUPER_BYTES), behind + tile_at, lane);
         W::unpack(&next, raw, lane);
 #pragma unroll
@@ -225,6 +224,8 @@ static __device__ __forceinline__ void multiply(const kvq_linear &job, const kvq
             for (int q = 0; q < 2; q++)
 #pragma unroll
                 for (int i = 0; i < KVQ_LANE_ROWS / 2; i++) kvq_mma_halves(acc[p][i], w.a[i][q], b + 2 * q);
+            if (p == 1) /* while the tensor cores are busy */
+                copy_step<W>(stages + (step + STAGES - 1) % STAGES * S::BYTES, from, step + STAGES - 1, x.n_steps);
         }
     }
     kvq_copy_wait<0>(); /* of the steps behind the last */
