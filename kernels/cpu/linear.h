@@ -50,13 +50,15 @@ typedef struct kvq_linear_kernels {
     void (*floats)(const kvq_linear_run *run);
 } kvq_linear_kernels;
 
-/* kvq_linear_kernels_SET, of those that are linear_tmpl.h alone. */
+/* kvq_linear_kernels_SET. */
 #define KVQ_LINEAR_KERNELS(set) extern const kvq_linear_kernels kvq_linear_kernels_##set;
 KVQ_LINEAR_KERNELS(generic)
 KVQ_LINEAR_KERNELS(avx2)
 KVQ_LINEAR_KERNELS(avxvnni)
 KVQ_LINEAR_KERNELS(avx512)
 KVQ_LINEAR_KERNELS(neon)
+KVQ_LINEAR_KERNELS(dotprod)
+KVQ_LINEAR_KERNELS(i8mm)
 
 void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels);
 void kvq_cpu_refine(kvq_stream *s, const kvq_refine *job, const kvq_linear_kernels *kernels);

@@ -17,9 +17,7 @@
  * multiply scale and d, and add it to the accumulator: 12 operations, 13 with a minimum; with SMMLA 4 of 8. Cortex-A76
  * and A78 do two a cycle, SDOT among them, so 8/12 of the machine's dot products are the most that this arithmetic
  * lets one have, and 4/8 of its matrix products. What the code needs beyond that tests/bench/arm64_counts counts. */
-#include <math.h>
-
-#include "linear.h"
+#include "linear_rows_tmpl.h"
 
 #ifdef V_MATRIX
 #define PAIR 2 /* rows whose activations are interleaved */
@@ -29,17 +27,6 @@
 
 #define COLUMN 4 /* outputs */
 #define N_COLUMNS (KVQ_TILE_ROWS / COLUMN)
-
-/* X(1, ..) to X(PANEL_ROWS, ..) */
-#define PANEL_MAP(X, ...) V_JOIN(PANEL_MAP, PANEL_ROWS)(X, __VA_ARGS__)
-/* clang-format off */
-#define PANEL_MAP_2(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
-#define PANEL_MAP_4(X, ...) PANEL_MAP_2(X, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
-#define PANEL_MAP_8(X, ...) PANEL_MAP_4(X, __VA_ARGS__) \
-    X(5, __VA_ARGS__) X(6, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__)
-#define PANEL_MAP_12(X, ...) PANEL_MAP_8(X, __VA_ARGS__) \
-    X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)
-/* clang-format on */
 
 /* ---- activations into panels ----
  * R rows, for each group of 32 inputs in order; the fields of linear.h, with sums that need no adding up:
@@ -57,29 +44,6 @@ _Static_assert(GROUP_BYTES <= KVQ_PANEL_GROUP_BYTES, "panels have room");
 /* Whether row r of R has another beside it in its pair. */
 #define IS_PAIRED(r, R) (PAIR == 2 && ((r) | 1) < (R))
 
-/* One group of one row: codes, and d, S as matrix.h says. The maximum is taken over the bits of |x|, whose order is
- * that of the floats with NaN and infinity above all of them. */
-V_INLINE void quantize_group(const float *x, int8_t q[KVQ_ACT_GROUP], float *ret_d, int32_t ret_sums[2]) {
-    v16f a = v_load(x), b = v_load(x + V_LANES);
-    int32_t bits = v_hmax_i(v_max_i(v_bits(v_abs(a)), v_bits(v_abs(b))));
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    bool finite = bits < 0x7F800000;
-    if (!finite || largest < KVQ_ACT_TINY) {
-        *ret_d = finite ? 0.0f : (float)NAN;
-        ret_sums[0] = ret_sums[1] = 0;
-        memset(q, 0, KVQ_ACT_GROUP);
-        return;
-    }
-    *ret_d = largest / 127.0f;
-    v16f inverse = v_set1(1.0f / *ret_d);
-    v16i qa = v_rint(v_mul(a, inverse)), qb = v_rint(v_mul(b, inverse));
-    v_store_low_b(q, qa);
-    v_store_low_b(q + V_LANES, qb);
-    ret_sums[0] = v_hsum_i(qa);
-    ret_sums[1] = v_hsum_i(qb);
-}
-
 static void quantize(const float *in, int n_in, int n_rows, void *panel) {
     uint8_t *at = panel;
     for (int i = 0; i < n_in; i += KVQ_ACT_GROUP, at += n_rows * GROUP_BYTES) {
@@ -87,8 +51,9 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
         int16_t *sums = (int16_t *)(at + n_rows * SUMS_AT);
         for (int r = 0; r < n_rows; r++) {
             int8_t q[KVQ_ACT_GROUP];
-            int32_t half[2];
-            quantize_group(in + (size_t)r * n_in + i, q, &d[r], half);
+            v16i integers[2];
+            d[r] = quantize_group(in + (size_t)r * n_in + i, q, integers);
+            const int32_t half[2] = {v_hsum_i(integers[0]), v_hsum_i(integers[1])};
             const int32_t sum[3] = {half[0] + half[1], half[0], half[1]};
             for (int s = 0; s < 3; s++) {
                 d_sums[s * n_rows + r] = d[r] * (float)sum[s];
@@ -99,12 +64,6 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
             for (int e = 0; e < 4; e++) memcpy(codes + e * (paired ? 16 : 8), q + 8 * e, 8);
         }
     }
-}
-
-static void transpose(const float *in, int n_in, int n_rows, void *panel) {
-    float *out = panel;
-    for (int r = 0; r < n_rows; r++)
-        for (int i = 0; i < n_in; i++) out[(size_t)i * n_rows + r] = in[(size_t)r * n_in + i];
 }
 
 /* ---- results ---- */
@@ -155,22 +114,38 @@ V_INLINE group_at next_group(group_at at, const kvq_layout kind, int i) {
     return at;
 }
 
+/* What the scales and minimums of a column are factors of; for 256 inputs. */
+typedef struct supers {
+    float32x4_t d, dmin;
+} supers;
+
+V_INLINE float32x4_t load_halves(const uint8_t *at) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)at)));
+}
+
+/* Those of the group `at`, which begins with input i, if they are new. */
+V_INLINE void load_supers(supers *super, group_at at, const kvq_layout kind, int i, int column) {
+    if (kind.scale_type != KVQ_SCALE_SUPER || i % KVQ_SUPER_INPUTS != 0) return;
+    const uint8_t *d = at.super + 2 * COLUMN * column;
+    super->d = load_halves(d);
+    if (kind.has_min) super->dmin = load_halves(d + 2 * KVQ_TILE_ROWS);
+}
+
 /* Four scales or minimums, those of a column, of 16 at `from`. */
-V_INLINE float32x4_t load_scales(const uint8_t *from, const uint8_t *super, kvq_scale_type type, int column) {
+V_INLINE float32x4_t load_scales(const uint8_t *from, float32x4_t super, kvq_scale_type type, int column) {
     const uint8_t *at = from + column * (scales_bytes_of(type) / N_COLUMNS);
     if (type == KVQ_SCALE_F32) return vld1q_f32((const float *)at);
-    if (type == KVQ_SCALE_F16) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)at)));
+    if (type == KVQ_SCALE_F16) return load_halves(at);
     int32_t four;
     memcpy(&four, at, sizeof four);
     int16x8_t factors = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
-    return vmulq_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)super + column * COLUMN))),
-                     vcvtq_f32_s32(vmovl_s16(vget_low_s16(factors))));
+    return vmulq_f32(super, vcvtq_f32_s32(vmovl_s16(vget_low_s16(factors))));
 }
-V_INLINE float32x4_t scale_of(group_at at, const kvq_layout kind, int column) {
-    return load_scales(at.scales, at.super, kind.scale_type, column);
+V_INLINE float32x4_t scale_of(group_at at, supers super, const kvq_layout kind, int column) {
+    return load_scales(at.scales, super.d, kind.scale_type, column);
 }
-V_INLINE float32x4_t min_of(group_at at, const kvq_layout kind, int column) {
-    return load_scales(at.mins, at.super + 2 * KVQ_TILE_ROWS, kind.scale_type, column);
+V_INLINE float32x4_t min_of(group_at at, supers super, const kvq_layout kind, int column) {
+    return load_scales(at.mins, super.dmin, kind.scale_type, column);
 }
 
 /* Codes of inputs 4 k .. 4 k + 3 of a group whose column begins at w (matrix.h has the picture), as signed bytes: those
@@ -336,6 +311,7 @@ V_INLINE void coded_columns(const kvq_linear_run *run, int tile, int first, cons
     const int16x4_t minus_zero = vdup_n_s16((int16_t)-kind.zero);
     const uint8_t *panel = run->panel;
     group_at at = {.end = run->part->data + (size_t)tile * run->part->tile_bytes};
+    supers super[N_COLUMNS] = {{vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}};
     float32x4_t acc[N_COLUMNS][PANEL_ROWS + 1];
     V_UNROLL for (int c = 0; c < C; c++) {
         V_UNROLL for (int r = 0; r <= R; r++) acc[c][r] = vdupq_n_f32(0.0f);
@@ -345,13 +321,15 @@ V_INLINE void coded_columns(const kvq_linear_run *run, int tile, int first, cons
             const panel_part p = part_of(panel, group, from, R);
             at = next_group(at, kind, i + from);
             V_UNROLL for (int c = 0; c < C; c++) {
+                load_supers(&super[c], at, kind, i + from, first + c);
                 int8x16_t codes[KVQ_ACT_GROUP / 4];
                 V_UNROLL for (int k = 0; k < n_codes; k++) codes[k] =
                     load_codes(at.codes + 16 * (first + c), kind.bits, k);
                 if (pairs) zip_codes(codes, n_codes);
                 (pairs ? add_pairs : add_rows)(acc[c], codes, n_codes, p, has_zero, minus_zero,
-                                               scale_of(at, kind, first + c), R);
-                if (kind.has_min) (pairs ? add_pair_mins : add_mins)(acc[c], p, min_of(at, kind, first + c), R);
+                                               scale_of(at, super[c], kind, first + c), R);
+                if (kind.has_min)
+                    (pairs ? add_pair_mins : add_mins)(acc[c], p, min_of(at, super[c], kind, first + c), R);
             }
         }
     }
@@ -367,17 +345,19 @@ V_INLINE size_t unpacked_group_bytes(const int group, const bool has_min) {
 V_INLINE void unpack_column(const kvq_linear_run *run, int column, const kvq_layout kind, uint8_t *out) {
     const int group = kind.group, n_codes = group / 4;
     const int8x16_t zero = vdupq_n_s8((int8_t)(kind.bits < 8 ? kind.zero : 0));
+    supers super = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
     group_at at = {.end = run->part->data + (size_t)run->tile_begin * run->part->tile_bytes};
     for (int i = 0; i < run->n_in; i += group, out += unpacked_group_bytes(group, kind.has_min)) {
         int8x16_t codes[KVQ_ACT_GROUP / 4];
         at = next_group(at, kind, i);
+        load_supers(&super, at, kind, i, column);
         V_UNROLL for (int k = 0; k < n_codes; k++) codes[k] =
             vsubq_s8(load_codes(at.codes + 16 * column, kind.bits, k), zero);
         zip_codes(codes, n_codes);
         V_UNROLL for (int k = 0; k < n_codes; k++) vst1q_s8((int8_t *)out + 16 * k, codes[k]);
         float *scales = (float *)(out + group * COLUMN);
-        vst1q_f32(scales, scale_of(at, kind, column));
-        if (kind.has_min) vst1q_f32(scales + COLUMN, min_of(at, kind, column));
+        vst1q_f32(scales, scale_of(at, super, kind, column));
+        if (kind.has_min) vst1q_f32(scales + COLUMN, min_of(at, super, kind, column));
     }
 }
 
@@ -447,8 +427,6 @@ PANEL_MAP(UNPACKED_KERNEL, unpacked16, 16, false)
 PANEL_MAP(UNPACKED_KERNEL, unpacked16_min, 16, true)
 PANEL_MAP(UNPACKED_KERNEL, unpacked32, 32, false)
 PANEL_MAP(UNPACKED_KERNEL, unpacked32_min, 32, true)
-
-#define KERNEL_ENTRY(R, name) name##_##R,
 
 typedef void unpacked_kernel(const kvq_linear_run *run, int column, const uint8_t *at);
 static unpacked_kernel *const unpacked_kernels[2][2][PANEL_ROWS] = {
@@ -536,7 +514,7 @@ V_INLINE void float_columns(const kvq_linear_run *run, int tile, int first, cons
     store_columns(run, tile, first, acc, false, C, R);
 }
 
-/* T tiles times one row: four at once, because its chains of additions wait for themselves. */
+/* T tiles times one row. */
 V_INLINE void float_row(const kvq_linear_run *run, int tile, const kvq_format kind, const int T) {
     const size_t step = V_LANES * (kind == KVQ_FORMAT_F32 ? 4 : 2), tile_bytes = run->part->tile_bytes;
     const uint8_t *w = run->part->data + (size_t)tile * tile_bytes;
@@ -558,66 +536,19 @@ V_INLINE void float_row(const kvq_linear_run *run, int tile, const kvq_format ki
     }
 }
 
-V_INLINE void float_tile(const kvq_linear_run *run, int tile, const kvq_format kind, const int R) {
+V_INLINE void float_tiles(const kvq_linear_run *run, int tile, const kvq_format kind, const int T, const int R) {
     const int C = R <= 4 ? 4 : R <= 8 ? 2 : 1;
     if (R == 1) {
-        float_row(run, tile, kind, 1);
+        float_row(run, tile, kind, T);
         return;
     }
     for (int c = 0; c < N_COLUMNS; c += C) float_columns(run, tile, c, kind, C, R);
 }
 
-#define FLOAT_KERNEL(R, name, kind)                               \
-    static void name##_##R(const kvq_linear_run *run, int tile) { \
-        float_tile(run, tile, kind, R);                           \
-    }
-PANEL_MAP(FLOAT_KERNEL, f32, KVQ_FORMAT_F32)
-PANEL_MAP(FLOAT_KERNEL, f16, KVQ_FORMAT_F16)
-PANEL_MAP(FLOAT_KERNEL, bf16, KVQ_FORMAT_BF16)
-
-#define FOUR_TILES(name, kind)                              \
-    static void name(const kvq_linear_run *run, int tile) { \
-        float_row(run, tile, kind, 4);                      \
-    }
-FOUR_TILES(f32_four, KVQ_FORMAT_F32)
-FOUR_TILES(f16_four, KVQ_FORMAT_F16)
-FOUR_TILES(bf16_four, KVQ_FORMAT_BF16)
-
-static const struct float_kind {
-    kvq_format kind;
-    tile_kernel *four; /* four tiles, one row */
-    tile_kernel *rows[PANEL_ROWS];
-} float_kinds[] = {
-    {KVQ_FORMAT_F32, f32_four, {PANEL_MAP(KERNEL_ENTRY, f32)}},
-    {KVQ_FORMAT_F16, f16_four, {PANEL_MAP(KERNEL_ENTRY, f16)}},
-    {KVQ_FORMAT_BF16, bf16_four, {PANEL_MAP(KERNEL_ENTRY, bf16)}},
-};
-
-static void floats(const kvq_linear_run *run) {
-    const struct float_kind *kind = float_kinds;
-    while (kind->kind != run->part->layout.kind) kind++;
-    int tile = run->tile_begin, end = run->tile_begin + run->n_tiles;
-    for (; run->n_rows == 1 && tile + 4 <= end; tile += 4) kind->four(run, tile);
-    for (; tile < end; tile++) kind->rows[run->n_rows - 1](run, tile);
-}
-
-static const kvq_linear_kernels kernels = {.panel_rows = PANEL_ROWS,
-                                           .quantize = quantize,
-                                           .transpose = transpose,
-                                           .coded = coded,
-                                           .unpack = unpack,
-                                           .unpacked = unpacked,
-                                           .floats = floats};
-
-static void linear(kvq_stream *s, const kvq_linear *job) {
-    kvq_cpu_linear(s, job, &kernels);
-}
-
-static void refine(kvq_stream *s, const kvq_refine *job) {
-    kvq_cpu_refine(s, job, &kernels);
-}
-
-void V_NAME(kvq_linear_fill)(kvq_ops *ops) {
-    ops->linear = linear;
-    ops->refine = refine;
-}
+const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
+                                                       .quantize = quantize,
+                                                       .transpose = transpose,
+                                                       .coded = coded,
+                                                       .unpack = unpack,
+                                                       .unpacked = unpacked,
+                                                       .floats = floats};

@@ -7,22 +7,8 @@
  * times both scales, into the accumulator; five with a minimum). So the limit is 8 / 12 of the machine's dot products;
  * what is reached is printed by check_kernels --bench --test=linear, and for one row the share of the memory's
  * bandwidth, which is the limit there: every byte of the weights is read once. */
-#include <math.h>
-
-#include "linear.h"
+#include "linear_rows_tmpl.h"
 #include "linear_tile_tmpl.h"
-
-/* X(1, ..) to X(PANEL_ROWS, ..) */
-#define PANEL_MAP(X, ...) V_JOIN(PANEL_MAP, PANEL_ROWS)(X, __VA_ARGS__)
-/* clang-format off */
-#define PANEL_MAP_2(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
-#define PANEL_MAP_4(X, ...) PANEL_MAP_2(X, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
-#define PANEL_MAP_5(X, ...) PANEL_MAP_4(X, __VA_ARGS__) X(5, __VA_ARGS__)
-#define PANEL_MAP_6(X, ...) PANEL_MAP_5(X, __VA_ARGS__) X(6, __VA_ARGS__)
-#define PANEL_MAP_12(X, ...) PANEL_MAP_6(X, __VA_ARGS__) \
-    X(7, __VA_ARGS__) X(8, __VA_ARGS__) \
-    X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)
-/* clang-format on */
 
 #ifndef UNPACK_TILES
 #define UNPACK_TILES 0
@@ -34,29 +20,6 @@
 #define PREFETCH_BYTES 4096
 
 /* ---- activations into panels ---- */
-
-/* One group of one row: codes, and d, S as matrix.h says. The maximum is taken over the bits of |x|, whose order is
- * that of the floats with NaN and infinity above all of them. */
-V_INLINE void quantize_group(const float *x, int8_t *q, float *ret_d, int32_t ret_pairs[2]) {
-    v16f a = v_load(x), b = v_load(x + V_LANES);
-    int32_t bits = v_hmax_i(v_max_i(v_bits(v_abs(a)), v_bits(v_abs(b))));
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    bool finite = bits < 0x7F800000;
-    if (!finite || largest < KVQ_ACT_TINY) {
-        *ret_d = finite ? 0.0f : (float)NAN;
-        ret_pairs[0] = ret_pairs[1] = 0;
-        memset(q, 0, KVQ_ACT_GROUP);
-        return;
-    }
-    *ret_d = largest / 127.0f;
-    v16f inverse = v_set1(1.0f / *ret_d);
-    v16i qa = v_rint(v_mul(a, inverse)), qb = v_rint(v_mul(b, inverse));
-    v_store_low_b(q, qa);
-    v_store_low_b(q + V_LANES, qb);
-    ret_pairs[0] = v_hsum_pairs(qa);
-    ret_pairs[1] = v_hsum_pairs(qb);
-}
 
 /* The two 16-bit halves of a pair. */
 V_INLINE int low_of(int32_t pair) {
@@ -72,8 +35,9 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
         float *scale = (float *)(at + n_rows * KVQ_PANEL_SCALE), *d_sums = (float *)(at + n_rows * KVQ_PANEL_D_SUMS);
         int16_t *sums = (int16_t *)(at + n_rows * KVQ_PANEL_SUMS);
         for (int r = 0; r < n_rows; r++) {
-            int32_t pairs[2];
-            quantize_group(in + (size_t)r * n_in + i, (int8_t *)at + r * KVQ_ACT_GROUP, &scale[r], pairs);
+            v16i codes[2];
+            scale[r] = quantize_group(in + (size_t)r * n_in + i, (int8_t *)at + r * KVQ_ACT_GROUP, codes);
+            const int32_t pairs[2] = {v_hsum_pairs(codes[0]), v_hsum_pairs(codes[1])};
             int low[3] = {0, low_of(pairs[0]), low_of(pairs[1])}, high[3] = {0, high_of(pairs[0]), high_of(pairs[1])};
             low[0] = low[1] + low[2];
             high[0] = high[1] + high[2];
@@ -86,14 +50,7 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
     }
 }
 
-static void transpose(const float *in, int n_in, int n_rows, void *panel) {
-    float *out = panel;
-    for (int r = 0; r < n_rows; r++)
-        for (int i = 0; i < n_in; i++) out[(size_t)i * n_rows + r] = in[(size_t)r * n_in + i];
-}
-
-/* ---- coded weights ------------------------------------------------------------------------------------------------
- */
+/* ---- coded weights ---- */
 
 /* `factor` for both halves of a pair of sums. */
 V_INLINE v16i both_halves(int factor) {
@@ -224,7 +181,6 @@ typedef void unpack_kernel(const kvq_linear_run *run, uint8_t *tile);
 #define CODED_KIND(name, bits, group, has_zero) PANEL_MAP(CODED_KERNEL, name, false, bits, group, has_zero)
 #define CODED_ENTRIES(name) {PANEL_MAP(KERNEL_ENTRY, name)}, {NULL}, NULL
 #endif
-#define KERNEL_ENTRY(R, name) name##_##R,
 
 CODED_KIND(coded4_32, 4, 32, false)
 CODED_KIND(coded4_32_zero, 4, 32, true)
@@ -282,7 +238,6 @@ V_INLINE v16f load_weights(const uint8_t *w, const kvq_format kind) {
     return kind == KVQ_FORMAT_F16 ? v_load_half((const uint16_t *)w) : v_load_bfloat((const uint16_t *)w);
 }
 
-/* T tiles times R rows: one row alone takes four tiles at once, because its chain of additions waits for itself. */
 V_INLINE void float_tiles(const kvq_linear_run *run, int tile, const kvq_format kind, const int T, const int R) {
     const size_t step = V_LANES * (kind == KVQ_FORMAT_F32 ? 4 : 2), tile_bytes = run->part->tile_bytes;
     const uint8_t *w = run->part->data + (size_t)tile * tile_bytes;
@@ -300,42 +255,6 @@ V_INLINE void float_tiles(const kvq_linear_run *run, int tile, const kvq_format 
     }
 }
 
-typedef void tile_kernel(const kvq_linear_run *run, int tile);
-
-#define FLOAT_KERNEL(R, name, kind)                               \
-    static void name##_##R(const kvq_linear_run *run, int tile) { \
-        float_tiles(run, tile, kind, 1, R);                       \
-    }
-PANEL_MAP(FLOAT_KERNEL, f32, KVQ_FORMAT_F32)
-PANEL_MAP(FLOAT_KERNEL, f16, KVQ_FORMAT_F16)
-PANEL_MAP(FLOAT_KERNEL, bf16, KVQ_FORMAT_BF16)
-
-#define FOUR_TILES(name, kind)                              \
-    static void name(const kvq_linear_run *run, int tile) { \
-        float_tiles(run, tile, kind, 4, 1);                 \
-    }
-FOUR_TILES(f32_four, KVQ_FORMAT_F32)
-FOUR_TILES(f16_four, KVQ_FORMAT_F16)
-FOUR_TILES(bf16_four, KVQ_FORMAT_BF16)
-
-static const struct float_kind {
-    kvq_format kind;
-    tile_kernel *four; /* four tiles, one row */
-    tile_kernel *rows[PANEL_ROWS];
-} float_kinds[] = {
-    {KVQ_FORMAT_F32, f32_four, {PANEL_MAP(KERNEL_ENTRY, f32)}},
-    {KVQ_FORMAT_F16, f16_four, {PANEL_MAP(KERNEL_ENTRY, f16)}},
-    {KVQ_FORMAT_BF16, bf16_four, {PANEL_MAP(KERNEL_ENTRY, bf16)}},
-};
-
-static void floats(const kvq_linear_run *run) {
-    const struct float_kind *kind = float_kinds;
-    while (kind->kind != run->part->layout.kind) kind++;
-    int tile = run->tile_begin, end = run->tile_begin + run->n_tiles;
-    for (; run->n_rows == 1 && tile + 4 <= end; tile += 4) kind->four(run, tile);
-    for (; tile < end; tile++) kind->rows[run->n_rows - 1](run, tile);
-}
-
 const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
                                                        .quantize = quantize,
                                                        .transpose = transpose,
@@ -345,16 +264,3 @@ const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
                                                        .unpacked = unpacked,
 #endif
                                                        .floats = floats};
-
-static void linear(kvq_stream *s, const kvq_linear *job) {
-    kvq_cpu_linear(s, job, &V_NAME(kvq_linear_kernels));
-}
-
-static void refine(kvq_stream *s, const kvq_refine *job) {
-    kvq_cpu_refine(s, job, &V_NAME(kvq_linear_kernels));
-}
-
-void V_NAME(kvq_linear_fill)(kvq_ops *ops) {
-    ops->linear = linear;
-    ops->refine = refine;
-}

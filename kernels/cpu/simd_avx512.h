@@ -7,8 +7,6 @@
 #include "simd.h"
 
 #define V_ISA avx512
-#define V_WIDE_BIAS 0
-#define V_VALUE_BIAS 128
 #define V_REGISTERS 32 /* vectors that fit in registers; kernels choose their blocking by it */
 
 typedef __m512 v16f;
@@ -206,24 +204,11 @@ V_INLINE v64b v_narrow_b(v16i w, v16i x, v16i y, v16i z) {
     return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), b);
 }
 
-V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) {
-    return _mm512_dpbusd_epi32(acc, u, s);
-}
-V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
-    return _mm512_dpbusd_epi32(acc, u, s);
-}
 V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
     return _mm512_dpbusd_epi32(acc, u, s);
 }
-V_INLINE v64b v_value_b(v64b c) {
-    return v_flip_b(c);
-}
-V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
-    return v_dot_narrow(acc, u, n);
-}
+#include "simd_exact.h"
+
 V_INLINE v16i v_dot_pair(v16i acc, v16i a, v16i b) {
     return _mm512_dpwssd_epi32(acc, a, b);
 }

@@ -7,27 +7,12 @@
 #include "simd_avx2.h"
 
 #define V_ISA avxvnni
-#define V_WIDE_BIAS 0
-#define V_VALUE_BIAS 128
 
 V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
     return (v16i){_mm256_dpbusd_avx_epi32(acc.a, u.a, s.a), _mm256_dpbusd_avx_epi32(acc.b, u.b, s.b)};
 }
-V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v64b v_value_b(v64b c) {
-    return v_flip_b(c);
-}
-V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
-    return v_dot_exact(acc, u, n);
-}
+#include "simd_exact.h"
+
 V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
     return (v16i){_mm256_dpwssd_avx_epi32(acc.a, x.a, y.a), _mm256_dpwssd_avx_epi32(acc.b, x.b, y.b)};
 }

@@ -11,8 +11,6 @@
 #include "simd.h"
 
 #define V_ISA generic
-#define V_WIDE_BIAS 0
-#define V_VALUE_BIAS 128
 #define V_REGISTERS 8
 #undef V_UNROLL
 #define V_UNROLL /* a vector is a loop already */
@@ -178,21 +176,8 @@ V_INLINE v16i v_dot_exact(v16i acc, v64b u, v64b s) {
         for (int b = 0; b < 4; b++) acc.v[l] += u.v[4 * l + b] * (int8_t)s.v[4 * l + b];
     return acc;
 }
-V_INLINE v16i v_dot_narrow(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v16i v_dot_wide(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v64b v_value_b(v64b c) {
-    return v_flip_b(c);
-}
-V_INLINE v16i v_dot_value(v16i acc, v64b u, v64b s) {
-    return v_dot_exact(acc, u, s);
-}
-V_INLINE v16i v_dot_nibble(v16i acc, v64b u, v64b n) {
-    return v_dot_narrow(acc, u, n);
-}
+#include "simd_exact.h"
+
 V_INLINE v16i v_dot_pair(v16i acc, v16i x, v16i y) {
     for (int l = 0; l < V_LANES; l++)
         acc.v[l] += (int16_t)x.v[l] * (int16_t)y.v[l] + (int16_t)(x.v[l] >> 16) * (int16_t)(y.v[l] >> 16);

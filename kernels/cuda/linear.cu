@@ -73,15 +73,10 @@ __global__ void quantize_groups(const float *x, activations a) {
     if (group >= a.n_rows * a.n_steps) return; /* whole warps */
     int row = group / a.n_steps, column = row % KVQ_COLUMNS;
     kvq_columns *to = a.columns + (size_t)(row / KVQ_COLUMNS) * a.n_steps + group % a.n_steps;
-    float value = x[(size_t)group * KVQ_STEP + lane];
-    int bits = kvq_warp_max(__float_as_int(fabsf(value)));
-    float largest = __int_as_float(bits);
-    bool finite = bits < 0x7f800000, some = finite && largest >= KVQ_ACT_TINY;
-    float scale = largest / 127.0f, inverse = some ? 1.0f / scale : 0.0f;
-    int code = some ? __float2int_rn(value * inverse) : 0, sum = code;
+    float d;
+    int code = kvq_quantize(x[(size_t)group * KVQ_STEP + lane], &d), sum = code;
     for (int n = 8; n > 0; n /= 2) sum += __shfl_xor_sync(KVQ_WARP, sum, n); /* of each half */
     to->q[column][lane] = (uint8_t)code;
-    float d = some ? scale : finite ? 0.0f : __int_as_float(0x7fc00000);
     int both = sum + __shfl_xor_sync(KVQ_WARP, sum, 16);
     if (lane % 16 == 0) to->d_sums[column][lane / 16] = d * (float)sum;
     if (lane == 0) {

@@ -4,6 +4,7 @@
 #define KVQ_CUDA_MATRIX_CUH
 
 #include "stream.h"
+#include "warp.cuh"
 
 static __device__ __forceinline__ uint32_t kvq_load_word(const uint8_t *at) {
     return *(const uint32_t *)at; /* parts of a tile begin at multiples of 16 bytes */
@@ -81,6 +82,16 @@ static __device__ inline float kvq_matrix_value(const kvq_matrix_part *part, int
     if (!layout->has_min) return value; /* -0 + 0 would be 0 */
     scales += kvq_scales_bytes(layout->scale_type);
     return value + kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, true));
+}
+
+/* The code of a lane's value and the group's d, the warp being a group of activations (../matrix.h). */
+static __device__ __forceinline__ int kvq_quantize(float value, float *ret_d) {
+    int bits = kvq_warp_max(__float_as_int(fabsf(value)));
+    float largest = __int_as_float(bits);
+    bool finite = bits < 0x7f800000, some = finite && largest >= KVQ_ACT_TINY;
+    float d = largest / 127.0f;
+    *ret_d = some ? d : finite ? 0.0f : __int_as_float(0x7fc00000);
+    return some ? __float2int_rn(value * (1.0f / d)) : 0;
 }
 
 #endif

@@ -14,14 +14,11 @@ size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
     return kvq_cuda_aligned(rows * n_in * sizeof(float)) + kvq_cuda_aligned(rows * sizeof(float));
 }
 
-/* x - d q of a lane's value, its warp being the group (matrix.h). */
+/* x - d q of a lane's value, its warp being the group. */
 static __device__ __forceinline__ float remainder_of(float value) {
-    int bits = kvq_warp_max(__float_as_int(fabsf(value)));
-    float largest = __int_as_float(bits);
-    if (bits >= 0x7f800000) return __int_as_float(0x7fc00000);
-    if (largest < KVQ_ACT_TINY) return value;
-    float scale = largest / 127.0f;
-    return fmaf(-scale, (float)__float2int_rn(value * (1.0f / scale)), value);
+    float d;
+    int code = kvq_quantize(value, &d);
+    return fmaf(-d, (float)code, value);
 }
 
 __global__ void prepare_refine(kvq_refine job, float *rest, float *threshold, int n_in, int n_out) {
