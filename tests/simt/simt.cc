@@ -23,6 +23,11 @@
 #define FIBER_BYTES ((size_t)64 << 10)
 #endif
 
+/* What runs at every access to shared memory is no kernel's code: looked at by the sanitizers it would take half of
+ * their time. */
+#define NOT_SANITIZED __attribute__((no_sanitize("address", "undefined")))
+
+#define WORD ((size_t)4)
 #define PAGE_BYTES ((size_t)4096)
 #define DEVICE_ALIGN ((size_t)256)        /* as cudaMalloc */
 #define PROTECTED_BYTES ((size_t)8 << 20) /* larger allocations stay open: protecting every page costs too much */
@@ -76,7 +81,8 @@ typedef struct warp {
     uint8_t slots[2][SIMT_WARP][SIMT_SLOT_BYTES];
 } warp;
 
-/* Who touched a byte of shared memory last. A phase below the block's first is an earlier block's: nobody. */
+/* Who touched a piece of shared memory last: a word as long as a block uses it as a whole, from then on each of its
+ * bytes. A phase below the block's first is an earlier block's: nobody. */
 typedef struct shadow {
     uint32_t write_phase, write_warp_phase, read_phase, read_warp_phase;
     uint32_t flight_phase; /* the writer's copy is under way since then; 0: arrived */
@@ -99,7 +105,9 @@ static struct {
     bool stacks_are_dirty;
 
     alignas(256) uint8_t shared[SIMT_SHARED_BYTES];
-    shadow shadows[SIMT_SHARED_BYTES];
+    shadow shadows[SIMT_SHARED_BYTES]; /* of bytes; a word's is its first byte's */
+    uint32_t
+        split_phase[SIMT_SHARED_BYTES / WORD]; /* the block's first phase: the word's bytes have shadows of their own */
     size_t shared_used;
     uint32_t next_phase, first_phase;
 
@@ -246,18 +254,18 @@ const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value
  */
 
 /* Whether what `other` did in these phases is unordered with what the running thread does now. */
-static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_phase) {
+NOT_SANITIZED static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_phase) {
     if (other == simt_now.index || block_phase != simt_now.block_phase) return false;
     return other / SIMT_WARP != simt_now.warp || warp_phase == simt_now.warp_phase;
 }
 
-static void check_arrived(const shadow *s, size_t at) {
+NOT_SANITIZED static void check_arrived(const shadow *s, size_t at) {
     if (s->flight_phase >= simt.first_phase)
         simt_fail("thread %u uses byte %zu of shared memory, where an asynchronous copy of thread %u is under way",
                   simt_now.index, at, s->writer);
 }
 
-static void check_write(const shadow *s, size_t at) {
+NOT_SANITIZED static void check_write(const shadow *s, size_t at) {
     check_arrived(s, at);
     if (s->write_phase >= simt.first_phase && is_unordered(s->writer, s->write_phase, s->write_warp_phase))
         simt_fail("shared-memory race at byte %zu: thread %u writes what thread %u wrote since the last barrier", at,
@@ -269,7 +277,7 @@ static void check_write(const shadow *s, size_t at) {
                   simt_now.index, s->reader);
 }
 
-static void check_read(const shadow *s, size_t at) {
+NOT_SANITIZED static void check_read(const shadow *s, size_t at) {
     check_arrived(s, at);
     if (s->write_phase < simt.first_phase)
         simt_fail("thread %u reads byte %zu of shared memory, which nobody wrote", simt_now.index, at);
@@ -278,7 +286,7 @@ static void check_read(const shadow *s, size_t at) {
                   simt_now.index, s->writer);
 }
 
-static void remember_read(shadow *s) {
+NOT_SANITIZED static void remember_read(shadow *s) {
     bool others = s->read_phase == simt_now.block_phase && s->reader != simt_now.index;
     bool same_warp = others && s->reader / SIMT_WARP == simt_now.warp;
     if (others && !same_warp)
@@ -292,8 +300,19 @@ static void remember_read(shadow *s) {
     s->read_warp_phase = simt_now.warp_phase;
 }
 
-uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
-    for (size_t i = at; i < at + bytes; i++) {
+/* How many bytes from `at` on have one shadow, of `bytes` that are used; splits a word of which less is used. */
+NOT_SANITIZED static size_t shadow_bytes(size_t at, size_t bytes) {
+    size_t word = at / WORD;
+    if (simt.split_phase[word] == simt.first_phase) return 1;
+    if (at % WORD == 0 && bytes >= WORD) return WORD;
+    for (size_t i = 1; i < WORD; i++) simt.shadows[word * WORD + i] = simt.shadows[word * WORD];
+    simt.split_phase[word] = simt.first_phase;
+    return 1;
+}
+
+NOT_SANITIZED uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
+    for (size_t i = at, step; i < at + bytes; i += step) {
+        step = shadow_bytes(i, at + bytes - i);
         shadow *s = &simt.shadows[i];
         if (writes) {
             check_write(s, i);
@@ -311,7 +330,7 @@ uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
 /* ---- asynchronous copies --------------------------------------------------------------------------------------------
  */
 
-static void mark_flight(size_t at, uint32_t phase) {
+NOT_SANITIZED static void mark_flight(size_t at, uint32_t phase) {
     for (size_t i = at; i < at + 16; i++) simt.shadows[i].flight_phase = phase;
 }
 

@@ -1,6 +1,6 @@
 /* test_engine_on_shim.c: the whole engine through the CUDA backend, on the SIMT shim: every architecture and policy
  * gives the CPU backend's logits, answers do not depend on who shares a batch, and every fault of a GPU is told as what
- * it is. KVQ_CUDA_PLUGIN names libkvq-cuda-shim.so (simt.cmake). */
+ * it is. KVQ_CUDA_PLUGIN names libkvq-cuda-shim.so (simt.cmake). --sample: some policies of each model. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -80,19 +80,15 @@ static double divergence(const float *a, const float *b) {
     return kl;
 }
 
-/* Under the sanitizers, which are ten times slower, a policy for each model, and int4 alone in batches. */
-#ifdef __SANITIZE_ADDRESS__
-enum { ONE_IN = 5, FIRST_POLICY = 2 };
-#else
-enum { ONE_IN = 1, FIRST_POLICY = 0 };
-#endif
+/* With --sample a policy or two for each model, and int4 alone in batches. */
+static size_t one_in = 1, first_policy = 0;
 
 /* The integers are the CPU's and only the order of float sums differs; but a code near a tie may then fall to the other
  * side, in the cache as in the activations, and that is what the bound leaves room for. */
 static void logits_are_the_cpus(void **state) {
     (void)state;
     for (int model = 0; model < TINY_MODELS; model++)
-        for (size_t p = (size_t)(model % ONE_IN); p < COUNT_OF(policies); p += ONE_IN) {
+        for (size_t p = (size_t)model % one_in; p < COUNT_OF(policies); p += one_in) {
             kvq_options o = cuda_options(model, policies[p]), cpu = o;
             cpu.backend = "cpu";
             rows want = logits_of(cpu), got = logits_of(o);
@@ -122,7 +118,7 @@ static void answers_do_not_depend_on_the_batch(void **state) {
     (void)state;
     static int ids[N_ANSWERS][PROMPT_MAX];
     static answer alone[N_ANSWERS], together[N_ANSWERS];
-    for (size_t p = FIRST_POLICY; p < COUNT_OF(policies); p += ONE_IN) {
+    for (size_t p = first_policy; p < COUNT_OF(policies); p += one_in) {
         kvq_options o = cuda_options((int)p % TINY_MODELS, policies[p]);
         kvq_engine *e = world_open(&o);
         for (int i = 0; i < N_ANSWERS; i++) {
@@ -406,7 +402,8 @@ static void a_lost_gpu_ends_the_step(void **state) {
     kvq_close(e);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--sample") == 0) one_in = 4, first_policy = 2;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
         cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),
