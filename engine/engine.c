@@ -143,7 +143,8 @@ static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p,
                             .threads = o->threads,
                             .max_seqs = o->max_batch_size,
                             .n_groups = kv->kv.n_groups,
-                            .depends_on_batch = !o->reproducible};
+                            .depends_on_batch = !o->reproducible,
+                            .vocab_size = p->vocab_size};
     w.bytes = machine->backend->workspace_bytes(&w.shapes) + kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
               kvq_scheduler_scratch_bytes(kv, o->max_batch_size, w.chunk_tokens) +
               k_ref_floats(kv, w.session_guess) * sizeof(float);
@@ -302,7 +303,7 @@ static kvq_status open_compute(kvq_engine *e, const workspace_plan *w, kvq_error
     if (!status)
         status = kvq_forward_init(&e->forward, &e->model, &e->kv_plan.kv, &e->machine, e->stream, w->max_rows,
                                   e->options.max_batch_size, err);
-    if (!status) status = kvq_sampler_new(e->model.hparams.vocab_size, &e->sampler, err);
+    if (!status) status = kvq_sampler_new(e->model.hparams.vocab_size, e->options.max_batch_size, &e->sampler, err);
     return status;
 }
 
@@ -655,13 +656,10 @@ static void start_held(kvq_engine *e) {
     }
 }
 
-/* Takes the next token of a sequence from its logits and says what came of it. */
-static void sample(kvq_engine *e, kvq_active *a, const float *logits) {
-    kvq_sequence *seq = &a->seq;
+/* Adds the next token of a sequence and says what came of it. */
+static void take_token(kvq_engine *e, kvq_active *a, int id) {
     int index = n_answer(a);
-    int id = kvq_sampler_draw(e->sampler, &a->sampling, logits, seq->tokens, seq->n_prompt, seq->tokens + seq->n_prompt,
-                              index, index);
-    seq->tokens[seq->n_tokens++] = id;
+    a->seq.tokens[a->seq.n_tokens++] = id;
     e->stats.generation_tokens++;
     if (!a->first_token_ns) a->first_token_ns = now_ns();
 
@@ -684,6 +682,25 @@ static kvq_status run_batch(kvq_engine *e, const kvq_batch *batch, kvq_error *er
     return e->machine.backend->stream_error(e->stream, err);
 }
 
+static bool add_to_job(kvq_engine *e, const kvq_active *a) {
+    const kvq_sequence *seq = &a->seq;
+    int index = n_answer(a);
+    return kvq_sampler_add(e->sampler, &a->sampling, seq->tokens, seq->n_prompt, seq->tokens + seq->n_prompt, index,
+                           index);
+}
+
+/* A token for each of n, whose logits were just made: in one job, or in more where penalties name so many tokens that
+ * they do not fit. */
+static kvq_status draw_tokens(kvq_engine *e, kvq_active *const *who, int n, kvq_error *err) {
+    kvq_status status = KVQ_OK;
+    for (int begin = 0, end = 0; begin < n && !status; begin = end) {
+        kvq_sampler_begin(e->sampler);
+        while (end < n && add_to_job(e, who[end])) end++;
+        status = kvq_forward_sample(&e->forward, begin, kvq_sampler_job(e->sampler), err);
+    }
+    return status;
+}
+
 /* Logits of the sequences whose tokens are all read, then a token for each. */
 static kvq_status sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list, kvq_error *err) {
     int rows[KVQ_MAX_REQUESTS], n = 0;
@@ -696,9 +713,9 @@ static kvq_status sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_sc
     }
     kvq_scheduler_commit(e->scheduler);
     if (n == 0) return KVQ_OK;
-    kvq_status status = kvq_forward_logits(&e->forward, rows, n, err);
-    for (int i = 0; i < n && !status; i++)
-        sample(e, who[i], e->forward.host_logits + (size_t)i * (size_t)e->model.hparams.vocab_size);
+    kvq_forward_head(&e->forward, rows, n);
+    kvq_status status = draw_tokens(e, who, n, err);
+    for (int i = 0; i < n && !status; i++) take_token(e, who[i], e->forward.host_ids[i]);
     return status;
 }
 
@@ -784,7 +801,8 @@ static kvq_status visit_rows(kvq_engine *e, const kvq_batch *batch, size_t first
     for (int begin = 0; begin < batch->n_rows; begin += e->options.max_batch_size) {
         int n = min_int(batch->n_rows - begin, e->options.max_batch_size);
         for (int i = 0; i < n; i++) rows[i] = begin + i;
-        kvq_status status = kvq_forward_logits(&e->forward, rows, n, err);
+        kvq_forward_head(&e->forward, rows, n);
+        kvq_status status = kvq_forward_fetch(&e->forward, n, err);
         if (status) return status;
         for (int i = 0; i < n; i++)
             if (row(user, first_pos + (size_t)(begin + i),

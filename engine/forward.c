@@ -4,6 +4,7 @@
 #include "forward.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Logits this close to the largest (nats: a token 400 times less likely) are refined; those below hardly change the
  * distribution. SmolLM2 Q4_1, 652 positions, KL divergence from the float truth: 0.00340 without, 0.00290 with 4,
@@ -21,7 +22,7 @@ static uint64_t place_buffers(kvq_forward *f, const kvq_hparams *p, uint8_t *bas
     size_t q_dim = (size_t)p->n_heads * (size_t)p->head_dim, kv_dim = (size_t)p->n_kv_heads * (size_t)p->head_dim;
     size_t rows = (size_t)f->max_rows, logit_rows = (size_t)f->max_logit_rows;
     struct {
-        float **buffer;
+        void *buffer; /* the pointer to set, of floats or ints */
         size_t n_rows, n_cols;
     } buffers[] = {
         {&f->x, rows, (size_t)p->hidden_dim},
@@ -34,10 +35,12 @@ static uint64_t place_buffers(kvq_forward *f, const kvq_hparams *p, uint8_t *bas
         {&f->rope[1], p->window ? rows : 0, (size_t)p->rope[1].n_rot},
         {&f->picked, logit_rows, (size_t)p->hidden_dim},
         {&f->logits, logit_rows, (size_t)p->vocab_size},
+        {&f->ids, logit_rows, 1},
     };
     uint64_t used = 0;
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
-        if (base) *buffers[i].buffer = (float *)(base + used);
+        void *at = base + used;
+        if (base) memcpy(buffers[i].buffer, &at, sizeof at);
         uint64_t bytes = (uint64_t)buffers[i].n_rows * buffers[i].n_cols * sizeof(float);
         used += (bytes + BUFFER_ALIGNMENT - 1) & ~(uint64_t)(BUFFER_ALIGNMENT - 1);
     }
@@ -53,6 +56,10 @@ static uint64_t logit_bytes(const kvq_forward *f, int n_rows) {
     return (uint64_t)n_rows * (uint64_t)f->model->hparams.vocab_size * sizeof(float);
 }
 
+static uint64_t ids_bytes(int n_rows) {
+    return (uint64_t)n_rows * sizeof(int);
+}
+
 kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_machine *machine,
                             kvq_stream *stream, int max_rows, int max_logit_rows, kvq_error *err) {
     kvq_forward f = {.model = model, .kv = kv, .machine = machine, .stream = stream};
@@ -65,11 +72,15 @@ kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_
     if (status) return status;
     (void)place_buffers(&f, &model->hparams, f.arena);
     f.host_logits = f.logits;
+    f.host_ids = f.ids;
     if (!machine->info.is_host) {
-        uint8_t *shared = NULL;
+        uint8_t *logits = NULL, *ids = NULL;
         status =
-            kvq_machine_take(machine, KVQ_MEMORY_SHARED, logit_bytes(&f, max_logit_rows), true, "logits", &shared, err);
-        f.host_logits = (float *)shared;
+            kvq_machine_take(machine, KVQ_MEMORY_SHARED, logit_bytes(&f, max_logit_rows), true, "logits", &logits, err);
+        if (!status)
+            status = kvq_machine_take(machine, KVQ_MEMORY_SHARED, ids_bytes(max_logit_rows), true, "tokens", &ids, err);
+        f.host_logits = (float *)logits;
+        f.host_ids = (int *)ids;
     }
     if (status)
         kvq_forward_done(&f);
@@ -82,6 +93,8 @@ void kvq_forward_done(kvq_forward *f) {
     if (!f || !f->machine) return;
     if (f->host_logits != f->logits)
         kvq_machine_give(f->machine, KVQ_MEMORY_SHARED, (uint8_t *)f->host_logits, logit_bytes(f, f->max_logit_rows));
+    if (f->host_ids != f->ids)
+        kvq_machine_give(f->machine, KVQ_MEMORY_SHARED, (uint8_t *)f->host_ids, ids_bytes(f->max_logit_rows));
     kvq_machine_give(f->machine, KVQ_MEMORY_DEVICE, f->arena, f->arena_bytes);
     *f = (kvq_forward){0};
 }
@@ -180,7 +193,7 @@ void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
     }
 }
 
-kvq_status kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows, kvq_error *err) {
+void kvq_forward_head(kvq_forward *f, const int *rows, int n_rows) {
     const kvq_hparams *p = &f->model->hparams;
     f->ops->gather(
         f->stream,
@@ -195,5 +208,15 @@ kvq_status kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows, kvq_e
         f->ops->softcap(
             f->stream,
             &(kvq_softcap){.x = f->logits, .cap = p->logit_softcap, .n_rows = n_rows, .n_cols = p->vocab_size});
+}
+
+kvq_status kvq_forward_fetch(kvq_forward *f, int n_rows, kvq_error *err) {
     return f->machine->backend->fetch(f->stream, f->host_logits, f->logits, logit_bytes(f, n_rows), err);
+}
+
+kvq_status kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job, kvq_error *err) {
+    job.logits = f->logits + (size_t)begin * (size_t)job.vocab_size;
+    job.ids = f->ids + begin;
+    f->ops->sample(f->stream, &job);
+    return f->machine->backend->fetch(f->stream, f->host_ids + begin, job.ids, ids_bytes(job.n_rows), err);
 }

@@ -21,9 +21,11 @@ typedef struct kvq_forward {
     float *rope[2]; /* [max_rows, n_rot / 2, 2] cos and sin, by kind of layer */
     float *picked;  /* [max_logit_rows, hidden_dim] */
     float *logits;  /* [max_logit_rows, vocab_size] */
+    int *ids;       /* [max_logit_rows] sampled */
     uint8_t *arena; /* all of the above: the machine's memory */
     uint64_t arena_bytes;
-    float *host_logits; /* logits where the host can read them: themselves, or a copy */
+    float *host_logits; /* logits and ids where the host can read them: themselves, or a copy */
+    int *host_ids;
 } kvq_forward;
 
 /* Bytes of the buffers above. */
@@ -36,8 +38,14 @@ void kvq_forward_done(kvq_forward *f);
 /* Runs the batch through all layers; f->x holds the last layer's rows. */
 void kvq_forward_run(kvq_forward *f, const kvq_batch *batch);
 
-/* f->host_logits of the given rows of the batch just run; n_rows at most max_logit_rows. Waits for them. Errors: the
- * stream's. */
-kvq_status kvq_forward_logits(kvq_forward *f, const int *rows, int n_rows, kvq_error *err);
+/* f->logits of the given rows of the batch just run; n_rows at most max_logit_rows. */
+void kvq_forward_head(kvq_forward *f, const int *rows, int n_rows);
+
+/* The logits just made, in f->host_logits. Waits for them. Errors: the stream's. */
+kvq_status kvq_forward_fetch(kvq_forward *f, int n_rows, kvq_error *err);
+
+/* Draws from rows begin, begin + 1, ... of the logits just made, each once; the tokens are in f->host_ids[begin ..].
+ * job's logits and ids are set here. Waits for them. Errors: the stream's. */
+kvq_status kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job, kvq_error *err);
 
 #endif

@@ -1,4 +1,5 @@
-/* sampler.h: logits -> token. Owns a request's random state; called by engine.c once per sampled row. */
+/* sampler.h: how a request wants its tokens drawn, and the job that draws them (the operator `sample`). Called by
+ * engine.c once a step. */
 #ifndef KVQ_SAMPLER_H
 #define KVQ_SAMPLER_H
 
@@ -6,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../kernels/status.h"
+#include "../kernels/ops.h"
 
 typedef struct kvq_logit_bias {
     int id;
@@ -30,15 +31,18 @@ typedef struct kvq_sampling {
 
 typedef struct kvq_sampler kvq_sampler;
 
-/* scratch for one vocabulary; one per engine, not per request */
-kvq_status kvq_sampler_new(int vocab_size, kvq_sampler **ret, kvq_error *err);
+/* One job under way, of at most max_rows rows; one per engine, not per request. */
+kvq_status kvq_sampler_new(int vocab_size, int max_rows, kvq_sampler **ret, kvq_error *err);
 void kvq_sampler_free(kvq_sampler *s);
 
-/* The token at answer index token_index (0 for the first). logits [vocab_size] are not changed. The draw is a function
- * of (seed, token_index) alone: a counter-based generator. prompt and answer: the ids so far, for penalties. NaN logits
- * never win; if no logit is finite, the lowest id. */
-int kvq_sampler_draw(kvq_sampler *s, const kvq_sampling *p, const float *logits, const int *prompt, int n_prompt,
-                     const int *answer, int n_answer, int token_index);
+/* An empty job. */
+void kvq_sampler_begin(kvq_sampler *s);
+/* Adds a row: the token at answer index token_index (0 for the first), drawn by p, which kvq_sampling_check passed.
+ * prompt and answer: the ids so far, for penalties. False when the job has no room for it; an empty job has. */
+bool kvq_sampler_add(kvq_sampler *s, const kvq_sampling *p, const int *prompt, int n_prompt, const int *answer,
+                     int n_answer, int token_index);
+/* The job, without logits and ids; borrowed until the next begin or add. */
+kvq_sample kvq_sampler_job(const kvq_sampler *s);
 
 /* The first key whose value is out of range, as a sentence; KVQ_OK if all are fine. */
 kvq_status kvq_sampling_check(const kvq_sampling *p, int vocab_size, kvq_error *err);

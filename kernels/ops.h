@@ -34,7 +34,8 @@ typedef struct kvq_shapes {
     int max_tokens; /* longest sequence */
     int block_tokens;
     int threads;            /* CPU workers, the caller's thread included; 0: one per physical core */
-    int max_seqs, n_groups; /* of a batch */
+    int max_seqs, n_groups; /* of a batch; at most max_seqs rows are sampled at a time */
+    int vocab_size;         /* of `sample`; 0 where it is not called */
     bool depends_on_batch;  /* a row's results may depend on how many rows the step has: products of many rows may be
                              * made of activations in half precision instead of int8 (matrix.h). The CPU's never are. */
 } kvq_shapes;
@@ -180,9 +181,40 @@ typedef struct kvq_softcap {
     int n_rows, n_cols;
 } kvq_softcap;
 
+/* What changes the logit x of one token, in this order: x += bias; n_seen > 0: x is divided by the row's
+ * repetition_penalty if positive, else multiplied; n_answer > 0: x -= presence_penalty + frequency_penalty n_answer. */
+typedef struct kvq_sample_edit {
+    int id; /* valid; once per row */
+    float bias;
+    int n_seen, n_answer; /* occurrences in prompt and answer, and in the answer */
+} kvq_sample_edit;
+
+typedef struct kvq_sample_row {
+    float temperature;  /* 0: the largest logit, ties to the lowest id */
+    float top_p, min_p; /* 1: off, 0: off */
+    int top_k;          /* 0: off */
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    uint32_t index; /* of the token: the draw is a function of (seed, index) */
+    uint64_t seed;
+    int edit_begin, n_edits; /* in the job's edits */
+} kvq_sample_row;
+
+/* ids[r] = the token drawn from logits[r], which are edited in place first. Weights are exp((x - max) / temperature);
+ * kept are the top_k largest logits (ties: the lower id), of those the fewest first ones that reach top_p of their sum,
+ * of those the weights of at least min_p; one is drawn in order of ids. NaN never wins; if no logit is finite, token 0.
+ * Every backend draws the same token (sampling.h). n_edits is at most the shapes' vocab_size. */
+typedef struct kvq_sample {
+    int *ids;      /* [n_rows] in the device's memory, as are logits */
+    float *logits; /* [n_rows, vocab_size] */
+    const kvq_sample_row *rows;
+    const kvq_sample_edit *edits; /* [n_edits] */
+    int n_rows, n_edits, vocab_size;
+} kvq_sample;
+
 #define KVQ_OP_MAP(X) \
     X(begin)          \
-    X(embed) X(norm) X(linear) X(refine) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap)
+    X(embed)          \
+    X(norm) X(linear) X(refine) X(glu) X(rope_table) X(append) X(close_pages) X(attend) X(gather) X(softcap) X(sample)
 
 #define KVQ_X(op) typedef void kvq_##op##_fn(kvq_stream *s, const kvq_##op *job);
 KVQ_OP_MAP(KVQ_X)

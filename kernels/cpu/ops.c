@@ -6,6 +6,7 @@
 #include "../ref/ref.h"
 #include "features.h"
 #include "ops.h"
+#include "sample.h"
 
 static void fill_ref(kvq_ops *ops) {
 #define KVQ_X(op) ops->op = kvq_ref_##op;
@@ -48,6 +49,7 @@ kvq_status kvq_cpu_ops_init(kvq_ops *ops, const char *isa, kvq_error *err) {
     if (last == N_ISAS) return no_such_isa(isa, err);
     kvq_ops filled = {.backend = last == 0 ? "ref" : "cpu", .isa = isas[last].name};
     fill_ref(&filled);
+    if (last > 0) kvq_cpu_fill_sample(&filled);
     for (size_t i = 0; i <= last; i++) {
         if (!isas[i].has()) continue; /* not every CPU that has a set has all those before it */
         for (int f = 0; f < FAMILIES; f++)

@@ -12,7 +12,8 @@ size_t kvq_cpu_workspace_bytes(const kvq_shapes *shapes) {
     int threads = threads_of(shapes);
     size_t linear = kvq_linear_workspace_bytes(shapes, threads);
     size_t attend = kvq_attend_workspace_bytes(shapes, threads);
-    return kvq_aligned(linear > attend ? linear : attend);
+    size_t sample = kvq_sample_workspace_bytes(shapes, threads), most = linear > attend ? linear : attend;
+    return kvq_aligned(most > sample ? most : sample);
 }
 
 kvq_status kvq_cpu_stream_new(const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {

@@ -30,6 +30,7 @@ static inline size_t kvq_aligned(size_t bytes) {
 /* What an operator needs at most; the stream's workspace is the largest of them. Each stands beside its operator. */
 size_t kvq_linear_workspace_bytes(const kvq_shapes *shapes, int threads);
 size_t kvq_attend_workspace_bytes(const kvq_shapes *shapes, int threads);
+size_t kvq_sample_workspace_bytes(const kvq_shapes *shapes, int threads);
 
 /* Runs fn over n_rows rows in runs of rows_per_item (item i does rows i * rows_per_item ..). */
 static inline int kvq_items(int n, int per_item) {

@@ -103,6 +103,7 @@ static void fill(kvq_ops *ops, const char *isa) {
     kvq_cuda_fill_append(ops);
     kvq_cuda_fill_close(ops);
     kvq_cuda_fill_attend(ops);
+    kvq_cuda_fill_sample(ops);
 }
 
 static void close_device(kvq_device *d) {
@@ -197,8 +198,9 @@ static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes
 
 static size_t operator_bytes(const kvq_shapes *shapes) {
     size_t most = kvq_cuda_linear_bytes(shapes), refine = kvq_cuda_refine_bytes(shapes);
-    size_t attend = kvq_cuda_attend_bytes(shapes);
+    size_t attend = kvq_cuda_attend_bytes(shapes), sample = kvq_cuda_sample_bytes(shapes);
     if (refine > most) most = refine;
+    if (sample > most) most = sample;
     return attend > most ? attend : most;
 }
 
@@ -213,12 +215,15 @@ static size_t lists_bytes(const kvq_shapes *shapes) {
                             8 * 16);
 }
 
-static size_t ints_bytes(const kvq_shapes *shapes) {
-    return 4 * kvq_cuda_aligned((size_t)shapes->max_rows * sizeof(int));
+/* Rows that are picked, what is sampled and its edits. */
+static size_t room_bytes(const kvq_shapes *shapes) {
+    size_t seqs = (size_t)(shapes->max_seqs > 0 ? shapes->max_seqs : 1);
+    return 4 * kvq_cuda_aligned((size_t)shapes->max_rows * sizeof(int)) +
+           kvq_cuda_aligned(seqs * sizeof(kvq_sample_row) + (size_t)shapes->vocab_size * sizeof(kvq_sample_edit));
 }
 
 static size_t workspace_bytes(const kvq_shapes *shapes) {
-    return operator_bytes(shapes) + lists_bytes(shapes) + ints_bytes(shapes);
+    return operator_bytes(shapes) + lists_bytes(shapes) + room_bytes(shapes);
 }
 
 static void stream_free(kvq_stream *s) {
@@ -244,11 +249,11 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->shapes = *shapes;
     s->workspace_bytes = operator_bytes(shapes);
     s->lists_bytes = lists_bytes(shapes);
-    s->ints_bytes = ints_bytes(shapes);
+    s->room_bytes = room_bytes(shapes);
     s->shared_bytes = d->shared_bytes;
     s->capability = d->capability;
     s->n_sms = d->n_sms;
-    size_t lists = s->lists_bytes + s->ints_bytes;
+    size_t lists = s->lists_bytes + s->room_bytes;
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, s->workspace_bytes, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);
     if (!status) status = take(d, KVQ_MEMORY_SHARED, lists, true, "a step's lists", &s->staging, err);

@@ -123,7 +123,7 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     }
     step.most_splits = kvq_cuda_splits(longest, job->kv->block_tokens);
     s->step = step;
-    s->ints_used = 0;
+    s->room_used = 0;
     kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, l.used, cudaMemcpyHostToDevice, s->cuda),
                    "copying a step's lists");
     kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a step's lists");
@@ -137,28 +137,38 @@ const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch) {
     return NULL;
 }
 
+kvq_cuda_room kvq_cuda_take_room(kvq_stream *s, size_t n_bytes) {
+    size_t bytes = kvq_cuda_aligned(n_bytes);
+    if (bytes > s->room_bytes - s->room_used) { /* all of the room is used: wait until it is free */
+        kvq_cuda_flush(s);
+        kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "waiting for a copy");
+        s->room_used = 0;
+    }
+    if (bytes > s->room_bytes) {
+        kvq_cuda_fail(s, KVQ_INTERNAL, "a list of %zu bytes, the stream is for %d rows, has room for %zu", n_bytes,
+                      s->shapes.max_rows, s->room_bytes);
+        return kvq_cuda_room{NULL, NULL};
+    }
+    size_t at = s->lists_bytes + s->room_used;
+    s->room_used += bytes;
+    return kvq_cuda_room{s->staging + at, s->lists + at};
+}
+
+void kvq_cuda_send(kvq_stream *s, kvq_cuda_room room, size_t n_bytes) {
+    kvq_cuda_check(s, cudaMemcpyAsync(room.device, room.host, n_bytes, cudaMemcpyHostToDevice, s->cuda),
+                   "copying a list");
+    kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a list");
+}
+
 const int *kvq_cuda_ints(kvq_stream *s, const int *host, int n) {
     const kvq_batch *b = s->step.host;
     if (b && host == b->ids && n <= b->n_rows) return s->step.batch.ids;
     if (b && host == b->pos && n <= b->n_rows) return s->step.batch.pos;
-    size_t bytes = kvq_cuda_aligned((size_t)n * sizeof(int));
-    if (bytes > s->ints_bytes - s->ints_used) { /* all of the room is used: wait until it is free */
-        kvq_cuda_flush(s);
-        kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "waiting for a copy");
-        s->ints_used = 0;
-    }
-    if (bytes > s->ints_bytes) {
-        kvq_cuda_fail(s, KVQ_INTERNAL, "a list of %d numbers, the stream is for %d rows", n, s->shapes.max_rows);
-        return (const int *)s->lists; /* of the step: whatever is read there is no good any more */
-    }
-    size_t at = s->lists_bytes + s->ints_used;
-    memcpy(s->staging + at, host, (size_t)n * sizeof(int));
-    s->ints_used += bytes;
-    kvq_cuda_check(
-        s, cudaMemcpyAsync(s->lists + at, s->staging + at, (size_t)n * sizeof(int), cudaMemcpyHostToDevice, s->cuda),
-        "copying a list");
-    kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a list");
-    return (const int *)(s->lists + at);
+    kvq_cuda_room room = kvq_cuda_take_room(s, (size_t)n * sizeof(int));
+    if (!room.host) return (const int *)s->lists; /* of the step: whatever is read there is no good any more */
+    memcpy(room.host, host, (size_t)n * sizeof(int));
+    kvq_cuda_send(s, room, (size_t)n * sizeof(int));
+    return (const int *)room.device;
 }
 
 void kvq_cuda_fill_step(kvq_ops *ops) {

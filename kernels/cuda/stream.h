@@ -53,8 +53,8 @@ struct kvq_stream {
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
-    uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then ints of other lists */
-    size_t lists_bytes, ints_bytes, ints_used;
+    uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
+    size_t lists_bytes, room_bytes, room_used;
     cudaEvent_t uploaded; /* staging may be written again */
     kvq_cuda_step step;
     kvq_error error; /* the first */
@@ -83,6 +83,14 @@ void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes);
 /* The step on the device; NULL after an error of the stream when `begin` was not called for this batch. */
 const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch);
 
+/* Room behind the step's lists, for `n_bytes` until the next step begins: written to on the host, then sent. host is
+ * NULL after an error of the stream when there never is as much. */
+typedef struct kvq_cuda_room {
+    uint8_t *host, *device;
+} kvq_cuda_room;
+kvq_cuda_room kvq_cuda_take_room(kvq_stream *s, size_t n_bytes);
+void kvq_cuda_send(kvq_stream *s, kvq_cuda_room room, size_t n_bytes);
+
 /* A list of ints on the device: the step's own when it is one of the batch's, else copied behind the step's lists. */
 const int *kvq_cuda_ints(kvq_stream *s, const int *host, int n);
 
@@ -102,6 +110,7 @@ size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's part of linear's */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
+size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);
 
 /* The table's fillers, one per file. */
 void kvq_cuda_fill_rows(kvq_ops *ops); /* embed, norm, glu, rope_table, gather, softcap */
@@ -110,6 +119,7 @@ void kvq_cuda_fill_refine(kvq_ops *ops);
 void kvq_cuda_fill_append(kvq_ops *ops);
 void kvq_cuda_fill_close(kvq_ops *ops);
 void kvq_cuda_fill_attend(kvq_ops *ops);
+void kvq_cuda_fill_sample(kvq_ops *ops);
 void kvq_cuda_fill_step(kvq_ops *ops); /* begin */
 
 /* Allow kernels that much shared memory a block; once, when the device is opened. */

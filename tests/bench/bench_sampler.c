@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "engine/sampler.h"
+#include "../unit/draw.h"
 
 enum { VOCAB = 262144, RUNS = 200 };
 
@@ -45,15 +45,14 @@ int main(void) {
     float *x = make_logits();
     int answer[512];
     for (int i = 0; i < 512; i++) answer[i] = i * 7;
-    kvq_sampler *s;
-    if (kvq_sampler_new(VOCAB, &s, NULL)) return 1;
+    drawer *s = drawer_new(VOCAB);
     for (size_t k = 0; k < sizeof settings / sizeof *settings; k++) {
         int64_t sum = 0;
         double begin = now_us();
-        for (int i = 0; i < RUNS; i++) sum += kvq_sampler_draw(s, &settings[k].sampling, x, NULL, 0, answer, 512, i);
+        for (int i = 0; i < RUNS; i++) sum += draw(s, &settings[k].sampling, x, NULL, 0, answer, 512, i);
         printf("%-32s %8.1f us a draw   (ids sum to %lld)\n", settings[k].what, (now_us() - begin) / RUNS,
                (long long)sum);
     }
-    kvq_sampler_free(s);
+    drawer_free(s);
     free(x);
 }

@@ -144,6 +144,7 @@ void check_bench_row(const char *name, const char *level, int threads, double ns
 void suite_rows(check *c);
 void suite_linear(check *c);
 void suite_kv(check *c);
+void suite_sample(check *c);
 void suite_selftest(check *c);
 void bench_linear(check *c);
 void bench_kv(check *c);

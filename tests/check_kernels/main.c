@@ -76,6 +76,7 @@ static const struct suite {
     {"rows",      suite_rows,      NULL},
     {"linear",    suite_linear,    bench_linear},
     {"kv",        suite_kv,        bench_kv},
+    {"sample",    suite_sample,    NULL},
 };
 
 /* clang-format on */
@@ -96,8 +97,9 @@ static const kvq_shapes shapes = {.max_rows = 96,
                                   .head_dim = 256,
                                   .max_tokens = 4096,
                                   .block_tokens = 128,
-                                  .max_seqs = 1,
-                                  .n_groups = 1};
+                                  .max_seqs = 8,
+                                  .n_groups = 1,
+                                  .vocab_size = 262144};
 
 static void usage(void) {
     printf(

@@ -120,6 +120,10 @@ static inline int __all_sync(unsigned mask, int predicate) {
     return __ballot_sync(mask, predicate) == 0xffffffffu;
 }
 
+static inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}
+
 /* ---- shared memory ---- */
 
 /* A place in the block's shared memory, looked at and written to through checks. */

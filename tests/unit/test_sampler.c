@@ -1,4 +1,5 @@
-/* test_sampler.c: engine/sampler.c against a plain sort-everything reference and by chi-square at fixed seeds. */
+/* test_sampler.c: engine/sampler.c and the operator `sample` against a plain sort-everything reference and by
+ * chi-square at fixed seeds. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "engine/sampler.h"
+#include "draw.h"
 #include "failing_alloc.h"
 
 #define INF INFINITY
@@ -18,17 +19,11 @@
 static const kvq_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
 static const kvq_sampling plain = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 7};
 
-static kvq_sampler *new_sampler(int vocab_size) {
-    kvq_sampler *s = NULL;
-    assert_int_equal(kvq_sampler_new(vocab_size, &s, NULL), KVQ_OK);
-    return s;
-}
-
 /* One draw from a fresh sampler, nothing said so far. */
 static int draw_once(const kvq_sampling *p, const float *logits, int n, int token_index) {
-    kvq_sampler *s = new_sampler(n);
-    int id = kvq_sampler_draw(s, p, logits, NULL, 0, NULL, 0, token_index);
-    kvq_sampler_free(s);
+    drawer *s = drawer_new(n);
+    int id = draw(s, p, logits, NULL, 0, NULL, 0, token_index);
+    drawer_free(s);
     return id;
 }
 
@@ -139,9 +134,9 @@ static void check_distribution(const kvq_sampling *p, const float *logits, int n
     n_draws /= draws_one_in;
     int *count = calloc((size_t)n, sizeof *count);
     assert_non_null(count);
-    kvq_sampler *s = new_sampler(n);
+    drawer *s = drawer_new(n);
     for (int i = 0; i < n_draws; i++) {
-        int id = kvq_sampler_draw(s, p, logits, NULL, 0, NULL, 0, i);
+        int id = draw(s, p, logits, NULL, 0, NULL, 0, i);
         assert_in_range(id, 0, n - 1);
         if (!(probability[id] > 0)) fail_msg("%s: token %d is outside the set and was drawn", why, id);
         count[id]++;
@@ -165,7 +160,7 @@ static void check_distribution(const kvq_sampling *p, const float *logits, int n
     int k = bins - 1;
     double bound = k + 4 * sqrt(2.0 * k) + 6;
     if (!(chi <= bound)) fail_msg("%s: chi-square %.1f of %d degrees of freedom, bound %.1f", why, chi, k, bound);
-    kvq_sampler_free(s);
+    drawer_free(s);
     free(count);
     free(probability);
 }
@@ -259,7 +254,7 @@ static void top_p_keeps_the_shortest_set_that_reaches_p(void **state) {
 
 static void logit_bias_comes_before_the_penalties(void **state) {
     (void)state;
-    kvq_sampler *s = new_sampler(3);
+    drawer *s = drawer_new(3);
     const kvq_logit_bias bias[] = {{0, 5}};
     kvq_sampling p = greedy;
     p.logit_bias = bias;
@@ -268,22 +263,22 @@ static void logit_bias_comes_before_the_penalties(void **state) {
     const int prompt[] = {0};
     /* Bias first: (-3 + 5) / 2 = 1, above 0.5 and below 1.5. Penalty first: -3 * 2 + 5 = -1, below both. */
     const float low[] = {-3, 0.5f, 0}, high[] = {-3, 1.5f, 0};
-    assert_int_equal(kvq_sampler_draw(s, &p, low, prompt, 1, NULL, 0, 0), 0);
-    assert_int_equal(kvq_sampler_draw(s, &p, high, prompt, 1, NULL, 0, 0), 1);
-    kvq_sampler_free(s);
+    assert_int_equal(draw(s, &p, low, prompt, 1, NULL, 0, 0), 0);
+    assert_int_equal(draw(s, &p, high, prompt, 1, NULL, 0, 0), 1);
+    drawer_free(s);
 }
 
 static void repetition_comes_before_presence(void **state) {
     (void)state;
     /* 4 / 2 - 1 = 1; the other order gives (4 - 1) / 2 = 1.5. */
-    kvq_sampler *s = new_sampler(2);
+    drawer *s = drawer_new(2);
     kvq_sampling p = greedy;
     p.repetition_penalty = 2;
     p.presence_penalty = 1;
     const int answer[] = {0};
     const float x[] = {4, 1.25f};
-    assert_int_equal(kvq_sampler_draw(s, &p, x, NULL, 0, answer, 1, 0), 1);
-    kvq_sampler_free(s);
+    assert_int_equal(draw(s, &p, x, NULL, 0, answer, 1, 0), 1);
+    drawer_free(s);
 }
 
 static void a_large_bias_forces_and_forbids(void **state) {
@@ -309,7 +304,7 @@ static void a_large_bias_forces_and_forbids(void **state) {
 
 static void repetition_divides_positive_and_multiplies_negative_logits_once(void **state) {
     (void)state;
-    kvq_sampler *s = new_sampler(3);
+    drawer *s = drawer_new(3);
     kvq_sampling p = greedy;
     p.repetition_penalty = 2;
     const int seen[] = {0, 0, 0};
@@ -324,35 +319,35 @@ static void repetition_divides_positive_and_multiplies_negative_logits_once(void
         {{-1, -2.1f, -9}, 0, "-2 > -2.1"},
     };
     for (int i = 0; i < COUNT_OF(cases); i++) {
-        int of_prompt = kvq_sampler_draw(s, &p, cases[i].logits, seen, 3, NULL, 0, 0);
-        int of_answer = kvq_sampler_draw(s, &p, cases[i].logits, NULL, 0, seen, 3, 0);
-        int of_both = kvq_sampler_draw(s, &p, cases[i].logits, seen, 2, seen, 1, 0);
+        int of_prompt = draw(s, &p, cases[i].logits, seen, 3, NULL, 0, 0);
+        int of_answer = draw(s, &p, cases[i].logits, NULL, 0, seen, 3, 0);
+        int of_both = draw(s, &p, cases[i].logits, seen, 2, seen, 1, 0);
         if (of_prompt != cases[i].expected || of_answer != cases[i].expected || of_both != cases[i].expected)
             fail_msg("%s: prompt %d, answer %d, both %d", cases[i].why, of_prompt, of_answer, of_both);
     }
-    kvq_sampler_free(s);
+    drawer_free(s);
 }
 
 static void presence_and_frequency_look_at_the_answer_alone(void **state) {
     (void)state;
-    kvq_sampler *s = new_sampler(3);
+    drawer *s = drawer_new(3);
     kvq_sampling p = greedy;
     const int said[] = {0, 0, 0, 77, -5};
     const float x[] = {4, 2.75f, 0};
     p.presence_penalty = 1.5f;
-    assert_int_equal(kvq_sampler_draw(s, &p, x, said, 5, NULL, 0, 0), 0);
-    assert_int_equal(kvq_sampler_draw(s, &p, x, NULL, 0, said, 5, 0), 1); /* 4 - 1.5 = 2.5 */
+    assert_int_equal(draw(s, &p, x, said, 5, NULL, 0, 0), 0);
+    assert_int_equal(draw(s, &p, x, NULL, 0, said, 5, 0), 1); /* 4 - 1.5 = 2.5 */
     p.presence_penalty = 0;
     p.frequency_penalty = 0.5f;
-    assert_int_equal(kvq_sampler_draw(s, &p, x, said, 5, said, 2, 0), 0); /* 4 - 2 * 0.5 = 3 */
-    assert_int_equal(kvq_sampler_draw(s, &p, x, said, 5, said, 3, 0), 1); /* 4 - 3 * 0.5 = 2.5 */
-    kvq_sampler_free(s);
+    assert_int_equal(draw(s, &p, x, said, 5, said, 2, 0), 0); /* 4 - 2 * 0.5 = 3 */
+    assert_int_equal(draw(s, &p, x, said, 5, said, 3, 0), 1); /* 4 - 3 * 0.5 = 2.5 */
+    drawer_free(s);
 }
 
 static void penalties_leave_no_trace_in_the_next_draw_or_in_the_logits(void **state) {
     (void)state;
     enum { N = 500 };
-    kvq_sampler *s = new_sampler(N);
+    drawer *s = drawer_new(N);
     float *x = random_logits(N, 11, 4), copy[N];
     memcpy(copy, x, sizeof copy);
     int said[N];
@@ -361,16 +356,16 @@ static void penalties_leave_no_trace_in_the_next_draw_or_in_the_logits(void **st
     p.repetition_penalty = 1.3f;
     p.presence_penalty = 0.5f;
     p.frequency_penalty = 0.5f;
-    int first = kvq_sampler_draw(s, &p, x, said, 100, said, N, 3);
-    (void)kvq_sampler_draw(s, &p, x, said, N, said, 10, 4);
-    assert_int_equal(kvq_sampler_draw(s, &p, x, said, 100, said, N, 3), first);
+    int first = draw(s, &p, x, said, 100, said, N, 3);
+    (void)draw(s, &p, x, said, N, said, 10, 4);
+    assert_int_equal(draw(s, &p, x, said, 100, said, N, 3), first);
     for (int i = 0; i < 50; i++) {
         int alone = draw_once(&plain, x, N, i);
-        assert_int_equal(kvq_sampler_draw(s, &plain, x, NULL, 0, NULL, 0, i), alone);
+        assert_int_equal(draw(s, &plain, x, NULL, 0, NULL, 0, i), alone);
     }
     assert_memory_equal(copy, x, sizeof copy);
     free(x);
-    kvq_sampler_free(s);
+    drawer_free(s);
 }
 
 /* ---- hostile values ---------------------------------------------------------------------------------------------- */
@@ -443,17 +438,17 @@ static void a_draw_depends_on_seed_and_index_alone(void **state) {
     (void)state;
     enum { N = 4000 };
     float *x = random_logits(N, 21, 1);
-    kvq_sampler *s = new_sampler(N);
+    drawer *s = drawer_new(N);
     int forward[64], same = 0;
-    for (int i = 0; i < 64; i++) forward[i] = kvq_sampler_draw(s, &plain, x, NULL, 0, NULL, 0, i);
+    for (int i = 0; i < 64; i++) forward[i] = draw(s, &plain, x, NULL, 0, NULL, 0, i);
     kvq_sampling other = plain;
     other.seed = plain.seed + ((uint64_t)1 << 40);
     for (int i = 63; i >= 0; i--) {
-        same += kvq_sampler_draw(s, &other, x, NULL, 0, NULL, 0, i) == forward[i];
-        assert_int_equal(kvq_sampler_draw(s, &plain, x, NULL, 0, NULL, 0, i), forward[i]);
+        same += draw(s, &other, x, NULL, 0, NULL, 0, i) == forward[i];
+        assert_int_equal(draw(s, &plain, x, NULL, 0, NULL, 0, i), forward[i]);
     }
     assert_in_range(same, 0, 3); /* the high half of the seed counts, too */
-    kvq_sampler_free(s);
+    drawer_free(s);
     free(x);
 }
 
@@ -522,7 +517,7 @@ static void a_vocabulary_of_nothing_is_refused(void **state) {
     (void)state;
     kvq_sampler *s = NULL;
     kvq_error err = {0};
-    assert_int_equal(kvq_sampler_new(0, &s, &err), KVQ_BAD_ARGUMENT);
+    assert_int_equal(kvq_sampler_new(0, 1, &s, &err), KVQ_BAD_ARGUMENT);
     assert_null(s);
     kvq_sampler_free(NULL);
 }
@@ -534,7 +529,7 @@ static void every_allocation_may_fail(void **state) {
         kvq_sampler *s = NULL;
         kvq_error err = {0};
         allocations_left = n;
-        kvq_status status = kvq_sampler_new(300, &s, &err);
+        kvq_status status = kvq_sampler_new(300, 4, &s, &err);
         bool all_done = allocations_left >= 0;
         allocations_left = -1;
         if (all_done) {
@@ -565,15 +560,42 @@ static void a_draw_needs_no_memory(void **state) {
                               .n_logit_bias = 1};
     const int said[] = {3, 5, 3};
     float *x = random_logits(N, 11, 4);
-    kvq_sampler *s = new_sampler(N);
+    drawer *s = drawer_new(N);
     allocations_left = 0;
-    int id = kvq_sampler_draw(s, &all, x, said, 3, said, 3, 3);
+    int id = draw(s, &all, x, said, 3, said, 3, 3);
     int left = allocations_left;
     allocations_left = -1;
     assert_int_equal(left, 0);
     assert_in_range(id, 0, N - 1);
-    kvq_sampler_free(s);
+    drawer_free(s);
     free(x);
+}
+
+static void a_row_that_does_not_fit_is_left_out_whole(void **state) {
+    (void)state;
+    enum { N = 10 };
+    const int few[] = {1, 2, 3, 1}, all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    kvq_sampling p = plain;
+    p.repetition_penalty = 2;
+    kvq_sampler *s = NULL;
+    assert_int_equal(kvq_sampler_new(N, 3, &s, NULL), KVQ_OK);
+    kvq_sampler_begin(s);
+    assert_true(kvq_sampler_add(s, &p, few, 4, NULL, 0, 0));
+    assert_false(kvq_sampler_add(s, &p, all, N, NULL, 0, 0)); /* 3 + 10 edits */
+    assert_true(kvq_sampler_add(s, &p, all, 7, NULL, 0, 0));  /* but 3 + 7 are as many as the vocabulary */
+    assert_true(kvq_sampler_add(s, &plain, all, N, NULL, 0, 0));
+    assert_false(kvq_sampler_add(s, &plain, all, N, NULL, 0, 0)); /* a fourth row */
+    kvq_sample job = kvq_sampler_job(s);
+    assert_int_equal(job.n_rows, 3);
+    assert_int_equal(job.n_edits, 10);
+    assert_int_equal(job.edits[0].id, 1);
+    assert_int_equal(job.edits[0].n_seen, 2);
+    assert_int_equal(job.rows[1].edit_begin, 3);
+    assert_int_equal(job.rows[1].n_edits, 7);
+    assert_int_equal(job.rows[2].n_edits, 0);
+    kvq_sampler_begin(s);
+    assert_true(kvq_sampler_add(s, &p, all, N, NULL, 0, 0)); /* an empty job has room for any */
+    kvq_sampler_free(s);
 }
 
 int main(int argc, char **argv) {
@@ -601,6 +623,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_vocabulary_of_nothing_is_refused),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(a_draw_needs_no_memory),
+        cmocka_unit_test(a_row_that_does_not_fit_is_left_out_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
