@@ -6,7 +6,7 @@
 #include "check.h"
 
 #define COUNT(array) ((int)(sizeof array / sizeof *array))
-#define MOST_ROWS 5
+#define MOST_ROWS 3
 #define MOST_EDITS 300
 
 typedef enum logit_kind { BELL, PEAKS, FLAT, STEPS, ODD, NONE, WIDE, N_KINDS } logit_kind;
@@ -120,8 +120,8 @@ void suite_sample(check *c) {
     static const int sizes[] = {1, 3, 127, 128, 129, 4099};
     for (int s = 0; s < COUNT(settings); s++) {
         for (int kind = 0; kind < N_KINDS; kind++)
-            for (int i = 0; i < COUNT(sizes); i++)
-                sample_case(c, sizes[i], MOST_ROWS, (logit_kind)kind, &settings[s], (i + kind) % 2);
+            for (int i = (kind + s) % 2; i < COUNT(sizes); i += 2)
+                sample_case(c, sizes[i], MOST_ROWS, (logit_kind)kind, &settings[s], kind % 2);
         sample_case(c, 262144, 1, s % 2 ? BELL : PEAKS, &settings[s], s % 3);
     }
     sample_case(c, 100, 0, BELL, &settings[0], false);
