@@ -112,6 +112,18 @@ static void logits_are_the_cpus(void **state) {
 
 enum { N_ANSWERS = 5 };
 
+/* Each draws its tokens another way; the tokens that two of them have seen do not fit into one job of the sampler. */
+static kvq_request request_of(int *ids, int i) {
+    kvq_request r = world_request(ids, 30 + 17 * i, (uint64_t)i + 1, 20);
+    r.temperature = i == 0 ? 0 : 1;
+    r.top_k = i == 1 ? 20 : 0;
+    r.top_p = i == 2 ? 0.9f : 1;
+    r.min_p = i == 2 ? 0.001f : 0;
+    r.repetition_penalty = i >= 3 ? 1.2f : 1;
+    r.presence_penalty = i == 3 ? 0.3f : 0;
+    return r;
+}
+
 /* Alone, all at once, in other chunks, over a pool that makes them preempt each other, and found in the prefix cache.
  */
 static void answers_do_not_depend_on_the_batch(void **state) {
@@ -122,7 +134,7 @@ static void answers_do_not_depend_on_the_batch(void **state) {
         kvq_options o = cuda_options((int)p % TINY_MODELS, policies[p]);
         kvq_engine *e = world_open(&o);
         for (int i = 0; i < N_ANSWERS; i++) {
-            kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20);
+            kvq_request r = request_of(ids[i], i);
             (void)world_submit(e, &r, &alone[i]);
             (void)world_run(e);
         }
@@ -135,7 +147,7 @@ static void answers_do_not_depend_on_the_batch(void **state) {
         e = world_open(&o);
         for (int round = 0; round < 2; round++) {
             for (int i = 0; i < N_ANSWERS; i++) {
-                kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20);
+                kvq_request r = request_of(ids[i], i);
                 (void)world_submit(e, &r, &together[i]);
             }
             (void)world_run(e);
@@ -337,7 +349,7 @@ static void nothing_is_allocated_after_the_start(void **state) {
     assert_true(before > 0);
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < N_ANSWERS; i++) {
-            kvq_request r = world_request(ids[i], 30 + 17 * i, (uint64_t)i + 1, 20);
+            kvq_request r = request_of(ids[i], i);
             (void)world_submit(e, &r, &answers[i]);
         }
         (void)world_run(e);
