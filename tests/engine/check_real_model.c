@@ -1,6 +1,7 @@
-/* check_real_model.c: check_real_model MODEL.gguf: what test_reproducible.c proves on tiny models, once on a real one
- * and as people would see it: 32 prompts at once over a pool that fits few of them, each answer the same as alone, with
- * 1 and 2 threads, other prefill budgets and a warm prefix cache, and no block in use afterwards. Run by scripts/test.
+/* check_real_model.c: check_real_model MODEL.gguf [N]: what test_reproducible.c proves on tiny models, once on a real
+ * one and as people would see it: N prompts (32) at once over a pool that fits few of them, each answer the same as
+ * alone, with 1 and 2 threads, other prefill budgets and a warm prefix cache, and no block in use afterwards. Run by
+ * scripts/test.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +9,9 @@
 
 #include "engine/kvq.h"
 
-enum { PROMPTS = 32, ANSWER_TOKENS = 20, TEXT_BYTES = 2048 };
+enum { MAX_PROMPTS = 32, ANSWER_TOKENS = 20, TEXT_BYTES = 2048 };
+
+static int n_prompts = MAX_PROMPTS;
 
 typedef struct reply {
     char text[TEXT_BYTES];
@@ -38,7 +41,7 @@ static kvq_engine *open_engine(const char *path, const char *policy, const char 
     o.quant_policy = policy;
     o.cache_max_entry_count = cache;
     o.session_len = 640;
-    o.max_batch_size = PROMPTS;
+    o.max_batch_size = MAX_PROMPTS;
     o.threads = threads;
     o.max_prefill_token_num = budget;
     o.enable_prefix_caching = prefix;
@@ -53,7 +56,7 @@ static void submit(kvq_engine *e, int i, reply *r) {
     char prompt[TEXT_BYTES];
     uint64_t id;
     kvq_error err = {0};
-    make_prompt(i, prompt, sizeof prompt);
+    make_prompt(i * MAX_PROMPTS / n_prompts, prompt, sizeof prompt); /* short and long ones */
     memset(r, 0, sizeof *r);
     kvq_request q = kvq_default_request();
     q.prompt = prompt;
@@ -97,31 +100,31 @@ static bool same(const reply *a, const reply *b) {
 
 /* All prompts at once; how many replies differ from those alone, and what else is wrong. */
 static int check_together(kvq_engine *e, const reply *alone, const char *what) {
-    static reply replies[PROMPTS];
+    static reply replies[MAX_PROMPTS];
     kvq_stats stats;
     int wrong = 0;
-    for (int i = 0; i < PROMPTS; i++) submit(e, i, &replies[i]);
+    for (int i = 0; i < n_prompts; i++) submit(e, i, &replies[i]);
     run(e);
-    for (int i = 0; i < PROMPTS; i++) {
+    for (int i = 0; i < n_prompts; i++) {
         if (same(&replies[i], &alone[i])) continue;
         printf("  prompt %d: '%.60s' instead of '%.60s'\n", i, replies[i].text, alone[i].text);
         wrong++;
     }
     kvq_get_stats(e, &stats);
     if (stats.blocks_used != 0) wrong++;
-    printf("%-46s %d of %d the same, %d preemptions, %d prefix hits, %d blocks used\n", what, PROMPTS - wrong, PROMPTS,
-           (int)stats.preemptions, (int)stats.prefix_hits, (int)stats.blocks_used);
+    printf("%-46s %d of %d the same, %d preemptions, %d prefix hits, %d blocks used\n", what, n_prompts - wrong,
+           n_prompts, (int)stats.preemptions, (int)stats.prefix_hits, (int)stats.blocks_used);
     fflush(stdout);
     return wrong;
 }
 
 static int check_policy(const char *path, const char *policy) {
-    static reply alone[PROMPTS];
+    static reply alone[MAX_PROMPTS];
     char what[64];
     int wrong = 0;
     kvq_stats stats;
     kvq_engine *e = open_engine(path, policy, "400", 1, 1024, false);
-    for (int i = 0; i < PROMPTS; i++) {
+    for (int i = 0; i < n_prompts; i++) {
         submit(e, i, &alone[i]);
         run(e);
     }
@@ -148,8 +151,9 @@ static int check_policy(const char *path, const char *policy) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        fprintf(stderr, "usage: check_real_model MODEL.gguf\n");
+    if (argc == 3) n_prompts = atoi(argv[2]);
+    if (argc < 2 || argc > 3 || n_prompts < 1 || n_prompts > MAX_PROMPTS) {
+        fprintf(stderr, "usage: check_real_model MODEL.gguf [N]: N prompts, up to %d\n", MAX_PROMPTS);
         return 2;
     }
     int wrong = check_policy(argv[1], "4") + check_policy(argv[1], "8");
