@@ -264,7 +264,7 @@ static char *repeat(const char *before, const char *part, size_t times, const ch
     "{% set ns = namespace(t=1, s='\xC3\xA9' * 10000000, s2='\xC3\xA9' * 10000000, bytes='b' * 10000000) %}" \
     "{% for i in range(1000) %}{% for j in range(1000) %}" statement "{% endfor %}{% endfor %}"
 
-static size_t one_in = 1; /* hostile templates that are tried */
+static size_t one_in = 1; /* of hostile templates */
 
 static void hostile_templates_end_at_a_limit(void **state) {
     (void)state;
@@ -324,7 +324,7 @@ static void many_names_end_at_a_limit(void **state) {
         {"", "{%% set k%06d = 1 %%}", ""},
         {"", "{%% macro k%06d() %%}{{ caller() }}{%% endmacro %%}", ""},
     };
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i += one_in) {
         char *source = malloc((size_t)N * PART_BYTES);
         assert_non_null(source);
         int n = sprintf(source, "%s", parts[i][0]);
@@ -433,7 +433,7 @@ static void every_allocation_may_fail(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) one_in = 5;
+    if (argc > 1 && strcmp(argv[1], "--sample") == 0) one_in = 9;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(snippets_give_what_jinja2_gives),
         cmocka_unit_test(conversations_render_as_jinja2_renders_them),
