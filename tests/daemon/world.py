@@ -27,7 +27,13 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 KVQD = os.environ.get("KVQD", str(HERE.parent.parent / "build" / "release" / "kvqd"))
 LIMIT_S = float(os.environ.get("KVQD_TEST_LIMIT_S", "60"))  # for one event; sanitizer builds on a busy machine are slow
+SLOWNESS = int(os.environ.get("KVQD_TEST_SLOWNESS", "1"))  # how many times slower than a release this program is
 NODE = "n1"
+
+
+def lasting(n_tokens):
+    """The tokens of an answer that is to last a while: what other programs take n_tokens for."""
+    return n_tokens // SLOWNESS
 
 
 class Failure(Exception):
