@@ -16,10 +16,8 @@
 #include "sample.h"
 #include "stream.h"
 
-#define BLOCK                                                                                              \
-    KVQ_SAMPLE_BLOCK /* 2,048 blocks at 262,144 tokens, so a top_k of 40 is far below the number of blocks \
-                      */
-#define LANES 16     /* of maxima, so that compilers make vectors of them */
+#define BLOCK KVQ_SAMPLE_BLOCK /* a top_k of 40 is far below the number of blocks: 2,048 of 262,144 tokens */
+#define LANES 16               /* of maxima, so that compilers make vectors of them */
 
 /* One row under way; the arrays are the worker's. */
 typedef struct sampling {
