@@ -253,16 +253,22 @@ void daemon_engine_options(const kvqd *d, kvq_options *ret) {
     *ret = kvq_default_options();
     config_engine_options(&d->config, ret);
     ret->model_path = d->model_path;
-    ret->chat_template = NULL; /* a file's text: start_loading reads it */
+    ret->chat_template = NULL; /* a file's text: read_template reads it */
+}
+
+/* *ret: the text of [model] chat_template, owned by the caller; NULL if none is configured. */
+static kvq_status read_template(const kvqd *d, char **ret, kvq_error *err) {
+    const char *path = d->config.model_chat_template;
+    *ret = NULL;
+    return *path ? file_read(path, MAX_TEMPLATE_BYTES, ret, err) : KVQ_OK;
 }
 
 static kvq_status start_loading(kvqd *d, const char *backend, kvq_error *err) {
     kvq_options options;
-    char *template = NULL;
+    char *template;
     daemon_engine_options(d, &options);
     if (backend) options.backend = backend;
-    const char *path = d->config.model_chat_template;
-    kvq_status status = *path ? file_read(path, MAX_TEMPLATE_BYTES, &template, err) : KVQ_OK;
+    kvq_status status = read_template(d, &template, err);
     options.chat_template = template;
     if (!status) status = loader_open(&options, d->wake_fd, &d->loader, err);
     free(template);
@@ -364,9 +370,14 @@ kvq_status daemon_unload(kvqd *d, kvq_error *err) {
  * and the device is opened then. */
 static kvq_status check_file(const kvqd *d, const char *path, kvq_error *err) {
     kvq_options options;
+    char *template;
     daemon_engine_options(d, &options);
     options.model_path = path;
-    return kvq_check_file(&options, err);
+    kvq_status status = read_template(d, &template, err);
+    options.chat_template = template;
+    if (!status) status = kvq_check_file(&options, err);
+    free(template);
+    return status;
 }
 
 kvq_status daemon_load(kvqd *d, const char *path, kvq_error *err) {

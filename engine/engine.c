@@ -151,15 +151,20 @@ static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p,
     return w;
 }
 
-/* All sizes but the pool's, from the file alone; *left is what the pool may be of. m and kv are the caller's to end,
- * also after an error. */
-static kvq_status plan_sizes(const kvq_options *o, const kvq_gguf *g, const kvq_machine *machine, kvq_model *m,
-                             kvq_kv_plan *kv, workspace_plan *w, kvq_free_memory *left, kvq_error *err) {
+/* What the file says without a machine: shapes, and the layout of the cache. m and kv are the caller's to end, also
+ * after an error. */
+static kvq_status read_shapes(const kvq_options *o, const kvq_gguf *g, kvq_model *m, kvq_kv_plan *kv, kvq_error *err) {
     kvq_status status = kvq_model_init(m, g, NULL, NULL, NULL, err);
-    if (!status)
-        status = kvq_kv_plan_init(kv, g, &m->hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
-    left->is_shared = machine->info.shares_memory;
-    if (!status) status = kvq_machine_free_bytes(machine, &left->bytes, err);
+    if (status) return status;
+    return kvq_kv_plan_init(kv, g, &m->hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
+}
+
+/* All sizes but the pool's; *left is what the pool may be of. What will not fit is told before gigabytes are loaded
+ * for it. */
+static kvq_status plan_sizes(const kvq_options *o, const kvq_model *m, const kvq_kv_plan *kv,
+                             const kvq_machine *machine, workspace_plan *w, kvq_free_memory *left, kvq_error *err) {
+    *left = (kvq_free_memory){.is_shared = machine->info.shares_memory};
+    kvq_status status = kvq_machine_free_bytes(machine, &left->bytes, err);
     if (status) return status;
     *w = plan_workspace(o, &m->hparams, kv, machine);
     return kvq_plan_fixed(m->weight_bytes, w->bytes, left, err);
@@ -246,17 +251,17 @@ static void fill_info(kvq_info *info, const kvq_options *o, const kvq_gguf *g, c
 /* ---- open and close
  * ------------------------------------------------------------------------------------------------------ */
 
-static kvq_status open_template(kvq_engine *e) {
+static kvq_status open_template(kvq_engine *e, kvq_error *err) {
     kvq_text source;
     const char *own = e->options.chat_template;
     if (own)
         source = (kvq_text){own, strlen(own)};
     else if (!kvq_gguf_text(e->gguf, "tokenizer.chat_template", &source))
         return KVQ_OK;
-    kvq_error err = {0};
-    kvq_status status = kvq_template_parse(source.bytes, source.n_bytes, &e->chat_template, &err);
-    if (status == KVQ_NO_MEMORY) return status;
-    if (status) snprintf(e->template_error, sizeof e->template_error, "%s", err.text); /* raw prompts still work */
+    kvq_error why = {0};
+    kvq_status status = kvq_template_parse(source.bytes, source.n_bytes, &e->chat_template, &why);
+    if (status == KVQ_NO_MEMORY) return kvq_fail(err, status, "%s", why.text);
+    if (status) snprintf(e->template_error, sizeof e->template_error, "%s", why.text); /* raw prompts still work */
     return KVQ_OK;
 }
 
@@ -337,18 +342,6 @@ static kvq_status open_pool(kvq_engine *e, const workspace_plan *w, kvq_error *e
                              &e->scheduler, err);
 }
 
-/* What will not fit is told before gigabytes are loaded for it. */
-static kvq_status check_fits(const kvq_engine *e, kvq_error *err) {
-    kvq_model m = {0};
-    kvq_kv_plan kv = {0};
-    workspace_plan w = {0};
-    kvq_free_memory left;
-    kvq_status status = plan_sizes(&e->options, e->gguf, &e->machine, &m, &kv, &w, &left, err);
-    kvq_kv_plan_done(&kv);
-    kvq_model_done(&m);
-    return status;
-}
-
 static kvq_status check_vocabulary(const kvq_tokenizer *t, const kvq_model *m, const kvq_options *o, kvq_error *err) {
     int n = kvq_tokenizer_n_vocab(t), n_rows = m->hparams.vocab_size;
     if (n <= n_rows) return KVQ_OK;
@@ -356,20 +349,27 @@ static kvq_status check_vocabulary(const kvq_tokenizer *t, const kvq_model *m, c
                     n, n_rows);
 }
 
-static kvq_status open_model(kvq_engine *e, kvq_error *err) {
+/* All that the file alone says, which is what kvq_check_file checks: no device, no weights. */
+static kvq_status open_file(kvq_engine *e, kvq_error *err) {
     const kvq_options *o = &e->options;
+    kvq_status status = kvq_gguf_open(o->model_path, &e->gguf, err);
+    if (!status) status = kvq_tokenizer_open(e->gguf, &e->tokenizer, err);
+    if (!status) status = open_template(e, err);
+    if (!status) status = read_shapes(o, e->gguf, &e->model, &e->kv_plan, err);
+    if (!status) status = check_vocabulary(e->tokenizer, &e->model, o, err);
+    return status;
+}
+
+static kvq_status open_model(kvq_engine *e, workspace_plan *w, kvq_error *err) {
+    const kvq_options *o = &e->options;
+    kvq_free_memory left;
     /* the machine first: a GPU that is not usable is told at once */
     kvq_status status = kvq_machine_open(&e->machine, o->backend, o->isa, o->device, err);
-    if (!status) status = kvq_gguf_open(o->model_path, &e->gguf, err);
-    if (!status) status = kvq_tokenizer_open(e->gguf, &e->tokenizer, err);
-    if (!status) status = open_template(e);
-    if (!status) status = check_fits(e, err);
-    if (!status) status = kvq_model_init(&e->model, e->gguf, &e->machine, o->progress, o->progress_user, err);
-    if (!status) status = check_vocabulary(e->tokenizer, &e->model, o, err);
-    if (!status)
-        status = kvq_kv_plan_init(&e->kv_plan, e->gguf, &e->model.hparams, kvq_policy_find(o->quant_policy),
-                                  o->cache_block_seq_len, err);
-    return status;
+    if (!status) status = open_file(e, err);
+    if (!status) status = plan_sizes(o, &e->model, &e->kv_plan, &e->machine, w, &left, err);
+    if (status) return status;
+    kvq_model_done(&e->model); /* the shapes; now with the weights */
+    return kvq_model_init(&e->model, e->gguf, &e->machine, o->progress, o->progress_user, err);
 }
 
 static size_t longest_piece_bytes(const kvq_tokenizer *t) {
@@ -389,10 +389,9 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     e->options = *options;
     e->events = calloc(KVQ_MAX_REQUESTS, sizeof *e->events);
     if (!e->events) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for the engine");
-    if (!status) status = open_model(e, err);
     workspace_plan w = {0};
+    if (!status) status = open_model(e, &w, err);
     if (!status) {
-        w = plan_workspace(options, &e->model.hparams, &e->kv_plan, &e->machine);
         e->info.workspace_bytes = w.bytes;
         status = open_compute(e, &w, err);
     }
@@ -861,7 +860,8 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
     if (!status) status = kvq_machine_open(&machine, o->backend, o->isa, o->device, err);
     if (!status) status = kvq_gguf_open(o->model_path, &g, err);
     workspace_plan w = {0};
-    if (!status) status = plan_sizes(o, g, &machine, &m, &kv, &w, &free_memory, err);
+    if (!status) status = read_shapes(o, g, &m, &kv, err);
+    if (!status) status = plan_sizes(o, &m, &kv, &machine, &w, &free_memory, err);
     if (!status) {
         plan->info.workspace_bytes = w.bytes;
         status = kvq_plan_pool_bytes(&kv, o->cache_max_entry_count, free_memory, w.session_guess, o->max_batch_size,
@@ -900,20 +900,15 @@ void kvq_plan_close(kvq_plan *p) {
 }
 
 kvq_status kvq_check_file(const kvq_options *o, kvq_error *err) {
-    kvq_gguf *g = NULL;
-    kvq_tokenizer *tokenizer = NULL;
-    kvq_model m = {0};
-    kvq_kv_plan kv = {0};
     kvq_status status = check_options(o, err);
-    if (!status) status = kvq_gguf_open(o->model_path, &g, err);
-    if (!status) status = kvq_tokenizer_open(g, &tokenizer, err);
-    if (!status) status = kvq_model_init(&m, g, NULL, NULL, NULL, err);
-    if (!status) status = check_vocabulary(tokenizer, &m, o, err);
-    if (!status)
-        status = kvq_kv_plan_init(&kv, g, &m.hparams, kvq_policy_find(o->quant_policy), o->cache_block_seq_len, err);
-    kvq_kv_plan_done(&kv);
-    kvq_model_done(&m);
-    kvq_tokenizer_free(tokenizer);
-    kvq_gguf_close(g);
+    if (status) return status;
+    kvq_engine *e = calloc(1, sizeof *e);
+    if (!e) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for the engine");
+    e->options = *o;
+    status = open_file(e, err);
+    if (!status && e->template_error[0])
+        status = kvq_fail(err, KVQ_UNSUPPORTED, "'%s': its chat template cannot be used: %s", o->model_path,
+                          e->template_error);
+    kvq_close(e);
     return status;
 }

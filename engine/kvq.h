@@ -232,8 +232,9 @@ kvq_status kvq_plan_open(const kvq_options *options, kvq_plan **ret, kvq_error *
 const kvq_info *kvq_plan_info(const kvq_plan *p);
 void kvq_plan_close(kvq_plan *p);
 
-/* Whether kvq_open could read its model, as far as the file alone says: opens no device, reads no weights. Errors:
- * BAD_ARGUMENT, IO, BAD_FILE, UNSUPPORTED, NO_MEMORY. */
+/* Whether kvq_open could read its model, as far as the file alone says: opens no device, reads no weights. A chat
+ * template that cannot be used is an error here, though kvq_open takes it, for raw prompts. Errors: BAD_ARGUMENT, IO,
+ * BAD_FILE, UNSUPPORTED, NO_MEMORY. */
 kvq_status kvq_check_file(const kvq_options *options, kvq_error *err);
 
 #ifdef __cplusplus

@@ -638,6 +638,10 @@ static void a_file_is_checked_without_a_device(void **state) {
     assert_int_equal(kvq_check_file(&o, &err), KVQ_IO);
     o = world_options(TINY_LLAMA, "5");
     assert_int_equal(kvq_check_file(&o, &err), KVQ_BAD_ARGUMENT);
+    o = world_options(TINY_LLAMA, "8");
+    o.chat_template = "{% endfoo %}";
+    assert_int_equal(kvq_check_file(&o, &err), KVQ_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "endfoo"));
 }
 
 static int remove_models(void **state) {
