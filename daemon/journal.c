@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define SCHEMA_VERSION 1
-#define ROW_OVERHEAD_BYTES 512 /* what a row costs besides its texts and blobs, roughly */
+#define FORGOTTEN_AT_ONCE 64 /* delivered answers, where a prompt needs room */
 
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS prompt ("
@@ -42,9 +42,16 @@ static const char schema[] =
 
 #define PAYLOAD "(SELECT bytes FROM payload WHERE payload.row = prompt.row)"
 #define BYTES_OF(text) "ifnull(length(CAST(" text " AS BLOB)), 0)" /* length() of a text counts characters */
+/* What a row costs; 512 is for all that is in it besides texts and blobs, roughly. */
 /* clang-format off */
-#define COST "(length(" PAYLOAD ") + ifnull(length(answer), 0) + length(correlation) + ifnull(length(answer_correlation), 0) + " \
+#define COST "(ifnull((SELECT length(bytes) FROM payload WHERE payload.row = prompt.row), 0) + ifnull(length(answer), 0) + " \
+    "length(correlation) + ifnull(length(answer_correlation), 0) + " \
     BYTES_OF("topic") " + " BYTES_OF("response_topic") " + " BYTES_OF("content_type") " + " BYTES_OF("answer_topic") " + 512)"
+#define SUMS "SELECT ifnull(sum(" COST "), 0), ifnull(sum(sequence IS NULL), 0), " \
+    "ifnull(sum(sequence IS NOT NULL AND delivered = 0), 0), ifnull(sum(delivered), 0), ifnull(max(sequence), 0) FROM prompt"
+#define THE_ROW " WHERE row = ?1"
+#define OLD " WHERE delivered = 1 AND finished_ms < ?1"
+#define OLDEST " WHERE row IN (SELECT row FROM prompt WHERE delivered = 1 ORDER BY finished_ms, row LIMIT ?1)"
 /* clang-format on */
 #define MESSAGE_COLUMNS \
     "topic, packet_id, qos, from_pool, received_ms, clock_synced, response_topic, content_type, correlation, expiry_s"
@@ -64,11 +71,10 @@ static const char schema[] =
     X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND " PAYLOAD " = ?2 AND content_type = ?3 AND (reusable = 1 OR ?4) AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
     X(NEXT_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE sequence > ?1 AND sequence IS NOT NULL AND delivered = 0 ORDER BY sequence LIMIT 1") \
     X(DELIVERED, "UPDATE prompt SET delivered = 1 WHERE row = ?1 AND delivered = 0") \
-    X(DROP, "DELETE FROM prompt WHERE row = ?1") \
-    X(COST_OF, "SELECT " COST " FROM prompt WHERE row = ?1") \
-    X(FORGET_OLD, "DELETE FROM prompt WHERE delivered = 1 AND finished_ms < ?1") \
-    X(FORGET_OLDEST, "DELETE FROM prompt WHERE row IN (SELECT row FROM prompt WHERE delivered = 1 ORDER BY finished_ms LIMIT 64)") \
-    X(SUM, "SELECT ifnull(sum(" COST "), 0), ifnull(sum(sequence IS NULL), 0), ifnull(sum(sequence IS NOT NULL AND delivered = 0), 0), ifnull(sum(delivered), 0), ifnull(max(sequence), 0) FROM prompt") \
+    X(SUM_ALL, SUMS) \
+    X(SUM_ROW, SUMS THE_ROW)     X(DELETE_ROW, "DELETE FROM prompt" THE_ROW) \
+    X(SUM_OLD, SUMS OLD)         X(DELETE_OLD, "DELETE FROM prompt" OLD) \
+    X(SUM_OLDEST, SUMS OLDEST)   X(DELETE_OLDEST, "DELETE FROM prompt" OLDEST) \
     X(LAST_ROW, "SELECT ifnull(max(row), 0) FROM prompt") \
     X(REMEMBER, "INSERT OR IGNORE INTO remembered(key, value) VALUES(?1, ?2)") \
     X(RECALL, "SELECT value FROM remembered WHERE key = ?1")
@@ -144,9 +150,11 @@ static kvq_status change(journal *j, sqlite3_stmt *s, const char *what, kvq_erro
     return step(s) == SQLITE_DONE ? KVQ_OK : db_fail(j, what, err);
 }
 
-/* One that need not survive power loss: no flush of the disk on the engine's thread. */
+/* One that need not survive power loss: no flush of the disk on the engine's thread. Within a transaction its COMMIT
+ * decides. */
 static kvq_status change_lazily(journal *j, sqlite3_stmt *s, const char *what, kvq_error *err) {
-    bool relaxed = sqlite3_exec(j->db, "PRAGMA synchronous = NORMAL", NULL, NULL, NULL) == SQLITE_OK;
+    bool relaxed = sqlite3_get_autocommit(j->db) &&
+                   sqlite3_exec(j->db, "PRAGMA synchronous = NORMAL", NULL, NULL, NULL) == SQLITE_OK;
     kvq_status status = change(j, s, what, err);
     if (relaxed && sqlite3_exec(j->db, "PRAGMA synchronous = FULL", NULL, NULL, NULL) != SQLITE_OK && !status)
         status = db_fail(j, "restoring full durability", err);
@@ -161,10 +169,11 @@ static sqlite3_stmt *on_row(journal *j, enum statement which, int64_t row) {
 
 /* ---- sums ------------------------------------------------------------------------------------------------ */
 
-static kvq_status sum(journal *j, kvq_error *err) {
-    sqlite3_stmt *s = j->statements[SUM];
+/* which: a SUM_... with its argument. */
+static kvq_status sum(journal *j, enum statement which, int64_t argument, journal_stats *ret, kvq_error *err) {
+    sqlite3_stmt *s = which == SUM_ALL ? j->statements[which] : on_row(j, which, argument);
     if (step(s) != SQLITE_ROW) return db_fail(j, "summing", err);
-    j->stats = (journal_stats){
+    *ret = (journal_stats){
         .bytes = (uint64_t)sqlite3_column_int64(s, 0),
         .n_unanswered = (uint64_t)sqlite3_column_int64(s, 1),
         .n_undelivered = (uint64_t)sqlite3_column_int64(s, 2),
@@ -176,12 +185,29 @@ static kvq_status sum(journal *j, kvq_error *err) {
     return KVQ_OK;
 }
 
+/* 0 if there is no such row. */
 static uint64_t cost_of(journal *j, int64_t row) {
-    sqlite3_stmt *s = on_row(j, COST_OF, row);
-    if (step(s) != SQLITE_ROW) return 0;
-    uint64_t n = (uint64_t)sqlite3_column_int64(s, 0);
-    (void)sqlite3_reset(s);
-    return n;
+    journal_stats sums = {0};
+    return sum(j, SUM_ROW, row, &sums, NULL) ? 0 : sums.bytes;
+}
+
+/* Not below 0: somebody may have changed rows with the sqlite3 program. */
+static void take_off(uint64_t *counter, uint64_t n) {
+    *counter -= n < *counter ? n : *counter;
+}
+
+/* Deletes rows; which and delete: SUM_... and DELETE_... of the same ones. */
+static kvq_status forget(journal *j, enum statement which, enum statement delete, int64_t argument, const char *what,
+                         kvq_error *err) {
+    journal_stats gone = {0};
+    kvq_status status = sum(j, which, argument, &gone, err);
+    if (!status) status = change_lazily(j, on_row(j, delete, argument), what, err);
+    if (status) return status;
+    take_off(&j->stats.bytes, gone.bytes);
+    take_off(&j->stats.n_unanswered, gone.n_unanswered);
+    take_off(&j->stats.n_undelivered, gone.n_undelivered);
+    take_off(&j->stats.n_kept, gone.n_kept);
+    return KVQ_OK;
 }
 
 /* ---- opening --------------------------------------------------------------------------------------------- */
@@ -214,7 +240,7 @@ static kvq_status open_db(journal *j, kvq_error *err) {
         if (sqlite3_prepare_v3(j->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &j->statements[i], NULL) !=
             SQLITE_OK)
             return db_fail(j, "preparing a statement", err);
-    return sum(j, err);
+    return sum(j, SUM_ALL, 0, &j->stats, err);
 }
 
 static void close_db(journal *j) {
@@ -325,45 +351,46 @@ static bool is_repeat(journal *j, const message *m) {
     return found;
 }
 
-/* Room for a prompt, if need be by forgetting the oldest delivered answers. */
-static bool make_room(journal *j, uint64_t n_bytes) {
-    kvq_error ignored; /* a failed deletion leaves no room, which is the answer */
+/* Counts a prompt that was just inserted; if need be the oldest delivered answers go for it. */
+static kvq_status take_room(journal *j, uint64_t n_bytes, kvq_error *err) {
     while (j->stats.bytes > j->max_bytes || n_bytes > j->max_bytes - j->stats.bytes) {
-        if (j->stats.n_kept == 0) return false;
-        uint64_t before = j->stats.n_kept;
-        if (change_lazily(j, j->statements[FORGET_OLDEST], "forgetting answers", &ignored) || sum(j, &ignored))
-            return false;
-        if (j->stats.n_kept >= before) return false;
+        uint64_t n_kept = j->stats.n_kept;
+        kvq_status status = KVQ_OK;
+        if (n_kept > 0) status = forget(j, SUM_OLDEST, DELETE_OLDEST, FORGOTTEN_AT_ONCE, "forgetting answers", err);
+        if (status) return status;
+        if (j->stats.n_kept >= n_kept)
+            return kvq_fail(err, KVQ_BUSY,
+                            "the journal is full: %llu of %llu bytes hold unanswered prompts and undelivered answers",
+                            (unsigned long long)j->stats.bytes, (unsigned long long)j->max_bytes);
     }
-    return true;
+    j->stats.bytes += n_bytes;
+    j->stats.n_unanswered++;
+    return KVQ_OK;
 }
 
 static kvq_status insert(journal *j, const message *m, kvq_error *err) {
     static const char what[] = "storing a prompt";
     bind_message(j->statements[APPEND], m);
     bind_blob(j->statements[APPEND_PAYLOAD], 1, m->payload, m->n_bytes);
-    kvq_status status = change(j, j->statements[BEGIN], what, err);
-    if (status) return status;
-    status = change(j, j->statements[APPEND], what, err);
+    kvq_status status = change(j, j->statements[APPEND], what, err);
     if (!status) status = change(j, j->statements[APPEND_PAYLOAD], what, err);
+    if (!status) status = take_room(j, cost_of(j, sqlite3_last_insert_rowid(j->db)), err);
     if (!status) status = change(j, j->statements[COMMIT], what, err);
-    if (status) (void)step(j->statements[ROLLBACK]); /* the failure may have done it already */
     return status;
 }
 
+/* Inserted before it is known whether there is room: what it costs only its row says. */
 static kvq_status append(journal *j, const message *m, kvq_error *err) {
     if (is_repeat(j, m)) return KVQ_OK;
-    uint64_t n_bytes = m->n_bytes + strlen(m->topic) + strlen(m->response_topic) + strlen(m->content_type) +
-                       m->n_correlation_bytes + ROW_OVERHEAD_BYTES;
-    if (!make_room(j, n_bytes))
-        return kvq_fail(err, KVQ_BUSY,
-                        "the journal is full: %llu of %llu bytes hold unanswered prompts and undelivered answers",
-                        (unsigned long long)j->stats.bytes, (unsigned long long)j->max_bytes);
-    kvq_status status = insert(j, m, err);
+    journal_stats before = j->stats;
+    kvq_status status = change(j, j->statements[BEGIN], "storing a prompt", err);
     if (status) return status;
-    j->stats.bytes += n_bytes;
-    j->stats.n_unanswered++;
-    return KVQ_OK;
+    status = insert(j, m, err);
+    if (status) {
+        (void)step(j->statements[ROLLBACK]); /* the failure may have done it already */
+        j->stats = before;
+    }
+    return status;
 }
 
 kvq_status journal_append(journal *j, const message *m, kvq_error *err) {
@@ -446,6 +473,7 @@ kvq_status journal_finish(journal *j, int64_t row, const char *name, const char 
                           size_t n_correlation_bytes, const void *payload, size_t n_bytes, bool reusable,
                           kvq_error *err) {
     lock(j);
+    uint64_t cost_before = cost_of(j, row);
     sqlite3_stmt *s = on_row(j, FINISH, row);
     bind_text(s, 2, name);
     bind_text(s, 3, topic);
@@ -457,8 +485,8 @@ kvq_status journal_finish(journal *j, int64_t row, const char *name, const char 
     kvq_status status = change(j, s, "storing an answer", err);
     if (!status && sqlite3_changes(j->db) > 0) {
         j->last_sequence++;
-        j->stats.bytes += n_bytes + strlen(topic) + n_correlation_bytes;
-        j->stats.n_unanswered -= j->stats.n_unanswered > 0;
+        j->stats.bytes += cost_of(j, row) - cost_before;
+        take_off(&j->stats.n_unanswered, 1);
         j->stats.n_undelivered++;
     }
     unlock(j);
@@ -520,21 +548,14 @@ void journal_answer_done(journal_answer *a) {
     *a = (journal_answer){0};
 }
 
-/* counter: of the rows that this one was among. */
-static kvq_status delete_row(journal *j, int64_t row, uint64_t *counter, kvq_error *err) {
-    uint64_t n_bytes = cost_of(j, row);
-    kvq_status status = change_lazily(j, on_row(j, DROP, row), "dropping a prompt", err);
-    if (!status && sqlite3_changes(j->db) > 0) {
-        j->stats.bytes -= n_bytes < j->stats.bytes ? n_bytes : j->stats.bytes;
-        *counter -= *counter > 0;
-    }
-    return status;
+static kvq_status delete_row(journal *j, int64_t row, kvq_error *err) {
+    return forget(j, SUM_ROW, DELETE_ROW, row, "dropping a prompt", err);
 }
 
 static kvq_status keep_delivered(journal *j, int64_t row, kvq_error *err) {
     kvq_status status = change_lazily(j, on_row(j, DELIVERED, row), "marking an answer as delivered", err);
     if (!status && sqlite3_changes(j->db) > 0) {
-        j->stats.n_undelivered -= j->stats.n_undelivered > 0;
+        take_off(&j->stats.n_undelivered, 1);
         j->stats.n_kept++;
     }
     return status;
@@ -542,15 +563,14 @@ static kvq_status keep_delivered(journal *j, int64_t row, kvq_error *err) {
 
 kvq_status journal_delivered(journal *j, int64_t row, kvq_error *err) {
     lock(j);
-    kvq_status status =
-        j->retain_ms > 0 ? keep_delivered(j, row, err) : delete_row(j, row, &j->stats.n_undelivered, err);
+    kvq_status status = j->retain_ms > 0 ? keep_delivered(j, row, err) : delete_row(j, row, err);
     unlock(j);
     return status;
 }
 
 kvq_status journal_drop(journal *j, int64_t row, kvq_error *err) {
     lock(j);
-    kvq_status status = delete_row(j, row, &j->stats.n_unanswered, err);
+    kvq_status status = delete_row(j, row, err);
     unlock(j);
     return status;
 }
@@ -558,10 +578,8 @@ kvq_status journal_drop(journal *j, int64_t row, kvq_error *err) {
 kvq_status journal_prune(journal *j, int64_t now_ms, kvq_error *err) {
     lock(j);
     kvq_status status = KVQ_OK;
-    if (j->stats.n_kept > 0 && j->retain_ms < now_ms) {
-        status = change_lazily(j, on_row(j, FORGET_OLD, now_ms - j->retain_ms), "forgetting answers", err);
-        if (!status && sqlite3_changes(j->db) > 0) status = sum(j, err);
-    }
+    if (j->stats.n_kept > 0 && j->retain_ms < now_ms)
+        status = forget(j, SUM_OLD, DELETE_OLD, now_ms - j->retain_ms, "forgetting answers", err);
     unlock(j);
     return status;
 }
