@@ -5,6 +5,7 @@
 #include "command.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "bench.h"
 #include "daemon.h"
 #include "log.h"
+#include "text.h"
 
 #define MAX_COMMAND_BYTES 65536
 
@@ -40,6 +42,14 @@ static json_t *fail_from(const kvq_error *err, failure *f) {
     failure_from_error(f, err);
     if (err->code == KVQ_NOT_FOUND) f->code = FAILURE_NO_MODEL;
     return NULL;
+}
+
+/* '?' for each byte that JSON could not carry: a file's name may be anything. */
+static json_t *json_path(const char *path) {
+    char text[PATH_MAX];
+    snprintf(text, sizeof text, "%s", path);
+    text_mend(text);
+    return json_string(text);
 }
 
 /* ---- the commands ---------------------------------------------------------------------------------------- */
@@ -70,9 +80,9 @@ static json_t *run_models(kvqd *d, const json_t *args, failure *f) {
         const char *file = strrchr(l.paths[i], '/') + 1;
         (void)stat(l.paths[i], &st); /* gone meanwhile: 0 bytes */
         bool loaded = d->engine && d->model_path && strcmp(d->model_path, l.paths[i]) == 0;
-        (void)json_array_append_new(list,
-                                    json_pack("{s:s, s:s, s:I, s:b}", "name", file, "path", l.paths[i], "bytes",
-                                              (json_int_t)st.st_size, "loaded", loaded)); /* no memory: one less */
+        (void)json_array_append_new(list, json_pack("{s:o, s:o, s:I, s:b}", "name", json_path(file), "path",
+                                                    json_path(l.paths[i]), "bytes", (json_int_t)st.st_size, "loaded",
+                                                    loaded)); /* no memory: one less */
     }
     models_free(&l);
     return json_pack("{s:o, s:s?}", "models", list, "loaded", daemon_model_name(d));
@@ -94,7 +104,7 @@ static json_t *run_load(kvqd *d, const json_t *args, failure *f) {
     kvq_error err;
     if (!path_of(d, args, &path, f)) return NULL;
     kvq_status status = daemon_load(d, path, &err);
-    json_t *data = status ? fail_from(&err, f) : json_pack("{s:s}", "loading", path);
+    json_t *data = status ? fail_from(&err, f) : json_pack("{s:o}", "loading", json_path(path));
     free(path);
     return data;
 }

@@ -183,29 +183,31 @@ static const char *most_used_format(const kvq_gguf *g) {
     return kvq_format_get(best)->name;
 }
 
-/* The text's whole characters that fit; nothing if one of them is not UTF-8: a file may hold any bytes there. */
-static void copy_name(char *out, size_t out_bytes, kvq_text text) {
+/* The text's whole characters that fit, with '?' for each byte that is part of none: a file, and its name, may hold any
+ * bytes. False if there was one, or nothing at all. */
+static bool copy_name(char *out, size_t out_bytes, kvq_text text) {
     size_t n = 0;
+    bool is_good = text.n_bytes > 0;
     for (size_t i = 0; i < text.n_bytes;) {
         int length = kvq_utf8_check(text.bytes + i, text.n_bytes - i);
-        if (length <= 0 || text.bytes[i] == 0) {
-            n = 0;
-            break;
-        }
-        i += (size_t)length;
-        if (i < out_bytes) n = i;
+        bool is_bad = length <= 0 || text.bytes[i] == 0;
+        size_t n_bytes = is_bad ? 1 : (size_t)length;
+        is_good = is_good && !is_bad;
+        if (n + n_bytes >= out_bytes) break;
+        memcpy(out + n, is_bad ? "?" : text.bytes + i, n_bytes);
+        n += n_bytes;
+        i += n_bytes;
     }
-    memcpy(out, text.bytes, n);
     out[n] = 0;
+    return is_good;
 }
 
 static void fill_names(kvq_info *info, const kvq_gguf *g, char *name, size_t name_bytes, char *type,
                        size_t type_bytes) {
     kvq_text text;
-    const char *path = kvq_gguf_path(g), *slash = strrchr(path, '/');
-    name[0] = 0;
-    if (kvq_gguf_text(g, "general.name", &text)) copy_name(name, name_bytes, text);
-    if (!name[0]) snprintf(name, name_bytes, "%s", slash ? slash + 1 : path);
+    const char *path = kvq_gguf_path(g), *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
+    if (!kvq_gguf_text(g, "general.name", &text) || !copy_name(name, name_bytes, text))
+        (void)copy_name(name, name_bytes, (kvq_text){file, strlen(file)}); /* there is no better one */
     snprintf(type, type_bytes, "%s", most_used_format(g));
     info->model_name = name;
     info->file_type = type;

@@ -273,9 +273,9 @@ static kvq_status show_json(const show_values *v, const kvq_gguf *g, const kind 
                             kvq_error *err) {
     json_t *metadata = json_object();
     walk_keys(g, add_key, metadata);
-    json_t *root =
-        json_pack("{s:s, s:I, s:o, s:o, s:o}", "path", kvq_gguf_path(g), "bytes", (json_int_t)kvq_gguf_file_bytes(g),
-                  "metadata", metadata, "tensors", kinds_json(kinds, n_kinds), "plans", plans_json(v, p));
+    json_t *root = json_pack("{s:o*, s:I, s:o, s:o, s:o}", "path", json_string(kvq_gguf_path(g)), "bytes",
+                             (json_int_t)kvq_gguf_file_bytes(g), "metadata", metadata, "tensors",
+                             kinds_json(kinds, n_kinds), "plans", plans_json(v, p));
     kvq_status status = report_print(root, err);
     json_decref(root);
     return status;

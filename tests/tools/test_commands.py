@@ -286,6 +286,12 @@ class Show(unittest.TestCase):
             whole = [plans[kv]["capacity"][2]["tokens"] for kv in (0, 8, 4)]
             self.assertTrue(whole[0] < whole[1] < whole[2], whole)
 
+    def test_json_of_a_file_whose_name_is_no_text_lacks_it(self):
+        name = write("\udcff.gguf", pathlib.Path(MODEL).read_bytes())
+        result = json.loads(run("show", name, "--cache", "400", "-o", "json").stdout)
+        self.assertNotIn("path", result)
+        self.assertEqual(len(result["plans"]), 3)
+
     def test_a_file_without_weights_is_shown_with_the_reason(self):
         done = run("show", write_vocabulary_only())
         self.assertEqual(done.returncode, 0, done.stderr)
