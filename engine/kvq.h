@@ -101,6 +101,7 @@ const kvq_info *kvq_get_info(const kvq_engine *e); /* borrowed until kvq_close *
 #define KVQ_MAX_REQUESTS 1024     /* queued and running */
 #define KVQ_MAX_SESSIONS 256      /* the one used longest ago is forgotten */
 #define KVQ_MAX_SESSION_BYTES 256 /* of a session's name */
+#define KVQ_MAX_ROLE_BYTES 31     /* of a message's role */
 
 typedef struct kvq_message {
     const char *role, *content;

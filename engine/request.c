@@ -54,9 +54,13 @@ static kvq_status check_input(const kvq_request *r, const kvq_text_tools *tools,
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "exactly one of 'prompt', 'messages', 'ids' must be given");
     if (r->messages && r->n_messages == 0) return kvq_fail(err, KVQ_BAD_ARGUMENT, "'messages' is empty");
     if (r->messages && r->raw) return kvq_fail(err, KVQ_BAD_ARGUMENT, "'raw' goes with 'prompt', not with 'messages'");
-    for (size_t i = 0; i < r->n_messages && r->messages; i++)
+    for (size_t i = 0; i < r->n_messages && r->messages; i++) {
         if (!r->messages[i].role || !r->messages[i].content)
             return kvq_fail(err, KVQ_BAD_ARGUMENT, "'messages' item %zu lacks role or content", i);
+        if (strlen(r->messages[i].role) > KVQ_MAX_ROLE_BYTES)
+            return kvq_fail(err, KVQ_BAD_ARGUMENT, "'messages' item %zu: its role has %zu bytes, allowed are %d", i,
+                            strlen(r->messages[i].role), KVQ_MAX_ROLE_BYTES);
+    }
     for (size_t i = 0; i < r->n_ids && r->ids; i++)
         if (r->ids[i] < 0 || r->ids[i] >= tools->vocab_size)
             return kvq_fail(err, KVQ_BAD_ARGUMENT, "'ids' item %zu is %d, the vocabulary has %d tokens", i, r->ids[i],

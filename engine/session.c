@@ -80,7 +80,7 @@ void kvq_session_release(kvq_sessions *s, kvq_session *x) {
 }
 
 static void add_role(kvq_session *x, const char *role) {
-    snprintf(x->roles[x->n_roles++], sizeof x->roles[0], "%.15s", role);
+    snprintf(x->roles[x->n_roles++], sizeof x->roles[0], "%s", role); /* checked with the request: it fits */
 }
 
 static void add_roles(kvq_session *x, const kvq_template_message *messages, size_t n_messages) {
@@ -93,7 +93,7 @@ static void add_roles(kvq_session *x, const kvq_template_message *messages, size
 void kvq_session_extend(kvq_sessions *s, kvq_session *x, const int *ids, size_t n_ids,
                         const kvq_template_message *messages, size_t n_messages) {
     int *new_ids = malloc((n_ids ? n_ids : 1) * sizeof *new_ids);
-    char(*new_roles)[16] = realloc(x->roles, (x->n_roles + n_messages + 2) * sizeof *new_roles);
+    char(*new_roles)[KVQ_MAX_ROLE_BYTES + 1] = realloc(x->roles, (x->n_roles + n_messages + 2) * sizeof *new_roles);
     if (new_roles) x->roles = new_roles;
     if (!new_ids || !new_roles) {
         free(new_ids);

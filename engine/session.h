@@ -6,14 +6,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "../kernels/status.h"
+#include "kvq.h"
 #include "template.h"
 
 typedef struct kvq_session {
     char *name;
     int *ids; /* everything said so far, answers included; NULL before the first answer */
     size_t n_ids;
-    char (*roles)[16]; /* of the messages said so far, for the template */
+    char (*roles)[KVQ_MAX_ROLE_BYTES + 1]; /* of the messages said so far, for the template */
     size_t n_roles;
     int n_requests;           /* of it that are queued or running; it stays while there are any */
     bool is_dropped;          /* forgotten meanwhile: nobody finds it any more, the last request frees it */

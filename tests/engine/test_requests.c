@@ -369,6 +369,23 @@ static void a_session_of_many_messages_keeps_all_their_roles(void **state) {
     kvq_close(e);
 }
 
+/* A template that minds the whole of a role sees it again in the next turn. */
+static void a_session_keeps_a_long_role_whole(void **state) {
+    (void)state;
+    kvq_options o = world_options(TINY_LLAMA, "8");
+    o.chat_template = "{% for m in messages %}{% if not loop.first %}x{{ m['content'] }}{% endif %}"
+                      "{% endfor %}{{ messages[0]['role'] }}";
+    kvq_engine *e = world_open(&o);
+    const kvq_message message = {"31-bytes-and-not-one-more-of-it", "?"};
+    kvq_request r = turn("s", NULL);
+    r.messages = &message;
+    r.n_messages = 1;
+    answer first = run_one(e, r), second = run_one(e, turn("s", "y"));
+    /* behind the answer: "x" and "y" of the new turn, and the first message's role */
+    assert_int_equal(second.result.prompt_tokens, first.result.prompt_tokens + first.result.completion_tokens + 2 + 31);
+    kvq_close(e);
+}
+
 static void a_refused_request_costs_nobody_a_session(void **state) {
     (void)state;
     kvq_engine *e = open_default();
@@ -428,12 +445,13 @@ static void what_cannot_be_is_refused_by_name(void **state) {
     (void)state;
     kvq_engine *e = open_default();
     static const kvq_message no_content[] = {{"user", NULL}}, hello[] = {{"user", "hello"}};
+    static const kvq_message long_message = {"a-role-that-has-32-bytes-is-long", "hello"};
     static const int far[] = {5, TINY_VOCAB}, fine[] = {5}, negative[] = {-1};
     static const kvq_token_bias bias[] = {{TINY_VOCAB, 1}};
     static const char *const empty_stop[] = {""};
     const kvq_request d = kvq_default_request();
     kvq_request none = d, two = d, id_far = d, id_negative = d, hot = d, bad_bias = d, stop = d, urgent = d, length = d,
-                late = d, role = d;
+                late = d, role = d, long_role = d;
     two.prompt = "x";
     two.messages = hello;
     two.n_messages = 1;
@@ -451,14 +469,17 @@ static void what_cannot_be_is_refused_by_name(void **state) {
     late.deadline_ms = -1;
     role.messages = no_content;
     role.n_messages = 1;
+    long_role.messages = &long_message;
+    long_role.n_messages = 1;
     hot.ids = bad_bias.ids = stop.ids = urgent.ids = length.ids = late.ids = fine;
     hot.n_ids = bad_bias.n_ids = stop.n_ids = urgent.n_ids = length.n_ids = late.n_ids = 1;
     const struct {
         const kvq_request *request;
         const char *names;
-    } cases[] = {{&none, "'prompt'"},       {&two, "'messages'"},        {&id_far, "'ids'"},   {&id_negative, "'ids'"},
-                 {&hot, "'temperature'"},   {&bad_bias, "'logit_bias'"}, {&stop, "'stop'"},    {&urgent, "'priority'"},
-                 {&length, "'max_tokens'"}, {&late, "'deadline_ms'"},    {&role, "'messages'"}};
+    } cases[] = {{&none, "'prompt'"},      {&two, "'messages'"},    {&id_far, "'ids'"},
+                 {&id_negative, "'ids'"},  {&hot, "'temperature'"}, {&bad_bias, "'logit_bias'"},
+                 {&stop, "'stop'"},        {&urgent, "'priority'"}, {&length, "'max_tokens'"},
+                 {&late, "'deadline_ms'"}, {&role, "'messages'"},   {&long_role, "32 bytes"}};
     for (int i = 0; i < COUNT_OF(cases); i++) {
         uint64_t id = 0;
         kvq_error err = {0};
@@ -669,6 +690,7 @@ int main(void) {
         cmocka_unit_test(a_session_goes_on_from_what_was_said),
         cmocka_unit_test(turns_of_one_session_are_answered_one_after_the_other),
         cmocka_unit_test(a_session_of_many_messages_keeps_all_their_roles),
+        cmocka_unit_test(a_session_keeps_a_long_role_whole),
         cmocka_unit_test(a_refused_request_costs_nobody_a_session),
         cmocka_unit_test(a_session_longer_than_the_context_is_refused_and_the_engine_goes_on),
         cmocka_unit_test(what_cannot_be_is_refused_by_name),
