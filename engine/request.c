@@ -237,13 +237,15 @@ static kvq_status render_continuation(const kvq_active *a, const kvq_text_tools 
     return KVQ_OK;
 }
 
-/* When the answer ended with its end token, the template's own closing of the turn is there already. */
+/* When the answer ended with its end token, the template's own closing of the turn is there already, and with it the
+ * white space that some (llama 2's) write before the token. */
 static size_t closing_bytes(const kvq_active *a, const kvq_text_tools *tools, const char *text, size_t n_bytes) {
     int last = a->session->ids[a->session->n_ids - 1];
     if (!kvq_tokenizer_is_end(tools->tokenizer, last)) return 0;
     kvq_text end = kvq_tokenizer_text(tools->tokenizer, last);
-    bool same = end.n_bytes <= n_bytes && memcmp(end.bytes, text, end.n_bytes) == 0;
-    return same ? end.n_bytes : 0;
+    size_t n_space = strspn(text, " \n");
+    bool same = end.n_bytes <= n_bytes - n_space && memcmp(end.bytes, text + n_space, end.n_bytes) == 0;
+    return same ? n_space + end.n_bytes : 0;
 }
 
 /* The text of the request as the model shall read it. */

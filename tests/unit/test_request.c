@@ -1,5 +1,6 @@
-/* test_request.c: engine/request.c: what a raw turn of a session becomes, with a SentencePiece vocabulary, whose spaces
- * depend on what went before. Everything else about requests is tests/engine/test_requests.c's business. */
+/* test_request.c: engine/request.c: what a turn of a session becomes, raw or through a template, with a SentencePiece
+ * vocabulary, whose spaces depend on what went before. Everything else about requests is tests/engine/test_requests.c's
+ * business. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -50,6 +51,25 @@ static int tear_down(void **state) {
     return 0;
 }
 
+/* The prompt r as tokens, behind what a session said; before ends with -1, and so does expected. */
+static kvq_active *check_turn(const kvq_request *r, const int *before, const int *expected, const char *why) {
+    static int ids[8];
+    static char roles[][KVQ_MAX_ROLE_BYTES + 1] = {"user", "assistant"};
+    static kvq_session session;
+    session = (kvq_session){.ids = ids, .roles = roles, .n_roles = 2};
+    for (; before[session.n_ids] >= 0; session.n_ids++) ids[session.n_ids] = before[session.n_ids];
+    kvq_active *a = NULL;
+    kvq_error err = {0};
+    if (kvq_active_new(r, &tools, &a, &err)) fail_msg("%s", err.text);
+    if (session.n_ids) a->session = &session;
+    if (kvq_active_prepare(a, &tools, &err)) fail_msg("%s: %s", why, err.text);
+    int n = 0;
+    for (; expected[n] >= 0; n++)
+        if (n >= a->seq.n_prompt || a->seq.tokens[n] != expected[n]) fail_msg("%s: token %d", why, n);
+    if (n != a->seq.n_prompt) fail_msg("%s: %d tokens, not %d", why, a->seq.n_prompt, n);
+    return a;
+}
+
 /* A raw prompt behind what a session said ({-1}: there is none), as tokens; then the text of an answer "▁a". */
 static void raw_turns_join_as_one_text(void **state) {
     (void)state;
@@ -67,23 +87,11 @@ static void raw_turns_join_as_one_text(void **state) {
         {{BOS, SPACE_A, MARK, -1}, "a", {BOS, SPACE_A, MARK, SPACE_A, -1}, " a", "as one text with a mark in it"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        int before[4];
-        memcpy(before, cases[i].before, sizeof before);
-        kvq_session session = {.ids = before};
-        while (session.n_ids < 4 && before[session.n_ids] >= 0) session.n_ids++;
         kvq_request r = kvq_default_request();
         r.raw = true;
         r.prompt = cases[i].prompt;
         r.max_tokens = 4;
-        kvq_active *a = NULL;
-        kvq_error err = {0};
-        if (kvq_active_new(&r, &tools, &a, &err)) fail_msg("%s", err.text);
-        if (session.n_ids) a->session = &session;
-        if (kvq_active_prepare(a, &tools, &err)) fail_msg("%s: %s", cases[i].why, err.text);
-        int n = 0;
-        for (; cases[i].expected[n] >= 0; n++)
-            if (n >= a->seq.n_prompt || a->seq.tokens[n] != cases[i].expected[n]) fail_msg("%s", cases[i].why);
-        if (n != a->seq.n_prompt) fail_msg("%s: %d tokens, not %d", cases[i].why, a->seq.n_prompt, n);
+        kvq_active *a = check_turn(&r, cases[i].before, cases[i].expected, cases[i].why);
         char text[64];
         size_t n_text = kvq_detokenize(tokenizer, &a->detokenizer, SPACE_A, false, text, sizeof text);
         if (n_text != strlen(cases[i].answer) || memcmp(text, cases[i].answer, n_text) != 0)
@@ -92,9 +100,41 @@ static void raw_turns_join_as_one_text(void **state) {
     }
 }
 
+#define TEMPLATE_CLOSING(text)                                                    \
+    "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + m.content }}" \
+    "{% else %}{{ ' ' + m.content + " text " }}{% endif %}{% endfor %}"
+
+/* What a template closes an answer with, where the model closed it itself, and where it was cut. */
+static void an_answer_is_closed_once(void **state) {
+    (void)state;
+    static const struct {
+        const char *template;
+        int before[4], expected[8];
+        const char *why;
+    } cases[] = {
+        {TEMPLATE_CLOSING("eos_token"), {BOS, A, EOS, -1}, {BOS, A, EOS, BOS, SPACE_A, -1}, "closed by the model"},
+        {TEMPLATE_CLOSING("eos_token"), {BOS, A, -1}, {BOS, A, EOS, BOS, SPACE_A, -1}, "closed by the template"},
+        {TEMPLATE_CLOSING("' ' + eos_token"), {BOS, A, EOS, -1}, {BOS, A, EOS, BOS, SPACE_A, -1}, "as llama 2 does"},
+        {TEMPLATE_CLOSING("' ' + eos_token"), {BOS, A, -1}, {BOS, A, SPACE, EOS, BOS, SPACE_A, -1}, "llama 2, cut"},
+        {TEMPLATE_CLOSING("' '"), {BOS, A, EOS, -1}, {BOS, A, EOS, SPACE, SPACE, BOS, SPACE_A, -1}, "not to be closed"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kvq_template *t = NULL;
+        kvq_error err = {0};
+        if (kvq_template_parse(cases[i].template, strlen(cases[i].template), &t, &err)) fail_msg("%s", err.text);
+        kvq_request r = kvq_default_request();
+        r.prompt = "a";
+        r.max_tokens = 4;
+        tools.chat_template = t;
+        kvq_active_free(check_turn(&r, cases[i].before, cases[i].expected, cases[i].why));
+        kvq_template_free(t);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(raw_turns_join_as_one_text, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(an_answer_is_closed_once, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
