@@ -8,6 +8,7 @@
 #include "kernels/formats.h"
 #include "kernels/matrix.h"
 #include "kernels/ops.h"
+#include "tests/shapes.h"
 
 static kvq_format format_of(const char *name) {
     for (int f = 0; f < KVQ_FORMAT_COUNT; f++)
@@ -23,15 +24,7 @@ int main(int argc, char **argv) {
     kvq_format format = format_of(argv[2]);
     int n_out = atoi(argv[3]), n_in = atoi(argv[4]), n_rows = atoi(argv[5]);
     const kvq_format_info *info = kvq_format_get(format);
-    kvq_shapes shapes = {.max_rows = n_rows,
-                         .max_in = n_in,
-                         .max_out = n_out,
-                         .n_heads = 1,
-                         .n_kv_heads = 1,
-                         .head_dim = 64,
-                         .max_tokens = 64,
-                         .block_tokens = 64,
-                         .threads = 1};
+    kvq_shapes shapes = shapes_of_matrices(n_rows, n_in, n_out, 1);
     kvq_error error;
     kvq_ops ops;
     kvq_stream *stream;

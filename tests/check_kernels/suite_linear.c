@@ -8,6 +8,7 @@
 #include "check.h"
 #include "kernels/formats.h"
 #include "kernels/ref/activations.h"
+#include "tests/shapes.h"
 
 #define EPS 0x1p-24
 #define COUNT(array) ((int)(sizeof array / sizeof *array))
@@ -295,18 +296,8 @@ typedef struct halves_shape {
 static void halves_case(check *c, kvq_format format, const halves_shape *shape) {
     check_level *level = &c->levels[1], before = *level;
     if (!level->device || !check_begin(c, "linear_halves_%s_%s", kvq_format_get(format)->name, shape->what)) return;
-    kvq_shapes sizes = {.max_rows = shape->n_rows,
-                        .max_in = shape->n_in,
-                        .max_out = 1024,
-                        .n_heads = 1,
-                        .n_kv_heads = 1,
-                        .head_dim = 64,
-                        .max_tokens = 64,
-                        .block_tokens = 64,
-                        .threads = 1,
-                        .max_seqs = 1,
-                        .n_groups = 1,
-                        .depends_on_batch = true};
+    kvq_shapes sizes = shapes_of_matrices(shape->n_rows, shape->n_in, 1024, 1);
+    sizes.depends_on_batch = true;
     kvq_error error;
     kvq_status status = level->backend->stream_new(level->device, &sizes, &level->one, &error);
     sizes.threads = CHECK_THREADS;
@@ -492,17 +483,9 @@ static void bench_format(check *c, kvq_format format, int n_rows, int n_in, int 
 void bench_linear(check *c) {
     static const kvq_format formats[] = {KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_1, KVQ_FORMAT_Q5_0, KVQ_FORMAT_Q8_0,
                                          KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K, KVQ_FORMAT_F16,  KVQ_FORMAT_F32};
-    kvq_shapes shapes = {.max_rows = 512,
-                         .max_in = BENCH_IN,
-                         .max_out = BENCH_OUT,
-                         .n_heads = 1,
-                         .n_kv_heads = 1,
-                         .head_dim = 64,
-                         .max_tokens = 64,
-                         .block_tokens = 64};
     for (int threads = 1; threads <= 2; threads++) {
         kvq_stream *stream;
-        shapes.threads = threads;
+        kvq_shapes shapes = shapes_of_matrices(512, BENCH_IN, BENCH_OUT, threads);
         if (kvq_cpu_stream_new(&shapes, &stream, NULL) != KVQ_OK) return;
         for (int l = c->n_levels > 2 ? 2 : 1; l < c->n_levels; l++)
             for (int f = 0; f < COUNT(formats); f++) {

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "world.h"
+#include "tests/sample.h"
 
 enum { REQUESTS = 33, ANSWER_TOKENS = 50 };
 
@@ -231,7 +232,7 @@ static int remove_models(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) n_worlds = 1, stride = 6;
+    if (is_sample(argc, argv)) n_worlds = 1, stride = 6;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_does_not_depend_on_what_else_happens),
         cmocka_unit_test(a_warm_prefix_cache_changes_nothing_but_time),

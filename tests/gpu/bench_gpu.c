@@ -21,6 +21,7 @@
 
 #include "engine/kvq.h"
 #include "kernels/backend.h"
+#include "tests/shapes.h"
 
 enum { BLOCK_TOKENS = 64, REPEATS = 7, LIST_MAX = 8 };
 
@@ -112,16 +113,7 @@ static void run_copy(const device *d, void *arg) {
 static int bench_copy(char **argv) {
     int n_rows = atoi(argv[1]) * (1 << 20) / (COPY_COLS * 4);
     uint64_t bytes = (uint64_t)n_rows * COPY_COLS * sizeof(float);
-    kvq_shapes shapes = {.max_rows = n_rows,
-                         .max_in = 64,
-                         .max_out = 64,
-                         .n_heads = 1,
-                         .n_kv_heads = 1,
-                         .head_dim = 64,
-                         .max_tokens = 64,
-                         .block_tokens = BLOCK_TOKENS,
-                         .max_seqs = 1,
-                         .n_groups = 1};
+    kvq_shapes shapes = shapes_of_matrices(n_rows, 64, 64, 0);
     device d = open_plugin(argv[0], &shapes);
     int *rows = malloc((size_t)n_rows * sizeof *rows);
     if (!rows) abort();

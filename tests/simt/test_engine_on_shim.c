@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "world.h"
+#include "tests/sample.h"
 
 #define COUNT_OF(a) (sizeof(a) / sizeof *(a))
 
@@ -418,7 +419,7 @@ static void a_lost_gpu_ends_the_step(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) one_in = 4, first_policy = 2, n_answers = 3;
+    if (is_sample(argc, argv)) one_in = 4, first_policy = 2, n_answers = 3;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
         cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),

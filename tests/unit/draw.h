@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/sampler.h"
+#include "tests/shapes.h"
 
 typedef struct drawer {
     kvq_sampler *sampler;
@@ -24,18 +25,8 @@ static void drawer_free(drawer *d) {
 }
 
 static drawer *drawer_new(int vocab_size) {
-    kvq_shapes shapes = {.max_rows = 1,
-                         .max_in = 32,
-                         .max_out = 32,
-                         .n_heads = 1,
-                         .n_kv_heads = 1,
-                         .head_dim = 64,
-                         .max_tokens = 64,
-                         .block_tokens = 64,
-                         .threads = 1,
-                         .max_seqs = 1,
-                         .n_groups = 1,
-                         .vocab_size = vocab_size};
+    kvq_shapes shapes = shapes_of_matrices(1, 32, 32, 1);
+    shapes.vocab_size = vocab_size;
     drawer *d = calloc(1, sizeof *d);
     if (!d) abort();
     d->vocab_size = vocab_size;

@@ -12,6 +12,7 @@
 
 #include "draw.h"
 #include "failing_alloc.h"
+#include "tests/sample.h"
 
 #define INF INFINITY
 #define COUNT_OF(a) (int)(sizeof(a) / sizeof *(a))
@@ -599,7 +600,7 @@ static void a_row_that_does_not_fit_is_left_out_whole(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) draws_one_in = 8;
+    if (is_sample(argc, argv)) draws_one_in = 8;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(temperature_0_takes_the_largest_and_ties_go_to_the_lowest_id),
         cmocka_unit_test(ties_go_to_the_lowest_id_across_blocks_and_at_the_end_of_odd_vocabularies),

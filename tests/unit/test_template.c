@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "engine/template.h"
+#include "tests/sample.h"
 
 enum { NOW_S = 1718467200 }; /* 2024-06-15 16:00 UTC, as in compare_templates.py */
 
@@ -433,7 +434,7 @@ static void every_allocation_may_fail(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) one_in = 9;
+    if (is_sample(argc, argv)) one_in = 9;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(snippets_give_what_jinja2_gives),
         cmocka_unit_test(conversations_render_as_jinja2_renders_them),

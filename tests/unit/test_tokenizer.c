@@ -14,6 +14,7 @@
 #include "engine/utf8.h"
 #include "failing_alloc.h"
 #include "gguf_file.h"
+#include "tests/sample.h"
 
 enum { UNDEFINED, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
 
@@ -656,7 +657,7 @@ static void every_allocation_may_fail(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) rows_one_in = 6;
+    if (is_sample(argc, argv)) rows_one_in = 6;
     const struct CMUnitTest tests[] = {
 #define BPE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up_bpe, tear_down)
 #define SPM_TEST(name) cmocka_unit_test_setup_teardown(name, set_up_spm, tear_down)

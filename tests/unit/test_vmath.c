@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/simd_generic.h"
 #include "kernels/cpu/vmath_tmpl.h"
+#include "tests/sample.h"
 
 static int coarser = 1; /* steps between values */
 
@@ -54,7 +55,7 @@ static void tanh_is_within_2e_7(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--sample") == 0) coarser = 15;
+    if (is_sample(argc, argv)) coarser = 15;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exp_is_within_1_2_ulp_between_its_ends),
         cmocka_unit_test(exp_beyond_its_ends_is_zero_and_infinity),
