@@ -47,6 +47,7 @@ struct request {
     prompt prompt;
     reply reply;
     int64_t accepted_ns, submitted_ns, first_ns, deadline_ns; /* monotonic; 0: not yet, none */
+    int64_t received_ns;                                      /* the same; before we started, perhaps */
     int64_t turn;                                             /* when its client's share comes: see take_turn */
     failure_code cut;                                         /* why we cancelled it */
     double joules_before;                                     /* telemetry_share_joules when it began */
@@ -409,6 +410,7 @@ static bool is_wanted(kvqd *d, request *r, failure *f) {
     if (age > (int64_t)d->config.limits_max_age_s * 1000)
         return failure_set(f, FAILURE_DEADLINE, "it waited %lld s; 'max_age_s' allows %d", (long long)age / 1000,
                            d->config.limits_max_age_s);
+    r->received_ns = r->accepted_ns - age * NS_PER_MS;
     if (r->message->expiry_s >= 0) left_ms = r->message->expiry_s * 1000;
     if (r->prompt.request.deadline_ms > 0 && r->prompt.request.deadline_ms < left_ms)
         left_ms = r->prompt.request.deadline_ms;
@@ -754,8 +756,15 @@ void requests_apply(kvqd *d, const kvq_event *events, size_t n) {
     }
 }
 
+/* When its time is up: the engine keeps a running one's own deadline. */
+static int64_t ends_at_ns(const config *c, const request *r) {
+    if (r->is_submitted) return r->submitted_ns + c->limits_max_request_s * NS_PER_S;
+    int64_t too_old_ns = r->received_ns + c->limits_max_age_s * NS_PER_S;
+    return r->deadline_ns && r->deadline_ns < too_old_ns ? r->deadline_ns : too_old_ns;
+}
+
 static void flush(kvqd *d, request *r, int64_t now_ns) {
-    int64_t too_long_ns = r->is_submitted ? r->submitted_ns + d->config.limits_max_request_s * NS_PER_S : INT64_MAX;
+    int64_t end_ns = ends_at_ns(&d->config, r);
     if (r->wants_deltas) {
         int64_t due_ns = reply_delta_due_ns(&r->reply);
         if (due_ns <= now_ns)
@@ -764,10 +773,10 @@ static void flush(kvqd *d, request *r, int64_t now_ns) {
             daemon_wake_at(d, due_ns);
     }
     if (r->cut) return;
-    if (now_ns >= too_long_ns || (!r->is_submitted && r->deadline_ns && now_ns >= r->deadline_ns))
+    if (now_ns >= end_ns)
         cancel(d, r, FAILURE_DEADLINE);
-    else if (!r->is_submitted && r->deadline_ns)
-        daemon_wake_at(d, r->deadline_ns);
+    else
+        daemon_wake_at(d, end_ns);
 }
 
 void requests_flush(kvqd *d, int64_t now_ns) {
