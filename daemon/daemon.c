@@ -407,7 +407,7 @@ static void lose_engine(kvqd *d, const kvq_error *err) {
     failure_from_error(&f, err);
     d->has_lost_gpu = err->code == KVQ_DEVICE;
     log_event(LOG_MESSAGE_LOAD_FAILED, NULL, "the engine stopped: %s", err->text);
-    daemon_event(d, d->has_lost_gpu ? "gpu_lost" : "engine_failed", json_pack("{s:s}", "message", err->text));
+    daemon_event(d, d->has_lost_gpu ? "gpu_lost" : "engine_failed", json_pack("{s:s}", "message", f.text));
     bench_fail(d, &f);
     if (!d->has_lost_gpu) {
         requests_fail_all(d, &f);
@@ -675,6 +675,7 @@ bool daemon_reload(kvqd *d, char *ret_text, size_t n_text) {
         telemetry_publish_info(d);
     } else {
         snprintf(ret_text, n_text, "%s", report.text ? report.text : "no memory");
+        text_mend(ret_text); /* cut inside a character, perhaps */
         log_event(LOG_MESSAGE_CONFIG_REFUSED, NULL, "the configuration was not reloaded, nothing is changed");
         log_event_lines(LOG_MESSAGE_CONFIG_REFUSED, report.text ? report.text : "no memory");
         daemon_event(d, "config_refused", json_pack("{s:s}", "message", ret_text));
