@@ -68,7 +68,7 @@ static const char schema[] =
     X(START, "UPDATE prompt SET name = ?2, seed = ?3, attempts = attempts + 1 WHERE row = ?1") \
     X(FORGIVE, "UPDATE prompt SET attempts = max(0, attempts - 1) WHERE row = ?1") \
     X(FINISH, "UPDATE prompt SET name = ?2, answer_topic = ?3, answer_correlation = ?4, answer = ?5, reusable = ?6, finished_ms = ?7, sequence = ?8 WHERE row = ?1") \
-    X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND " PAYLOAD " = ?2 AND content_type = ?3 AND (reusable = 1 OR ?4) AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
+    X(FIND_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE name = ?1 AND " PAYLOAD " = ?2 AND content_type = ?3 AND reusable = 1 AND sequence IS NOT NULL ORDER BY sequence DESC LIMIT 1") \
     X(NEXT_ANSWER, "SELECT row, sequence, answer_topic, answer, answer_correlation FROM prompt WHERE sequence > ?1 AND sequence IS NOT NULL AND delivered = 0 ORDER BY sequence LIMIT 1") \
     X(DELIVERED, "UPDATE prompt SET delivered = 1 WHERE row = ?1 AND delivered = 0") \
     X(SUM_ALL, SUMS) \
@@ -521,14 +521,12 @@ static kvq_status read_answer(journal *j, sqlite3_stmt *s, journal_answer *ret, 
     return KVQ_OK;
 }
 
-kvq_status journal_find_answer(journal *j, const char *name, const message *m, bool any, journal_answer *ret,
-                               kvq_error *err) {
+kvq_status journal_find_answer(journal *j, const char *name, const message *m, journal_answer *ret, kvq_error *err) {
     lock(j);
     sqlite3_stmt *s = j->statements[FIND_ANSWER];
     bind_text(s, 1, name);
     bind_blob(s, 2, m->payload, m->n_bytes);
     bind_text(s, 3, m->content_type);
-    bind_int(s, 4, any);
     kvq_status status = read_answer(j, s, ret, err);
     unlock(j);
     return status;

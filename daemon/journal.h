@@ -58,10 +58,9 @@ kvq_status journal_finish(journal *j, int64_t row, const char *name, const char 
                           size_t n_correlation_bytes, const void *payload, size_t n_bytes, bool reusable,
                           kvq_error *err);
 
-/* The answer that the same prompt (name, payload, content type) got within the retention. any: refusals too (a
- * redelivered message). NOT_FOUND if there is none. */
-kvq_status journal_find_answer(journal *j, const char *name, const message *m, bool any, journal_answer *ret,
-                               kvq_error *err);
+/* The reusable answer that the same prompt (name, payload, content type) got within the retention. NOT_FOUND if there
+ * is none. */
+kvq_status journal_find_answer(journal *j, const char *name, const message *m, journal_answer *ret, kvq_error *err);
 
 /* The next answer after sequence `after` that is not delivered. NOT_FOUND at the end. */
 kvq_status journal_next_answer(journal *j, int64_t after, journal_answer *ret, kvq_error *err);

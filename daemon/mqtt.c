@@ -62,7 +62,6 @@ typedef struct entry {
     int code;
     int receive_maximum;
     uint32_t max_packet_bytes;
-    bool session_present;
     char text[128];
 } entry;
 
@@ -198,7 +197,6 @@ static void on_connect5(void *context, MQTTAsync_successData5 *data) {
     if (e) {
         e->receive_maximum = (int)number_property(&data->properties, MQTTPROPERTY_CODE_RECEIVE_MAXIMUM, 65535);
         e->max_packet_bytes = (uint32_t)number_property(&data->properties, MQTTPROPERTY_CODE_MAXIMUM_PACKET_SIZE, 0);
-        e->session_present = data->alt.connect.sessionPresent;
     }
     put(a->owner, e);
 }
@@ -206,10 +204,8 @@ static void on_connect5(void *context, MQTTAsync_successData5 *data) {
 static void on_connect3(void *context, MQTTAsync_successData *data) {
     attempt *a = context;
     entry *e = entry_new(a, ENTRY_CONNECTED);
-    if (e) {
-        e->receive_maximum = 65535;
-        e->session_present = data->alt.connect.sessionPresent;
-    }
+    (void)data; /* a CONNACK of 3.1.1 sets no limits */
+    if (e) e->receive_maximum = 65535;
     put(a->owner, e);
 }
 

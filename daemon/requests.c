@@ -393,7 +393,7 @@ static acquaintance recognize(kvqd *d, const request *r, journal_answer *ret, fa
         (void)failure_set(f, FAILURE_BAD_REQUEST, "another prompt with the id '%s' is not finished yet", r->id);
         return IMPOSTOR;
     }
-    bool found = journal_find_answer(d->journal, r->name, r->message, r->message->duplicate, ret, &err) == KVQ_OK;
+    bool found = journal_find_answer(d->journal, r->name, r->message, ret, &err) == KVQ_OK;
     return found ? ANSWERED : STRANGER;
 }
 

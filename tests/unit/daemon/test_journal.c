@@ -223,23 +223,21 @@ static void the_same_prompt_finds_its_answer_and_another_payload_does_not(void *
     assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
     message same = make("t", "p"), other = make("t", "p2"), typed = make("t", "p");
     typed.content_type = "application/json";
-    assert_int_equal(journal_find_answer(w->j, "q", &same, false, &a, &w->err), KVQ_OK);
+    assert_int_equal(journal_find_answer(w->j, "q", &same, &a, &w->err), KVQ_OK);
     assert_memory_equal(a.payload, "answer", 6);
     journal_answer_done(&a);
-    assert_int_equal(journal_find_answer(w->j, "q", &other, false, &a, &w->err), KVQ_NOT_FOUND);
-    assert_int_equal(journal_find_answer(w->j, "q", &typed, false, &a, &w->err), KVQ_NOT_FOUND);
-    assert_int_equal(journal_find_answer(w->j, "q2", &same, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q", &other, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q", &typed, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q2", &same, &a, &w->err), KVQ_NOT_FOUND);
 }
 
-static void a_refusal_serves_a_redelivered_message_only(void **state) {
+static void a_refusal_serves_nobody_again(void **state) {
     world *w = *state;
     journal_answer a;
     append(w, "t", "p");
     finish(w, 1, "q", "busy", false);
     message m = make("t", "p");
-    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_NOT_FOUND);
-    assert_int_equal(journal_find_answer(w->j, "q", &m, true, &a, &w->err), KVQ_OK);
-    journal_answer_done(&a);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, &a, &w->err), KVQ_NOT_FOUND);
 }
 
 static void a_message_the_broker_sends_again_is_stored_once(void **state) {
@@ -287,7 +285,7 @@ static void a_delivered_answer_goes_at_once_without_retention(void **state) {
     assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_OK); /* it is kept until then */
     journal_answer_done(&a);
     assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
-    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, &a, &w->err), KVQ_NOT_FOUND);
     journal_get_stats(w->j, &s);
     assert_int_equal(s.bytes, 0);
     assert_int_equal(s.n_undelivered, 0);
@@ -351,7 +349,7 @@ static void the_oldest_answers_go_first_and_the_sums_stay_right(void **state) {
     assert_int_equal(s.n_undelivered, 2);
     assert_int_equal(s.n_unanswered, 1);
     assert_in_range(s.n_kept, 1, N - 3);
-    assert_int_equal(journal_find_answer(w->j, "a", &m, false, &a, &w->err), KVQ_OK);
+    assert_int_equal(journal_find_answer(w->j, "a", &m, &a, &w->err), KVQ_OK);
     assert_int_equal(a.row, N); /* the newest is still there */
     journal_answer_done(&a);
     reopen(w);
@@ -421,10 +419,10 @@ static void delivered_answers_are_forgotten_after_the_retention(void **state) {
     assert_int_equal(journal_delivered(w->j, 1, &w->err), KVQ_OK);
     journal_set_limits(w->j, 1u << 20, 3600000);
     assert_int_equal(journal_prune(w->j, clock_wall_ms() + 3500000, &w->err), KVQ_OK);
-    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_OK);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, &a, &w->err), KVQ_OK);
     journal_answer_done(&a);
     assert_int_equal(journal_prune(w->j, clock_wall_ms() + 3700000, &w->err), KVQ_OK);
-    assert_int_equal(journal_find_answer(w->j, "q", &m, false, &a, &w->err), KVQ_NOT_FOUND);
+    assert_int_equal(journal_find_answer(w->j, "q", &m, &a, &w->err), KVQ_NOT_FOUND);
     assert_int_equal(journal_next_answer(w->j, 0, &a, &w->err), KVQ_OK);
     assert_string_equal((char *)a.payload, "kept");
     journal_answer_done(&a);
@@ -492,7 +490,7 @@ int main(void) {
         TEST(an_answer_survives_until_it_is_delivered_byte_for_byte),
         TEST(answers_come_in_the_order_they_were_finished),
         TEST(the_same_prompt_finds_its_answer_and_another_payload_does_not),
-        TEST(a_refusal_serves_a_redelivered_message_only),
+        TEST(a_refusal_serves_nobody_again),
         TEST(a_message_the_broker_sends_again_is_stored_once),
         TEST(a_message_like_one_whose_answer_was_delivered_is_a_new_one),
         TEST(a_delivered_answer_goes_at_once_without_retention),
