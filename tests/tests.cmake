@@ -2,7 +2,7 @@
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 # Slow under an emulator and the sanitizers: --sample makes a little do there.
 if(CMAKE_CROSSCOMPILING OR KVQ_SANITIZE)
-  set(KVQ_SAMPLED test_template test_sampler test_tokenizer test_vmath test_reproducible)
+  set(KVQ_SAMPLED test_template test_sampler test_tokenizer test_vmath test_reproducible test_torture)
 endif()
 function(kvq_add_test name)
   if(name IN_LIST KVQ_SAMPLED)

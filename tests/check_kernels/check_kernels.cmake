@@ -6,16 +6,16 @@ target_include_directories(check_kernels PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(check_kernels PRIVATE -fno-tree-vectorize)
 target_link_libraries(check_kernels PRIVATE kvq_flags kvq_kernels)
 if(CMAKE_CROSSCOMPILING)
-  # An emulator is some thirty times slower: it gets one case in sixteen. On CPUs that lack an instruction set it must not be
+  # An emulator is some thirty times slower: it gets one case in twenty. On CPUs that lack an instruction set it must not be
   # found, and whatever is executed of it all the same is an illegal instruction there.
-  set(KVQ_CHECK_SAMPLE --sample=16 --expect=generic,neon,dotprod,i8mm)
-  add_test(NAME check_kernels_a76 COMMAND check_kernels --sample=16 --seed=2 --expect=generic,neon,dotprod)
-  add_test(NAME check_kernels_a72 COMMAND check_kernels --sample=16 --seed=3 --expect=generic,neon)
+  set(KVQ_CHECK_SAMPLE --sample=20 --expect=generic,neon,dotprod,i8mm)
+  add_test(NAME check_kernels_a76 COMMAND check_kernels --sample=20 --seed=2 --expect=generic,neon,dotprod)
+  add_test(NAME check_kernels_a72 COMMAND check_kernels --sample=20 --seed=3 --expect=generic,neon)
   set_tests_properties(check_kernels_a76 PROPERTIES ENVIRONMENT QEMU_CPU=cortex-a76)
   set_tests_properties(check_kernels_a72 PROPERTIES ENVIRONMENT QEMU_CPU=cortex-a72)
 endif()
 if(KVQ_SANITIZE)
-  set(KVQ_CHECK_SAMPLE --sample=5)
+  set(KVQ_CHECK_SAMPLE --sample=10)
 endif()
 add_test(NAME check_kernels COMMAND check_kernels ${KVQ_CHECK_SAMPLE})
 set_tests_properties(check_kernels PROPERTIES TIMEOUT 900 COST 100) # the longest begin first

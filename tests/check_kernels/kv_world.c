@@ -265,16 +265,17 @@ static void scatter(const kv_world *w, const step *st, const float *rows, float 
  * channel i by sum_t sw / 2 |code_ti|, which is sw / 2 |v_ti - min_t| / s_t. Turned back by H, an error vector's
  * largest entry is at most its length. Both zero for f16. */
 typedef struct visible {
-    double score, slack, v[KVQ_MAX_HEAD_DIM], v_scale, v_min;
+    double k[KVQ_MAX_HEAD_DIM], k_length, v[KVQ_MAX_HEAD_DIM], v_scale, v_min;
+    double score, slack, weight; /* of one query */
     int page;
+    bool k_coded;
 } visible;
 
-static int look(const kv_world *w, const step *st, int l, int r, int h, const float *q, visible *seen) {
+/* The tokens that row r sees of KV head g. */
+static int look(const kv_world *w, const step *st, int l, int r, int g, visible *seen) {
     const kv_world_spec *spec = &w->spec;
-    int d = spec->head_dim, pos = st->pos[r], g = h / (spec->n_heads / spec->n_kv_heads), n = 0;
+    int d = spec->head_dim, pos = st->pos[r], n = 0;
     int window = l == 2 ? spec->window : 0;
-    double scale = 1 / sqrt(d), q_max = 0;
-    for (int i = 0; i < d; i++) q_max = fmax(q_max, fabs((double)q[i]));
     for (int t = 0; t <= pos; t++) {
         if (window && t <= pos - window) continue;
         int p = t / spec->block_tokens, in_page = t % spec->block_tokens;
@@ -284,21 +285,19 @@ static int look(const kv_world *w, const step *st, int l, int r, int h, const fl
             kvq_kv_wide_halves(&w->kv, l, page, w->scratch + GUARD_BYTES, w->slot_bytes, g, &k, &v);
         else
             kvq_kv_closed_halves(&w->kv, l, page, g, &k, &v);
+        const float *k_ref = w->layers[l].k_ref;
+        if (k_ref) k_ref += ((size_t)p * (size_t)spec->n_kv_heads + (size_t)g) * (size_t)d;
         visible *s = &seen[n++];
         double length = 0;
-        s->score = 0;
         for (int i = 0; i < d; i++) {
             double value = kvq_ref_k_value(&w->kv, &k, in_page, i);
             double coded = value - (k.mean ? (double)kvq_half_to_float(k.mean[i]) : 0);
-            const float *k_ref = w->layers[l].k_ref;
-            if (k_ref)
-                value += (double)k_ref[((size_t)p * (size_t)spec->n_kv_heads + (size_t)g) * (size_t)d + (size_t)i];
-            s->score += (double)q[i] * value * scale;
+            s->k[i] = value + (k_ref ? (double)k_ref[i] : 0);
             length += coded * coded;
             s->v[i] = kvq_ref_v_value(&w->kv, &v, in_page, i);
         }
-        if (spec->softcap > 0) s->score = (double)spec->softcap * tanh(s->score / (double)spec->softcap);
-        s->slack = k.bits == 16 ? 0 : 6 * scale * q_max / 127 / sqrt(12) * sqrt(length);
+        s->k_length = sqrt(length);
+        s->k_coded = k.bits != 16;
         s->v_scale = v.bits == 16 ? 0 : fabs((double)kvq_half_to_float(v.scales[in_page]));
         s->v_min = v.mins ? (double)kvq_half_to_float(v.mins[in_page]) : 0;
         s->page = p;
@@ -306,30 +305,43 @@ static int look(const kv_world *w, const step *st, int l, int r, int h, const fl
     return n;
 }
 
-static void bound_query(const kv_world *w, const step *st, int l, int r, int h, const float *q, visible *seen,
-                        double *want, double *bound) {
-    int d = w->spec.head_dim, n = look(w, st, l, r, h, q, seen);
-    double max = -INFINITY, sum = 0, error[KVQ_MAX_HEAD_DIM] = {0}, length = 0, largest = 0;
-    for (int t = 0; t < n; t++) max = fmax(max, seen[t].score);
-    for (int t = 0; t < n; t++) sum += exp(seen[t].score - max);
+/* Scores, their slack and the weights of one query. */
+static void weigh(const kv_world *w, const float *q, visible *seen, int n) {
+    const kv_world_spec *spec = &w->spec;
+    int d = spec->head_dim;
+    double scale = 1 / sqrt(d), q_max = 0, max = -INFINITY, sum = 0;
+    for (int i = 0; i < d; i++) q_max = fmax(q_max, fabs((double)q[i]));
+    for (visible *s = seen; s < seen + n; s++) {
+        s->score = 0;
+        for (int i = 0; i < d; i++) s->score += (double)q[i] * s->k[i] * scale;
+        if (spec->softcap > 0) s->score = (double)spec->softcap * tanh(s->score / (double)spec->softcap);
+        s->slack = s->k_coded ? 6 * scale * q_max / 127 / sqrt(12) * s->k_length : 0;
+        max = fmax(max, s->score);
+    }
+    for (visible *s = seen; s < seen + n; s++) sum += s->weight = exp(s->score - max);
+    for (visible *s = seen; s < seen + n; s++) s->weight /= sum;
+}
+
+static void bound_query(const kv_world *w, const float *q, visible *seen, int n, double *want, double *bound) {
+    int d = w->spec.head_dim;
+    double error[KVQ_MAX_HEAD_DIM] = {0}, length = 0;
+    weigh(w, q, seen, n);
     for (int i = 0; i < d; i++) want[i] = 0;
     for (int t = 0; t < n; t++)
-        for (int i = 0; i < d; i++) want[i] += exp(seen[t].score - max) / sum * seen[t].v[i];
+        for (int i = 0; i < d; i++) want[i] += seen[t].weight * seen[t].v[i];
     for (int first = 0, end; first < n; first = end) { /* page by page */
         double sw = 0;
         for (end = first; end < n && seen[end].page == seen[first].page; end++)
-            sw = fmax(sw, exp(seen[end].score - max) / sum * seen[end].v_scale / 255);
-        for (int t = first; t < end; t++)
-            for (int i = 0; i < d; i++) {
-                double p = exp(seen[t].score - max) / sum, v = fabs(seen[t].v[i]);
-                error[i] += 2 * p * seen[t].slack * fabs(seen[t].v[i] - want[i]) + 1e-5 * p * v;
-                if (seen[t].v_scale > 0) error[i] += 0.505 * sw * fabs(seen[t].v[i] - seen[t].v_min) / seen[t].v_scale;
-            }
+            sw = fmax(sw, seen[end].weight * seen[end].v_scale / 255);
+        for (int t = first; t < end; t++) {
+            const visible *s = &seen[t];
+            double p = s->weight, rounding = s->v_scale > 0 ? 0.505 * sw / s->v_scale : 0;
+            for (int i = 0; i < d; i++)
+                error[i] += 2 * p * s->slack * fabs(s->v[i] - want[i]) + 1e-5 * p * fabs(s->v[i]) +
+                            rounding * fabs(s->v[i] - s->v_min);
+        }
     }
-    for (int i = 0; i < d; i++) {
-        length += error[i] * error[i];
-        largest = fmax(largest, error[i]);
-    }
+    for (int i = 0; i < d; i++) length += error[i] * error[i];
     for (int i = 0; i < d; i++) bound[i] = 1e-6 + (w->kv.policy->rotated ? sqrt(length) : error[i]);
     if (w->kv.policy->rotated) kvq_hadamard_double(want, d);
 }
@@ -352,11 +364,14 @@ static void look_beside(kv_world *w, const step *st, int l, const kvq_attend *jo
         kvq_ref_attend(NULL, &ref);
         int i = st->which[st->row_seq[r]];
         memcpy(w->ref_out[l][i] + (size_t)st->pos[r] * n, out, n * sizeof *out);
-        for (int h = 0; h < n_heads; h++) {
-            double want[KVQ_MAX_HEAD_DIM], *bound = w->bound[l][i] + (size_t)st->pos[r] * n + (size_t)(h * d);
-            bound_query(w, st, l, r, h, ref.q + h * d, seen, want, bound);
-            for (int c = 0; c < d; c++) /* ref itself against this second walk */
-                if (!(fabs(want[c] - (double)out[h * d + c]) <= 1e-5 * (1 + fabs(want[c])))) bound[c] = -1;
+        for (int g = 0; g < w->spec.n_kv_heads; g++) {
+            int n_seen = look(w, st, l, r, g, seen), of_group = n_heads / w->spec.n_kv_heads;
+            for (int h = g * of_group; h < (g + 1) * of_group; h++) {
+                double want[KVQ_MAX_HEAD_DIM], *bound = w->bound[l][i] + (size_t)st->pos[r] * n + (size_t)(h * d);
+                bound_query(w, ref.q + h * d, seen, n_seen, want, bound);
+                for (int c = 0; c < d; c++) /* ref itself against this second walk */
+                    if (!(fabs(want[c] - (double)out[h * d + c]) <= 1e-5 * (1 + fabs(want[c])))) bound[c] = -1;
+            }
         }
     }
     free(seen);

@@ -1,6 +1,6 @@
 /* test_torture.c: long random lives of an engine: requests come, are cancelled, run out of time, go on in sessions,
  * while the pool is too small and the prefix cache is on. Each ends exactly once; each that was left alone says what it
- * says alone; nothing is left behind. */
+ * says alone; nothing is left behind. --sample: one life of each model, for the sanitizers. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "world.h"
+#include "tests/sample.h"
 
 enum { KINDS = 12, LIVE_MAX = 24, ACTIONS = 2200 };
 
@@ -184,13 +185,16 @@ static uint64_t live_one(int model, const char *policy, uint32_t seed) {
     return n_preemptions;
 }
 
+static uint32_t lives_one_in = 1;
+
 static void random_lives_end_well(void **state) {
     (void)state;
     static const char *const policies[] = {"4", "8", "lmdeploy4"};
     uint64_t n_preemptions = 0;
-    for (int m = 0; m < TINY_MODELS; m++)
-        for (uint32_t p = 0; p < 3; p++)
-            for (uint32_t seed = 1; seed <= 2; seed++) n_preemptions += live_one(m, policies[p], seed * 1000 + p);
+    for (uint32_t i = 0; i < TINY_MODELS * 6; i += lives_one_in) {
+        uint32_t p = i % 3, seed = 1 + i / 3 % 2;
+        n_preemptions += live_one((int)(i / 6), policies[p], seed * 1000 + p);
+    }
     assert_true(n_preemptions > 10);
 }
 
@@ -225,7 +229,8 @@ static int remove_models(void **state) {
     return 0;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (is_sample(argc, argv)) lives_one_in = 5;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_beginning_may_end_within_a_character),
         cmocka_unit_test(random_lives_end_well),

@@ -21,7 +21,7 @@ add_executable(test_simt ${CMAKE_SOURCE_DIR}/tests/simt/test_simt.cc ${CMAKE_SOU
 target_link_libraries(test_simt PRIVATE kvq_simt_flags)
 add_test(NAME test_simt COMMAND test_simt)
 # The operators against ref, as on a device. All cases take five minutes here (--long): one in so many, another choice per seed.
-set(KVQ_SHIM_SAMPLE 20)
+set(KVQ_SHIM_SAMPLE 30)
 if(KVQ_SANITIZE)
   set(KVQ_SHIM_SAMPLE 60)
 endif()

@@ -1,6 +1,7 @@
 /* test_engine_on_shim.c: the whole engine through the CUDA backend, on the SIMT shim: every architecture and policy
  * gives the CPU backend's logits, answers do not depend on who shares a batch, and every fault of a GPU is told as what
- * it is. KVQ_CUDA_PLUGIN names libkvq-cuda-shim.so (simt.cmake). --sample: some policies of each model. */
+ * it is. KVQ_CUDA_PLUGIN names libkvq-cuda-shim.so (simt.cmake). --sample: some policies of each model, shorter
+ * answers. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -85,7 +86,7 @@ enum { N_ANSWERS = 5 };
 
 /* With --sample a policy or two for each model, and int4 alone in smaller batches. */
 static size_t one_in = 1, first_policy = 0;
-static int n_answers = N_ANSWERS;
+static int n_answers = N_ANSWERS, answer_tokens = 20;
 
 /* The integers are the CPU's and only the order of float sums differs; but a code near a tie may then fall to the other
  * side, in the cache as in the activations, and that is what the bound leaves room for. */
@@ -116,7 +117,7 @@ static void logits_are_the_cpus(void **state) {
 
 /* Each draws its tokens another way; the tokens that two of them have seen do not fit into one job of the sampler. */
 static kvq_request request_of(int *ids, int i) {
-    kvq_request r = world_request(ids, 30 + 17 * i, (uint64_t)i + 1, 20);
+    kvq_request r = world_request(ids, 30 + 17 * i, (uint64_t)i + 1, answer_tokens);
     r.temperature = i == 0 ? 0 : 1;
     r.top_k = i == 1 ? 20 : 0;
     r.top_p = i == 2 ? 0.9f : 1;
@@ -185,7 +186,7 @@ static void prompts_are_read_in_halves_where_that_is_allowed(void **state) {
     assert_memory_not_equal(halves.logits, codes.logits, N_IDS * TINY_VOCAB * sizeof(float)); /* so they were used */
     for (int i = 0; i < 2; i++) {
         kvq_engine *e = world_open(&o);
-        kvq_request r = world_request(ids[i], N_IDS, 7, 20);
+        kvq_request r = world_request(ids[i], N_IDS, 7, answer_tokens);
         (void)world_submit(e, &r, &both[i]);
         (void)world_run(e);
         kvq_close(e);
@@ -350,7 +351,7 @@ static void nothing_is_allocated_after_the_start(void **state) {
     uint64_t before = count_of("simt_count_allocations");
     assert_true(before > 0);
     for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < N_ANSWERS; i++) {
+        for (int i = 0; i < n_answers; i++) {
             kvq_request r = request_of(ids[i], i);
             (void)world_submit(e, &r, &answers[i]);
         }
@@ -419,7 +420,7 @@ static void a_lost_gpu_ends_the_step(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (is_sample(argc, argv)) one_in = 4, first_policy = 2, n_answers = 3;
+    if (is_sample(argc, argv)) one_in = 4, first_policy = 2, n_answers = 3, answer_tokens = 8;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
         cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),

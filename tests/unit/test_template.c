@@ -434,7 +434,7 @@ static void every_allocation_may_fail(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (is_sample(argc, argv)) one_in = 9;
+    if (is_sample(argc, argv)) one_in = 17;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(snippets_give_what_jinja2_gives),
         cmocka_unit_test(conversations_render_as_jinja2_renders_them),
