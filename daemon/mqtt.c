@@ -124,15 +124,21 @@ static void wake(mqtt *m) {
     (void)n; /* an eventfd that cannot take one more is awake already */
 }
 
+/* What a message takes in the inbox: each of these a client can make long. */
+static size_t inbox_bytes(const message *m) {
+    return sizeof *m + m->n_bytes + strlen(m->topic) + strlen(m->response_topic) + strlen(m->content_type) +
+           m->n_correlation_bytes;
+}
+
 static bool has_room(const mqtt *m, const entry *e) {
     if (e->kind != ENTRY_MESSAGE) return true; /* as many as we sent, or one per attempt */
-    return m->n_inbox_messages < MAX_INBOX && e->message->n_bytes <= MAX_INBOX_BYTES - m->n_inbox_bytes;
+    return m->n_inbox_messages < MAX_INBOX && inbox_bytes(e->message) <= MAX_INBOX_BYTES - m->n_inbox_bytes;
 }
 
 static void count_inbox(mqtt *m, const entry *e, bool add) {
     if (e->kind != ENTRY_MESSAGE) return;
     m->n_inbox_messages += add ? 1 : (size_t)-1;
-    m->n_inbox_bytes += add ? e->message->n_bytes : -e->message->n_bytes;
+    m->n_inbox_bytes += add ? inbox_bytes(e->message) : -inbox_bytes(e->message);
 }
 
 static void entry_free(entry *e) {
