@@ -503,9 +503,15 @@ static void take_in(kvqd *d, request *r, const journal_row *row) {
     add(&d->requests, r);
 }
 
-static void give_back_row(kvqd *d, const request *r) {
+/* The same prompt runs already: its answer is this one's too. The row goes, unless that one came without a promise
+ * (QoS 0): then it takes over this one's. */
+static void join_running(kvqd *d, const request *r) {
     kvq_error err;
-    if (r->row && journal_drop(d->journal, r->row, &err)) log_error("request '%s': %s", r->name, err.text);
+    request *other = find(&d->requests, r->name);
+    if (!other->row)
+        other->row = r->row;
+    else if (r->row && journal_drop(d->journal, r->row, &err))
+        log_error("request '%s': %s", r->name, err.text);
 }
 
 static void answer_again(kvqd *d, request *r, journal_answer *stored) {
@@ -558,7 +564,7 @@ static void accept(kvqd *d, message *m, const journal_row *row, const failure *r
     if (!set_topic(r) || !keep_session_apart(r)) ok = failure_set(&f, FAILURE_INTERNAL, "no memory for this prompt");
     acquaintance known = ok ? recognize(d, r, &stored, &f) : STRANGER;
     if (known == RUNNING) {
-        give_back_row(d, r);
+        join_running(d, r);
     } else if (known == ANSWERED && r->topic) {
         answer_again(d, r, &stored);
     } else if (ok && known == STRANGER && may_run(d, r, &f)) {
