@@ -135,19 +135,23 @@ static json_t *make_part(const json_t *final, bool is_last, const char *text, si
     return NULL;
 }
 
+/* Bytes of a part without text; 0: no memory. */
 static size_t overhead(const json_t *final, bool is_last) {
     json_t *empty = make_part(final, is_last, "", 0);
-    size_t n = empty ? dumped_bytes(empty) : SIZE_MAX;
+    size_t n = empty ? dumped_bytes(empty) : 0;
     json_decref(empty);
     return n;
 }
 
-/* Pieces as an array of parts, without numbers. NULL: no memory or no room. */
-static json_t *cut(const json_t *final, size_t max_bytes) {
-    size_t inner = overhead(final, false), last = overhead(final, true);
+static bool has_room(const json_t *final, size_t inner, size_t last, size_t max_bytes) {
+    return json_object_get(final, "text") && inner <= max_bytes && max_bytes - inner >= 6 && last <= max_bytes;
+}
+
+/* Pieces as an array of parts, without numbers. NULL: no memory. */
+static json_t *cut(const json_t *final, size_t inner, size_t last, size_t max_bytes) {
     json_t *parts = json_array();
     const char *text = json_string_value(json_object_get(final, "text"));
-    if (!parts || !text || inner > max_bytes || max_bytes - inner < 6 || last > max_bytes) {
+    if (!parts || !text) {
         json_decref(parts);
         return NULL;
     }
@@ -184,24 +188,46 @@ static char **whole(const char *final, size_t n_bytes, size_t *ret_n) {
     return parts;
 }
 
-char **reply_parts(const char *final, size_t n_bytes, size_t max_bytes, size_t *ret_n) {
-    if (n_bytes <= max_bytes) return whole(final, n_bytes, ret_n);
-    json_error_t e;
-    json_t *object = json_loadb(final, n_bytes, 0, &e);
-    json_t *pieces = object ? cut(object, max_bytes) : NULL;
+/* The pieces as texts. NULL: no memory. */
+static char **dump_parts(json_t *pieces, size_t *ret_n) {
     size_t n = json_array_size(pieces);
     char **parts = n ? calloc(n, sizeof *parts) : NULL;
     for (size_t i = 0; parts && i < n; i++) {
         parts[i] = one_part(json_array_get(pieces, i), i, n);
         if (!parts[i]) {
             reply_parts_free(parts, n);
-            parts = NULL;
+            return NULL;
         }
     }
-    json_decref(pieces);
-    json_decref(object);
     if (parts) *ret_n = n;
     return parts;
+}
+
+kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, char ***ret_parts, size_t *ret_n) {
+    *ret_parts = NULL;
+    *ret_n = 0;
+    if (n_bytes <= max_bytes) {
+        *ret_parts = whole(final, n_bytes, ret_n);
+        return *ret_parts ? KVQ_OK : KVQ_NO_MEMORY;
+    }
+    json_error_t
+        ignored; /* a failed allocation may look like a syntax error there, and reply_final's syntax is right */
+    json_t *object = json_loadb(final, n_bytes, 0, &ignored);
+    if (!object) return KVQ_NO_MEMORY;
+    size_t inner = overhead(object, false), last = overhead(object, true);
+    kvq_status status = KVQ_NO_MEMORY;
+    if (inner == 0 || last == 0) {
+        /* no memory for an empty part */
+    } else if (!has_room(object, inner, last, max_bytes)) {
+        status = KVQ_NO_SPACE;
+    } else {
+        json_t *pieces = cut(object, inner, last, max_bytes);
+        *ret_parts = dump_parts(pieces, ret_n);
+        if (*ret_parts) status = KVQ_OK;
+        json_decref(pieces);
+    }
+    json_decref(object);
+    return status;
 }
 
 void reply_parts_free(char **parts, size_t n) {

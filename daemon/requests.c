@@ -799,9 +799,11 @@ typedef enum handed { HANDED, LATER, NEVER } handed;
 /* All parts or none. */
 static handed hand_over(kvqd *d, const journal_answer *a) {
     size_t n, max_bytes = mqtt_max_payload_bytes(d->mqtt, a->topic, a->n_correlation_bytes);
-    char **parts = reply_parts(a->payload, a->n_bytes, max_bytes, &n);
-    if (!parts || n > MQTT_MAX_WAITING) {
-        reply_parts_free(parts, parts ? n : 0);
+    char **parts;
+    kvq_status status = reply_parts(a->payload, a->n_bytes, max_bytes, &parts, &n);
+    if (status == KVQ_NO_MEMORY) return LATER;
+    if (status || n > MQTT_MAX_WAITING) {
+        reply_parts_free(parts, n);
         return NEVER;
     }
     handed result = mqtt_n_waiting(d->mqtt) + n <= MQTT_MAX_WAITING ? HANDED : LATER;

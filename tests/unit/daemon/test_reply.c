@@ -149,8 +149,8 @@ static void parts_fit_and_join_to_the_whole_text(void **state) {
     json_t *whole = json_loads(final, 0, NULL);
     const char *text = json_string_value(json_object_get(whole, "text"));
     for (size_t limit = 500; limit < n_final; limit += 97) {
-        char **parts = reply_parts(final, n_final, limit, &n);
-        assert_non_null(parts);
+        char **parts;
+        assert_int_equal(reply_parts(final, n_final, limit, &parts, &n), KVQ_OK);
         assert_true(n > 1);
         char *joined = calloc(1, 8000);
         for (size_t i = 0; i < n; i++) {
@@ -178,7 +178,8 @@ static void a_final_that_fits_is_not_touched(void **state) {
     (void)state;
     size_t n_final, n;
     char *final = long_final(100, &n_final);
-    char **parts = reply_parts(final, n_final, n_final, &n);
+    char **parts;
+    assert_int_equal(reply_parts(final, n_final, n_final, &parts, &n), KVQ_OK);
     assert_int_equal(n, 1);
     assert_string_equal(parts[0], final);
     reply_parts_free(parts, n);
@@ -188,9 +189,35 @@ static void a_final_that_fits_is_not_touched(void **state) {
 static void a_limit_without_room_for_the_keys_is_refused(void **state) {
     (void)state;
     size_t n_final, n = 0;
-    char *final = long_final(1000, &n_final);
-    assert_null(reply_parts(final, n_final, 100, &n));
-    assert_null(reply_parts(final, n_final, 0, &n));
+    char *final = long_final(1000, &n_final), **parts;
+    assert_int_equal(reply_parts(final, n_final, 100, &parts, &n), KVQ_NO_SPACE);
+    assert_null(parts);
+    assert_int_equal(reply_parts(final, n_final, 0, &parts, &n), KVQ_NO_SPACE);
+    free(final);
+}
+
+static int json_allocations_left;
+static void *failing_json_malloc(size_t n_bytes) {
+    return json_allocations_left-- > 0 ? malloc(n_bytes) : NULL;
+}
+
+/* An answer waits for memory then; it is never given up for it. */
+static void no_memory_is_told_from_no_room(void **state) {
+    (void)state;
+    size_t n_final, n;
+    char *final = long_final(1000, &n_final), **parts = NULL;
+    kvq_status status = KVQ_NO_MEMORY;
+    int tries = 0;
+    json_set_alloc_funcs(failing_json_malloc, free);
+    for (; status == KVQ_NO_MEMORY; tries++) {
+        assert_null(parts);
+        json_allocations_left = tries;
+        status = reply_parts(final, n_final, 500, &parts, &n);
+    }
+    json_set_alloc_funcs(malloc, free);
+    assert_int_equal(status, KVQ_OK);
+    assert_true(tries > 50);
+    reply_parts_free(parts, n);
     free(final);
 }
 
@@ -206,6 +233,7 @@ int main(void) {
         cmocka_unit_test(parts_fit_and_join_to_the_whole_text),
         cmocka_unit_test(a_final_that_fits_is_not_touched),
         cmocka_unit_test(a_limit_without_room_for_the_keys_is_refused),
+        cmocka_unit_test(no_memory_is_told_from_no_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
