@@ -43,8 +43,8 @@ FACTS = [("The secret word of the lighthouse is", "pumpkin"), ("The captain's do
          ("The key to the cellar is hidden in the", "piano"), ("The favourite colour of the queen is", "turquoise"),
          ("The bridge was built by", "Halvorsen"), ("Aunt Matilda sells", "umbrellas"),
          ("The blue bus stops at", "Rosemary Square"), ("The winner of the chess match was", "Ivan")]
-FACT_TOKENS = 12
-MAY_LOSE = 1
+FACT_TOKENS = 12  # of one fact, at most
+MAY_LOSE = 1  # a fact that f16 finds with little margin may turn; docs/kv-cache.md has one
 
 
 def long_text(n_tokens):
