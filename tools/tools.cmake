@@ -35,5 +35,6 @@ if(KVQ_BUILD_TESTS)
     # The commands at work, on tiny models.
     add_test(NAME kvqctl_commands COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/tools/test_commands.py $<TARGET_FILE:kvqctl>
              $<TARGET_FILE:make_tiny_models>)
+    set_tests_properties(kvqctl_commands PROPERTIES COST 60)
   endif()
 endif()
