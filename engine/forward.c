@@ -39,8 +39,8 @@ static uint64_t place_buffers(kvq_forward *f, const kvq_hparams *p, uint8_t *bas
     };
     uint64_t used = 0;
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
-        void *at = base + used;
-        if (base) memcpy(buffers[i].buffer, &at, sizeof at);
+        void *at = base ? base + used : NULL;
+        if (at) memcpy(buffers[i].buffer, &at, sizeof at);
         uint64_t bytes = (uint64_t)buffers[i].n_rows * buffers[i].n_cols * sizeof(float);
         used += (bytes + BUFFER_ALIGNMENT - 1) & ~(uint64_t)(BUFFER_ALIGNMENT - 1);
     }
