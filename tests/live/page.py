@@ -64,7 +64,7 @@ with World("[telemetry]\ninterval_s = 1\n", broker_config=broker) as w:
         equal(w.out.wait(lambda m: "/prompt/" in m.topic, "the prompt").json()["prompt"], "it's a \"test\" <b>&", "prompt as sent")
         final = w.out.wait(lambda m: "/response/" in m.topic and not m.topic.endswith("/delta"), "a final").json()
         equal(browser.find_element(By.ID, "answer").get_attribute("textContent"), final["text"], "text on the page")
-        ask(browser, "go on for long", 4000)
+        ask(browser, "go on for long", 60000)  # the model is tiny: it must not end before the stop
         until(lambda: len(browser.find_element(By.ID, "answer").get_attribute("textContent")) > 20, "the second answer to stream")
         browser.find_element(By.ID, "stop").click()
         until(lambda: "cancelled" in text(browser, "figures"), "the stop to be answered")
