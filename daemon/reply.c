@@ -143,10 +143,6 @@ static size_t overhead(const json_t *final, bool is_last) {
     return n;
 }
 
-static bool has_room(const json_t *final, size_t inner, size_t last, size_t max_bytes) {
-    return json_object_get(final, "text") && inner <= max_bytes && max_bytes - inner >= 6 && last <= max_bytes;
-}
-
 /* Pieces as an array of parts, without numbers. NULL: no memory. */
 static json_t *cut(const json_t *final, size_t inner, size_t last, size_t max_bytes) {
     json_t *parts = json_array();
@@ -203,6 +199,16 @@ static char **dump_parts(json_t *pieces, size_t *ret_n) {
     return parts;
 }
 
+static kvq_status cut_and_dump(const json_t *final, size_t max_bytes, char ***ret_parts, size_t *ret_n) {
+    size_t inner = overhead(final, false), last = overhead(final, true);
+    if (inner == 0 || last == 0) return KVQ_NO_MEMORY;
+    if (inner > max_bytes || max_bytes - inner < 6 || last > max_bytes) return KVQ_NO_SPACE;
+    json_t *pieces = cut(final, inner, last, max_bytes);
+    *ret_parts = dump_parts(pieces, ret_n);
+    json_decref(pieces);
+    return *ret_parts ? KVQ_OK : KVQ_NO_MEMORY;
+}
+
 kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, char ***ret_parts, size_t *ret_n) {
     *ret_parts = NULL;
     *ret_n = 0;
@@ -214,18 +220,7 @@ kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, char
         ignored; /* a failed allocation may look like a syntax error there, and reply_final's syntax is right */
     json_t *object = json_loadb(final, n_bytes, 0, &ignored);
     if (!object) return KVQ_NO_MEMORY;
-    size_t inner = overhead(object, false), last = overhead(object, true);
-    kvq_status status = KVQ_NO_MEMORY;
-    if (inner == 0 || last == 0) {
-        /* no memory for an empty part */
-    } else if (!has_room(object, inner, last, max_bytes)) {
-        status = KVQ_NO_SPACE;
-    } else {
-        json_t *pieces = cut(object, inner, last, max_bytes);
-        *ret_parts = dump_parts(pieces, ret_n);
-        if (*ret_parts) status = KVQ_OK;
-        json_decref(pieces);
-    }
+    kvq_status status = cut_and_dump(object, max_bytes, ret_parts, ret_n);
     json_decref(object);
     return status;
 }
