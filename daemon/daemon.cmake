@@ -42,6 +42,10 @@ if(KVQ_BUILD_TESTS)
     target_compile_definitions(${name} PRIVATE FAKE_NVML="$<TARGET_FILE:fake_nvml>" FAKE_NVML_OLD="$<TARGET_FILE:fake_nvml_old>")
     add_dependencies(${name} fake_nvml fake_nvml_old)
   endforeach()
+  # The rooms beside telemetry.c.
+  foreach(wrapped kvq_get_stats kvq_get_info journal_get_stats mqtt_get_stats mqtt_is_connected mqtt_publish clock_monotonic_ns getrusage)
+    target_link_options(test_telemetry PRIVATE -Wl,--wrap=${wrapped})
+  endforeach()
   # Its allocations fail on purpose.
   foreach(wrapped malloc calloc realloc strdup open_memstream vasprintf asprintf)
     target_link_options(test_config_memory PRIVATE -Wl,--wrap=${wrapped})
