@@ -42,9 +42,12 @@ if(KVQ_BUILD_TESTS)
     target_compile_definitions(${name} PRIVATE FAKE_NVML="$<TARGET_FILE:fake_nvml>" FAKE_NVML_OLD="$<TARGET_FILE:fake_nvml_old>")
     add_dependencies(${name} fake_nvml fake_nvml_old)
   endforeach()
-  # The rooms beside telemetry.c.
+  # The rooms beside telemetry.c and daemon.c.
   foreach(wrapped kvq_get_stats kvq_get_info journal_get_stats mqtt_get_stats mqtt_is_connected mqtt_publish clock_monotonic_ns getrusage)
     target_link_options(test_telemetry PRIVATE -Wl,--wrap=${wrapped})
+  endforeach()
+  foreach(wrapped kvq_step kvq_is_active kvq_get_stats kvq_close mqtt_publish)
+    target_link_options(test_daemon PRIVATE -Wl,--wrap=${wrapped})
   endforeach()
   # Its allocations fail on purpose.
   foreach(wrapped malloc calloc realloc strdup open_memstream vasprintf asprintf)
