@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -481,6 +482,48 @@ static void a_remembered_name_stays(void **state) {
     free(name);
 }
 
+/* This program's own, which SQLite's calls reach as they would libc's. */
+static int n_flushes;
+
+int fdatasync(int fd) {
+    n_flushes++;
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd) {
+    n_flushes++;
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static int flushes_since(int *before) {
+    int n = n_flushes - *before;
+    *before = n_flushes;
+    return n;
+}
+
+/* What survives kill -9 alone need not wait for the disk; a prompt must be there before it is acknowledged, and so must
+ * an answer before it is published. */
+static void prompts_and_answers_are_flushed_to_the_disk_and_bookkeeping_is_not(void **state) {
+    world *w = *state;
+    append(w, "t", "one");
+    append(w, "t", "two");
+    journal_row a = next(w, 0), b = next(w, a.row);
+    int at = n_flushes;
+    assert_int_equal(journal_start(w->j, a.row, "a", 1, &w->err), KVQ_OK);
+    assert_int_equal(journal_start(w->j, b.row, "b", 1, &w->err), KVQ_OK);
+    assert_int_equal(flushes_since(&at), 0);
+    append(w, "t", "three");
+    assert_true(flushes_since(&at) > 0);
+    finish(w, a.row, "a", "answer", true);
+    assert_true(flushes_since(&at) > 0);
+    assert_int_equal(journal_delivered(w->j, a.row, &w->err), KVQ_OK);
+    assert_int_equal(flushes_since(&at), 0);
+    finish(w, b.row, "b", "answer", true);
+    assert_true(flushes_since(&at) > 0);
+    message_free(a.message);
+    message_free(b.message);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
@@ -503,6 +546,7 @@ int main(void) {
         TEST(a_folder_that_is_not_there_is_an_error_that_names_it),
         TEST(a_folder_whose_journal_is_open_is_refused_until_it_is_closed),
         TEST(a_remembered_name_stays),
+        TEST(prompts_and_answers_are_flushed_to_the_disk_and_bookkeeping_is_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
