@@ -1,7 +1,7 @@
 /* check_real_model.c: check_real_model MODEL.gguf [N]: what test_reproducible.c proves on tiny models, once on a real
  * one and as people would see it: N prompts (32) at once over a pool that fits few of them, each answer the same as
- * alone, with 1 and 2 threads, other prefill budgets and a warm prefix cache, and no block in use afterwards. Run by
- * scripts/test.
+ * alone, with 1 and 2 threads, other prefill budgets and a warm prefix cache, and no block in use afterwards. And what
+ * loading takes: weights, workspace and pool, and not the file beside them. Run by scripts/test.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ static int n_prompts = MAX_PROMPTS;
 typedef struct reply {
     char text[TEXT_BYTES];
     size_t n_bytes;
-    int n_tokens;
+    int n_tokens, n_prompt_tokens;
     bool failed;
     kvq_finish reason;
 } reply;
@@ -78,9 +78,13 @@ static void take(const kvq_event *event) {
     r->failed = event->kind == KVQ_EVENT_FAILED;
     r->reason = event->reason;
     r->n_tokens = event->result.completion_tokens;
+    r->n_prompt_tokens = event->result.prompt_tokens;
 }
 
-static void run(kvq_engine *e) {
+/* How many still waited for blocks when the first was done: there are slots for all. */
+static int run(kvq_engine *e) {
+    kvq_stats stats;
+    int n_waiting = -1;
     while (kvq_is_active(e)) {
         const kvq_event *events;
         size_t n;
@@ -89,8 +93,14 @@ static void run(kvq_engine *e) {
             fprintf(stderr, "%s\n", err.text);
             exit(1);
         }
-        for (size_t i = 0; i < n; i++) take(&events[i]);
+        for (size_t i = 0; i < n; i++) {
+            take(&events[i]);
+            if (events[i].kind == KVQ_EVENT_TEXT || n_waiting >= 0) continue;
+            kvq_get_stats(e, &stats);
+            n_waiting = stats.requests_waiting;
+        }
     }
+    return n_waiting;
 }
 
 static bool same(const reply *a, const reply *b) {
@@ -98,27 +108,35 @@ static bool same(const reply *a, const reply *b) {
            a->n_bytes == b->n_bytes && memcmp(a->text, b->text, a->n_bytes) == 0;
 }
 
-/* All prompts at once; how many replies differ from those alone, and what else is wrong. */
-static int check_together(kvq_engine *e, const reply *alone, const char *what) {
+/* All prompts at once; how many replies differ from those alone, and what else is wrong. A small pool that holds all of
+ * them at once proves nothing: it has fewer blocks than they fill pages, and some had to wait for others. */
+static int check_together(kvq_engine *e, const reply *alone, bool small, const char *what) {
     static reply replies[MAX_PROMPTS];
     kvq_stats stats;
     int wrong = 0;
     for (int i = 0; i < n_prompts; i++) submit(e, i, &replies[i]);
-    run(e);
+    int n_waiting = run(e), n_pages = 0;
     for (int i = 0; i < n_prompts; i++) {
+        n_pages += (replies[i].n_prompt_tokens + replies[i].n_tokens) / kvq_get_info(e)->block_tokens;
         if (same(&replies[i], &alone[i])) continue;
         printf("  prompt %d: '%.60s' instead of '%.60s'\n", i, replies[i].text, alone[i].text);
         wrong++;
     }
     kvq_get_stats(e, &stats);
     if (stats.blocks_used != 0) wrong++;
-    printf("%-46s %d of %d the same, %d preemptions, %d prefix hits, %d blocks used\n", what, n_prompts - wrong,
-           n_prompts, (int)stats.preemptions, (int)stats.prefix_hits, (int)stats.blocks_used);
+    printf("%-46s %d of %d the same, %d blocks for %d full pages, %d waited, %d preemptions, %d prefix hits\n", what,
+           n_prompts - wrong, n_prompts, (int)stats.n_blocks, n_pages, n_waiting, (int)stats.preemptions,
+           (int)stats.prefix_hits);
+    if (small && !((int)stats.n_blocks < n_pages && n_waiting > 0)) {
+        printf("  the pool is not small\n");
+        wrong++;
+    }
     fflush(stdout);
     return wrong;
 }
 
-static int check_policy(const char *path, const char *policy) {
+/* small: f16 blocks of a pool that holds one of the longest and little more. */
+static int check_policy(const char *path, const char *policy, const char *small) {
     static reply alone[MAX_PROMPTS];
     char what[64];
     int wrong = 0;
@@ -129,17 +147,17 @@ static int check_policy(const char *path, const char *policy) {
         run(e);
     }
     kvq_close(e);
-    static const struct {
+    const struct {
         const char *what, *cache;
         int threads, budget;
-        bool prefix, again;
-    } ways[] = {{"a small pool", "10", 2, 512, false, false},
-                {"one thread, a budget of 100, a warm cache", "400", 1, 100, true, true}};
+        bool prefix, again, small;
+    } ways[] = {{"a small pool", small, 2, 512, false, false, true},
+                {"one thread, a budget of 100, a warm cache", "400", 1, 100, true, true, false}};
     for (size_t k = 0; k < sizeof ways / sizeof *ways; k++) {
         snprintf(what, sizeof what, "policy %s, %s", policy, ways[k].what);
         e = open_engine(path, policy, ways[k].cache, ways[k].threads, ways[k].budget, ways[k].prefix);
-        if (ways[k].again) wrong += check_together(e, alone, "  (cold)");
-        wrong += check_together(e, alone, what);
+        if (ways[k].again) wrong += check_together(e, alone, false, "  (cold)");
+        wrong += check_together(e, alone, ways[k].small, what);
         kvq_get_stats(e, &stats);
         if (ways[k].again && stats.prefix_hits == 0) {
             printf("  the prefix cache was never hit\n");
@@ -150,12 +168,41 @@ static int check_policy(const char *path, const char *policy) {
     return wrong;
 }
 
+/* ---- loading --------------------------------------------------------------------------------------------- */
+
+/* The most that was ever resident of this process, mapped files included. */
+static uint64_t peak_bytes(void) {
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %llu kB", &kib) == 1) break;
+    if (f) (void)fclose(f); /* only read */
+    return (uint64_t)kib * 1024;
+}
+
+/* The first engine of this process. Each tensor's pages are given back when it is repacked; without that the whole file
+ * would be resident beside the weights. A third of it is left for the vocabulary, the program and the largest tensor.
+ */
+static int check_loading(const char *path) {
+    kvq_engine *e = open_engine(path, "8", "10", 1, 512, false);
+    const kvq_info *info = kvq_get_info(e);
+    uint64_t planned = info->weight_bytes + info->workspace_bytes + info->pool_bytes, peak = peak_bytes();
+    uint64_t allowed = planned + info->model_file_bytes / 3;
+    bool ok = peak >= info->weight_bytes && peak <= allowed;
+    printf("%-46s %.1f MiB at most, planned %.1f, allowed %.1f\n", "loading", (double)peak / 1048576,
+           (double)planned / 1048576, (double)allowed / 1048576);
+    kvq_close(e);
+    return ok ? 0 : 1;
+}
+
 int main(int argc, char **argv) {
     if (argc == 3) n_prompts = atoi(argv[2]);
     if (argc < 2 || argc > 3 || n_prompts < 1 || n_prompts > MAX_PROMPTS) {
         fprintf(stderr, "usage: check_real_model MODEL.gguf [N]: N prompts, up to %d\n", MAX_PROMPTS);
         return 2;
     }
-    int wrong = check_policy(argv[1], "4") + check_policy(argv[1], "8");
+    int wrong = check_loading(argv[1]);
+    wrong += check_policy(argv[1], "4", "4") + check_policy(argv[1], "8", "6");
     return wrong ? 1 : 0;
 }
