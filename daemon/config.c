@@ -29,6 +29,7 @@ enum {
 
 #define ANY .low = 0
 #define RANGE(minimum, maximum) .low = (minimum), .high = (maximum)
+#define ABOVE(minimum, maximum) .open_low = true, .low = (minimum), .high = (maximum)
 #define ZERO_OR(minimum, maximum) .zero_too = true, .low = (minimum), .high = (maximum)
 #define LENGTH(maximum) .high = (maximum)
 #define NAMES(...)                                      \

@@ -56,6 +56,7 @@ typedef struct config_key {
     const config_type *type;
     const char *preset; /* the default, as it would stand in the file */
     double low, high;
+    bool open_low;            /* ABOVE: low itself is not allowed */
     bool zero_too;            /* ZERO_OR: 0 is allowed though it is below low */
     const char *const *names; /* NULL-terminated, or NULL */
     const char *unit;

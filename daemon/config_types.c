@@ -162,8 +162,10 @@ static const char *duration_words(const char *unit) {
     return unit;
 }
 
+/* Above a low end is what stays above it as the float that the engine gets: 1e-60 is 0 there. */
 static bool in_range(const config_key *key, double x) {
-    return (x >= key->low && x <= key->high) || (key->zero_too && x == 0);
+    bool above = key->open_low ? (double)(float)x > key->low : x >= key->low;
+    return (above && x <= key->high) || (key->zero_too && x == 0);
 }
 
 /* The digits at *text; moves *text behind them. */
@@ -232,7 +234,8 @@ static void print_number(const config_key *key, const void *value, FILE *out) {
 }
 
 static void allowed_number(const config_key *key, FILE *out) {
-    fprintf(out, "numbers from %.10g to %.10g", key->low, key->high);
+    fprintf(out, key->open_low ? "numbers above %.10g, up to %.10g" : "numbers from %.10g to %.10g", key->low,
+            key->high);
 }
 
 static json_t *number_to_json(const config_key *key, const void *value) {
@@ -279,12 +282,11 @@ static json_t *bytes_to_json(const config_key *key, const void *value) {
 static bool parse_pool(const config_key *key, const char *text, void *value) {
     bool has_unit;
     uint64_t x;
-    config_key fraction = {.low = 0, .high = 1};
+    config_key fraction = {.open_low = true, .high = 1};
     double share = 0;
     if (!strcmp(text, "auto")) return keep(text, value);
     if (scan_bytes(text, &x, &has_unit) && x > 1) return keep(text, value);
-    if (!parse_number(&fraction, text, &share) || !(share > 0)) return false;
-    return parse_string(key, text, value);
+    return parse_number(&fraction, text, &share) && parse_string(key, text, value);
 }
 
 static void allowed_pool(const config_key *key, FILE *out) {

@@ -70,6 +70,8 @@ void option_allowed(const option *o, char *out, size_t n_out) {
         out[used] = '\0';
     } else if (o->kind == OPTION_INT || o->kind == OPTION_INTS || o->kind == OPTION_FLOAT) {
         snprintf(out, n_out, "%.15g to %.15g", o->min, o->max);
+    } else if (o->kind == OPTION_ABOVE) {
+        snprintf(out, n_out, "above %.15g, up to %.15g", o->min, o->max);
     }
 }
 
@@ -122,7 +124,8 @@ static kvq_status set_ints(const option *o, const char *text, void *values, kvq_
 static kvq_status set_float(const option *o, const char *text, void *values, kvq_error *err) {
     char *end;
     float value = strtof(text, &end);
-    if (end == text || *end || !((double)value >= o->min && (double)value <= o->max)) return bad_value(o, text, err);
+    bool above = o->kind == OPTION_ABOVE ? (double)value > o->min : (double)value >= o->min; /* false for NaN */
+    if (end == text || *end || !above || !((double)value <= o->max)) return bad_value(o, text, err);
     *(float *)member(o, values) = value;
     return KVQ_OK;
 }
@@ -186,9 +189,9 @@ static kvq_status set_flag(const option *o, const char *text, void *values, kvq_
 }
 
 static kvq_status (*const setters[])(const option *, const char *, void *, kvq_error *) = {
-    [OPTION_FLAG] = set_flag,   [OPTION_TEXT] = set_text, [OPTION_NAME] = set_name, [OPTION_INT] = set_int,
-    [OPTION_FLOAT] = set_float, [OPTION_SEED] = set_seed, [OPTION_INTS] = set_ints, [OPTION_NAMES] = set_names,
-    [OPTION_TEXTS] = add_text,  [OPTION_REST] = add_text,
+    [OPTION_FLAG] = set_flag,   [OPTION_TEXT] = set_text,   [OPTION_NAME] = set_name, [OPTION_INT] = set_int,
+    [OPTION_FLOAT] = set_float, [OPTION_ABOVE] = set_float, [OPTION_SEED] = set_seed, [OPTION_INTS] = set_ints,
+    [OPTION_NAMES] = set_names, [OPTION_TEXTS] = add_text,  [OPTION_REST] = add_text,
 };
 
 /* ---- arguments -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ typedef enum option_kind {
     OPTION_NAME,  /* const char *, one of `names` */
     OPTION_INT,   /* int, min .. max */
     OPTION_FLOAT, /* float, min .. max */
+    OPTION_ABOVE, /* float, above min .. max */
     OPTION_SEED,  /* option_seed */
     OPTION_INTS,  /* option_ints: a list with commas, each min .. max */
     OPTION_NAMES, /* option_texts: a list with commas, each one of `names` if there are any */

@@ -123,6 +123,24 @@ class Run(unittest.TestCase):
             self.assertIn(text, lines[0])
             self.assertEqual((done.returncode, done.stdout), (code, b""), arguments)
 
+    def test_the_ends_of_every_range_are_admitted_by_the_engine_too(self):
+        """What kvqctl says is allowed, from its own help, is refused neither by kvqctl nor by the engine behind it."""
+        ranges = re.findall(r"--([\w-]+) [XPNT] .*\((above )?(-?\d+)(?: to|, up to) (-?\d+)(?:; default .*)?\)$",
+                            run("run", "--help").stdout.decode(), re.M)
+        self.assertEqual([name for name, *_ in ranges if name not in ("tokens", "device", "threads")],
+                         ["temp", "top-k", "top-p", "min-p", "repetition-penalty", "presence-penalty", "frequency-penalty"])
+        common = ["run", "-m", MODEL, "-p", "x", "-n", 1, "-q", *POOL]
+        for name, above, low, high in ranges:
+            if name in ("tokens", "device", "threads"):  # of the machine and the context, not of the choice of tokens
+                continue
+            for value in "1e-45" if above else low, high:
+                done = run(*common, f"--{name}={value}")
+                self.assertEqual((done.returncode, done.stderr), (0, b""), (name, value))
+            if above:
+                done = run(*common, f"--{name}={low}")
+                self.assertEqual(done.returncode, 2)
+                self.assertIn(f"'{low}' is no value for '--{name} ", done.stderr.decode())
+
     def test_an_answer_that_cannot_be_written_is_an_error(self):
         with open("/dev/full", "wb") as full:
             done = subprocess.run([KVQCTL, "run", "-m", MODEL, "-p", "x", *POOL], stdout=full, stderr=subprocess.PIPE, timeout=60)

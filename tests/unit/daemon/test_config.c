@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include "daemon/config.h"
 #include "daemon/config_types.h"
 #include "daemon/file.h"
+#include "engine/request.h"
 
 /* ---- a folder of its own for each test
  * -------------------------------------------------------------------------------- */
@@ -210,7 +212,11 @@ static const struct {
      "text:2: [generation] temperature = 'hot': allowed are numbers from 0 to 2\n"},
     {"[generation]\ntemperature = nan\n",
      "text:2: [generation] temperature = 'nan': allowed are numbers from 0 to 2\n"},
-    {"[generation]\ntop_p = 0x1\n", "text:2: [generation] top_p = '0x1': allowed are numbers from 0 to 1\n"},
+    {"[generation]\nmin_p = 0x1\n", "text:2: [generation] min_p = '0x1': allowed are numbers from 0 to 1\n"},
+    {"[generation]\ntop_p = 0\n", "text:2: [generation] top_p = '0': allowed are numbers above 0, up to 1\n"},
+    {"[generation]\ntop_p = 1e-60\n", "text:2: [generation] top_p = '1e-60': allowed are numbers above 0, up to 1\n"},
+    {"[generation]\nrepetition_penalty = 0\n",
+     "text:2: [generation] repetition_penalty = '0': allowed are numbers above 0, up to 100\n"},
     {"[generation]\nrandom_seed = 18446744073709551616\n",
      "text:2: [generation] random_seed = '18446744073709551616': allowed are auto, or a whole number from 0 to "
      "18446744073709551615\n"},
@@ -521,6 +527,39 @@ static void keys_become_engine_options_and_request_defaults(void **state) {
     assert_int_equal(request.priority, 7);
 }
 
+/* One key of [generation] set to a value, in a prompt that says nothing else, as the engine checks it. */
+static void check_admitted(world *w, const config_key *key, double value) {
+    static const kvq_text_tools tools = {.session_len = 64, .vocab_size = 1, .longest_piece = 1};
+    char line[128];
+    kvq_request request = kvq_default_request();
+    kvq_active *active = NULL;
+    kvq_error err = {0};
+    config c;
+    (void)snprintf(line, sizeof line, "[generation]\n%s = %.17g\n", key->name, value);
+    if (!config_load_text(line, &c, &w->report)) fail_msg("%s", w->report.text);
+    config_request_defaults(&c, &request);
+    request.prompt = "x";
+    request.raw = true;
+    if (kvq_active_new(&request, &tools, &active, &err)) fail_msg("%s = %.17g: %s", key->name, value, err.text);
+    kvq_active_free(active);
+    config_free(&c);
+}
+
+/* What a file may say breaks no prompt: the ends of every range are the engine's, too. */
+static void the_ends_of_every_generation_range_are_admitted_by_the_engine(void **state) {
+    world *w = *state;
+    int n_checked = 0;
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const config_key *key = &config_keys[i];
+        if (strcmp(key->section, "generation")) continue;
+        if (key->type != &config_type_NUMBER && key->type != &config_type_INT) continue;
+        check_admitted(w, key, key->open_low ? (double)nextafterf((float)key->low, (float)key->high) : key->low);
+        check_admitted(w, key, key->high);
+        n_checked++;
+    }
+    assert_true(n_checked >= 8);
+}
+
 /* Whoever uses libkvq and whoever runs kvqd get the same answers unless they ask otherwise. */
 static void the_defaults_are_the_engines(void **state) {
     world *w = *state;
@@ -576,6 +615,7 @@ int main(void) {
         TEST(the_json_has_every_key_and_no_secret),
         TEST(a_password_comes_from_a_credential_too),
         TEST(keys_become_engine_options_and_request_defaults),
+        TEST(the_ends_of_every_generation_range_are_admitted_by_the_engine),
         TEST(the_defaults_are_the_engines),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
