@@ -65,7 +65,7 @@ static kvq_status talk(client *c, const chat_values *v, const char *session, kvq
 static int run(const void *values) {
     const chat_values *v = values;
     client *c = NULL;
-    char own[32];
+    char own[CLIENT_ID_BYTES];
     kvq_error err = {0};
     client_make_id(own);
     interrupt_catch();

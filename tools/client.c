@@ -17,6 +17,7 @@ struct client {
     MQTTClient handle;
     char *prefix; /* "kvqd/node/" */
     char node[128];
+    char user[CLIENT_USER_BYTES + 1]; /* "" where there is none that can be a CLIENT */
     bool is_connected;
 };
 
@@ -24,10 +25,26 @@ const char *client_node(const client *c) {
     return c->node;
 }
 
-void client_make_id(char ret[32]) {
+/* ---- names
+ * ----------------------------------------------------------------------------------------------------------- */
+
+void client_make_id(char ret[CLIENT_ID_BYTES]) {
     uint64_t n = 0;
     if (getrandom(&n, sizeof n, 0) != (ssize_t)sizeof n) n = (uint64_t)time(NULL); /* only before boot has entropy */
-    snprintf(ret, 32, "ctl-%016llx", (unsigned long long)n);
+    snprintf(ret, CLIENT_ID_BYTES, "ctl-%016llx", (unsigned long long)n);
+}
+
+void client_make_name(const client *c, char ret[CLIENT_NAME_BYTES]) {
+    char id[CLIENT_ID_BYTES];
+    client_make_id(id);
+    snprintf(ret, CLIENT_NAME_BYTES, "%s%s%s", c->user, *c->user ? "/" : "", id);
+}
+
+/* What kvqd takes for a level of a request's name (docs/mqtt.md). */
+static bool can_be_client(const char *user) {
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    size_t n = strspn(user, allowed);
+    return n > 0 && n <= CLIENT_USER_BYTES && user[n] == '\0' && strcmp(user, "delta") != 0;
 }
 
 /* ---- connecting
@@ -120,10 +137,11 @@ static kvq_status find_node(client *c, const char *base, kvq_error *err) {
 }
 
 kvq_status client_open(const client_options *o, client **ret, kvq_error *err) {
-    char id[32];
+    char id[CLIENT_ID_BYTES];
     client *c = calloc(1, sizeof *c);
     if (!c) return kvq_fail(err, KVQ_NO_MEMORY, "No memory for a connection.");
     client_make_id(id);
+    if (o->username && can_be_client(o->username)) snprintf(c->user, sizeof c->user, "%s", o->username);
     kvq_status status = KVQ_OK;
     if (!is_broker_address(o->broker))
         status = kvq_fail(err, KVQ_BAD_ARGUMENT,

@@ -25,7 +25,7 @@ typedef struct client_options {
     {.name = "base", .kind = OPTION_TEXT, .offset = offsetof(values, client.base), .argument = "TOPIC", .fallback = "kvqd", \
      .doc = "What every topic begins with (base_topic)."}, \
     {.letter = 'u', .name = "user", .kind = OPTION_TEXT, .offset = offsetof(values, client.username), .argument = "NAME", \
-     .doc = "User name at the broker."}, \
+     .doc = "User name at the broker; prompts are then named NAME/ID, which its access list may ask for."}, \
     {.name = "password-file", .kind = OPTION_TEXT, .offset = offsetof(values, client.password_file), .argument = "FILE", \
      .doc = "A file whose first line is the password."}, \
     {.name = "ca-file", .kind = OPTION_TEXT, .offset = offsetof(values, client.ca_file), .argument = "FILE", \
@@ -40,8 +40,14 @@ kvq_status client_open(const client_options *options, client **ret, kvq_error *e
 void client_close(client *c); /* NULL allowed */
 const char *client_node(const client *c);
 
-/* A name for a request that nobody else has. */
-void client_make_id(char ret[32]);
+/* An id that nobody else has: of a connection, a transaction, a session. */
+enum { CLIENT_ID_BYTES = 32 };
+void client_make_id(char ret[CLIENT_ID_BYTES]);
+
+/* A name for a request that nobody else has: CLIENT/ID with the user's name as CLIENT, as docs/mqtt.md's access list
+ * has it, or ID without a user, and for one whose name cannot be a CLIENT. */
+enum { CLIENT_USER_BYTES = 64, CLIENT_NAME_BYTES = CLIENT_USER_BYTES + 1 + CLIENT_ID_BYTES };
+void client_make_name(const client *c, char ret[CLIENT_NAME_BYTES]);
 
 kvq_status client_subscribe(client *c, const char *topic, kvq_error *err);
 kvq_status client_publish(client *c, const char *topic, const char *payload,

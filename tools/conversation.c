@@ -13,7 +13,7 @@
 #define POLL_MS 200 /* how late Ctrl-C is seen */
 
 typedef struct answer {
-    char topic[64], delta_topic[80], cancel_topic[64];
+    char topic[CLIENT_NAME_BYTES + 16], delta_topic[CLIENT_NAME_BYTES + 16], cancel_topic[CLIENT_NAME_BYTES + 16];
     json_int_t next_seq;
     size_t n_printed;
     bool gap, cancelled;
@@ -72,17 +72,17 @@ static void take_message(answer *a, const client_message *m) {
     json_decref(o);
 }
 
-static kvq_status listen_for(client *c, answer *a, const char *id, kvq_error *err) {
-    snprintf(a->topic, sizeof a->topic, "response/%s", id);
-    snprintf(a->delta_topic, sizeof a->delta_topic, "response/%s/delta", id);
-    snprintf(a->cancel_topic, sizeof a->cancel_topic, "cancel/%s", id);
+static kvq_status listen_for(client *c, answer *a, const char *name, kvq_error *err) {
+    snprintf(a->topic, sizeof a->topic, "response/%s", name);
+    snprintf(a->delta_topic, sizeof a->delta_topic, "response/%s/delta", name);
+    snprintf(a->cancel_topic, sizeof a->cancel_topic, "cancel/%s", name);
     kvq_status status = client_subscribe(c, a->topic, err);
     return status ? status : client_subscribe(c, a->delta_topic, err);
 }
 
-static kvq_status send_prompt(client *c, json_t *prompt, const char *id, kvq_error *err) {
-    char topic[64];
-    snprintf(topic, sizeof topic, "prompt/%s", id);
+static kvq_status send_prompt(client *c, json_t *prompt, const char *name, kvq_error *err) {
+    char topic[CLIENT_NAME_BYTES + 16];
+    snprintf(topic, sizeof topic, "prompt/%s", name);
     char *text = json_dumps(prompt, JSON_COMPACT);
     if (!text) return kvq_fail(err, KVQ_BAD_ARGUMENT, "The prompt is not UTF-8 text.");
     kvq_status status = client_publish(c, topic, text, err);
@@ -124,11 +124,11 @@ static kvq_status refusal(const json_t *final, kvq_error *err) {
 }
 
 kvq_status conversation_ask(client *c, json_t *prompt, int timeout_s, json_t **ret_final, kvq_error *err) {
-    char id[32];
+    char name[CLIENT_NAME_BYTES];
     answer a = {0};
-    client_make_id(id);
-    kvq_status status = listen_for(c, &a, id, err);
-    if (!status) status = send_prompt(c, prompt, id, err);
+    client_make_name(c, name);
+    kvq_status status = listen_for(c, &a, name, err);
+    if (!status) status = send_prompt(c, prompt, name, err);
     json_decref(prompt);
     if (!status) status = wait_for_final(c, &a, timeout_s, err);
     if (!status) status = refusal(a.final, err);

@@ -37,7 +37,7 @@ static const option top_options[] = {
 
 /* The data of the reply to the command `dump`; the caller's. */
 static kvq_status dump(client *c, json_t **ret, kvq_error *err) {
-    char id[32];
+    char id[CLIENT_ID_BYTES];
     client_make_id(id);
     char *request = NULL;
     if (asprintf(&request, "{\"transaction\":\"%s\"}", id) < 0)
