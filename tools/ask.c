@@ -42,14 +42,14 @@ static const option options[] = {
 
 /* The words joined by blanks, or the file; owned by the caller. */
 static kvq_status find_text(const ask_values *v, char **ret, kvq_error *err) {
-    size_t n_bytes = 1;
     if (v->words.n == 0) {
         if (!v->file && isatty(STDIN_FILENO))
             return kvq_fail(err, KVQ_BAD_ARGUMENT,
                             "No prompt: give it as arguments, with --file, or on standard input.");
-        return file_read(v->file ? v->file : "-", ret, &n_bytes, err);
+        return file_read_prompt(v->file ? v->file : "-", ret, err);
     }
     if (v->file) return kvq_fail(err, KVQ_BAD_ARGUMENT, "There are a prompt and --file; one of them is the prompt.");
+    size_t n_bytes = 1;
     for (int i = 0; i < v->words.n; i++) n_bytes += strlen(v->words.values[i]) + 1;
     char *text = calloc(1, n_bytes);
     if (!text) return kvq_fail(err, KVQ_NO_MEMORY, "No memory for the prompt.");

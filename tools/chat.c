@@ -49,10 +49,12 @@ static kvq_status talk(client *c, const chat_values *v, const char *session, kvq
         if (is_terminal) fputs("> ", stderr);
         ssize_t n = getline(&line, &capacity, stdin);
         if (n < 0) break;
-        line[strcspn(line, "\n")] = '\0';
-        if (!*line) continue;
-        status = one_turn(c, v, session, line, is_first, err);
-        is_first = false;
+        if (line[n - 1] == '\n') line[--n] = '\0';
+        if (n == 0) continue;
+        status = strlen(line) == (size_t)n
+                     ? one_turn(c, v, session, line, is_first, err)
+                     : kvq_fail(err, KVQ_BAD_ARGUMENT, "That line has a NUL byte; it is not text and was not sent.");
+        is_first = is_first && status; /* a turn that was refused began no session */
         if (status == KVQ_BUSY || status == KVQ_BAD_ARGUMENT) {
             (void)command_fail(0, "%s", err->text); /* only said */
             status = KVQ_OK;

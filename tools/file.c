@@ -1,4 +1,4 @@
-/* file.c: reads input files whole, pipes included. Called by run, eval, tokenize, logits. */
+/* file.c: reads input files whole, pipes included. Called by run, ask, eval, tokenize, logits. */
 #include "file.h"
 
 #include <errno.h>
@@ -39,5 +39,19 @@ kvq_status file_read(const char *path, char **ret_bytes, size_t *ret_n, kvq_erro
     if (!in) return kvq_fail(err, KVQ_IO, "Cannot open '%s': %s.", path, strerror(errno));
     kvq_status status = read_all(in, path, ret_bytes, ret_n, err);
     (void)fclose(in); /* only read from */
+    return status;
+}
+
+kvq_status file_read_prompt(const char *path, char **ret_text, kvq_error *err) {
+    char *text = NULL;
+    size_t n_bytes = 0;
+    kvq_status status = file_read(path, &text, &n_bytes, err);
+    if (!status && strlen(text) != n_bytes)
+        status =
+            kvq_fail(err, KVQ_BAD_ARGUMENT, "The prompt has a NUL byte at offset %zu; it is not text.", strlen(text));
+    if (status)
+        free(text);
+    else
+        *ret_text = text;
     return status;
 }

@@ -10,4 +10,7 @@
  * KVQ_NO_MEMORY. */
 kvq_status file_read(const char *path, char **ret_bytes, size_t *ret_n, kvq_error *err);
 
+/* The same for what ends at its first NUL: one inside is KVQ_BAD_ARGUMENT, so that no prompt is cut in silence. */
+kvq_status file_read_prompt(const char *path, char **ret_text, kvq_error *err);
+
 #endif

@@ -49,7 +49,6 @@ static const option options[] = {
 
 /* The prompt from -p, -f or standard input; *ret_owned is freed by the caller. */
 static kvq_status find_prompt(const run_values *v, const char **ret, char **ret_owned, kvq_error *err) {
-    size_t n_bytes;
     if (v->prompt && v->file)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "'--prompt' and '--file' are both given; one of them is the prompt.");
     *ret = v->prompt;
@@ -57,11 +56,7 @@ static kvq_status find_prompt(const run_values *v, const char **ret, char **ret_
     if (!v->file && isatty(STDIN_FILENO))
         return kvq_fail(err, KVQ_BAD_ARGUMENT,
                         "No prompt: give '--prompt TEXT', '--file FILE' or text on standard input.");
-    kvq_status status = file_read(v->file ? v->file : "-", ret_owned, &n_bytes, err);
-    if (status) return status;
-    if (strlen(*ret_owned) != n_bytes)
-        return kvq_fail(err, KVQ_BAD_ARGUMENT, "The prompt has a NUL byte at offset %zu; it is not text.",
-                        strlen(*ret_owned));
+    kvq_status status = file_read_prompt(v->file ? v->file : "-", ret_owned, err);
     *ret = *ret_owned;
     return KVQ_OK;
 }

@@ -110,6 +110,7 @@ class Run(unittest.TestCase):
             (2, ["run", "-m", MODEL, "-p", "x", "--isa", "mmx", *POOL], "'mmx' is no value for '--isa NAME'"),
             (1, ["run", "-m", MODEL, "-p", "x", "--isa", foreign, *POOL], f"'{foreign}'"),
             (2, ["run", "-m", MODEL, "-f", write("nul", b"a\0b"), *POOL], "NUL byte at offset 1"),
+            (2, ["ask", "--broker", "mqtt://127.0.0.1:1", "-f", write("nul", b"a\0b")], "NUL byte at offset 1"),
             (1, ["run", "-m", MODEL, "-p", "x", "--backend", "cuda"], "backend 'cuda' is asked for: "),
             (1, ["show", MODEL, "--backend", "cuda"], "backend 'cuda' is asked for: "),
             (1, ["show", MODEL, "--backend", "cuda", "-o", "json"], "backend 'cuda' is asked for: "),
