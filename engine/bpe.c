@@ -23,6 +23,7 @@ typedef struct rule_slot {
 } rule_slot;
 
 #define ALPHABET_SIZE 324
+#define CUTTING_SHARE 0.5 /* of the time, roughly: for progress alone */
 
 typedef struct letter {
     char text[2];
@@ -324,18 +325,21 @@ static bool encode_word(session *s, const char *word, int n_bytes) {
     return id >= 0 ? kvq_ids_push(s->ids, id) : merge_word(s, word, n_bytes);
 }
 
-static kvq_status encode_words(session *s, const char *text, int n_bytes, kvq_error *err) {
-    kvq_status status = kvq_pretokenizer_split(s->b->pre, text, n_bytes, &s->pieces, &s->spare, err);
+static kvq_status encode_words(session *s, const char *text, int n_bytes, const kvq_meter *meter, kvq_error *err) {
+    kvq_meter cutting = kvq_meter_part(meter, 0, CUTTING_SHARE), merging = kvq_meter_part(meter, CUTTING_SHARE, 1);
+    kvq_status status = kvq_pretokenizer_split(s->b->pre, text, n_bytes, &cutting, &s->pieces, &s->spare, err);
     if (status) return status;
     for (size_t i = 0; i < s->pieces.n; i++) {
         int start = i ? s->pieces.ends[i - 1] : 0;
         if (!encode_word(s, text + start, s->pieces.ends[i] - start))
             return kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %d bytes", n_bytes);
+        if (!kvq_meter_show(&merging, (double)start / n_bytes)) return kvq_meter_stopped(err);
     }
     return KVQ_OK;
 }
 
-kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, kvq_ids *ids, kvq_error *err) {
+kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, const kvq_meter *meter, kvq_ids *ids,
+                          kvq_error *err) {
     session s = {.b = b, .ids = ids, .spelled = malloc(b->vocab->longest_bytes + 2 * sizeof((letter *)0)->text)};
     int n_repaired = 0;
     char *repaired = repair(text, n_bytes, b->flags & KVQ_PRE_PLAIN, &n_repaired);
@@ -343,7 +347,7 @@ kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, kv
     if (!s.spelled || !repaired)
         status = kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
     else
-        status = encode_words(&s, repaired, n_repaired, err);
+        status = encode_words(&s, repaired, n_repaired, meter, err);
     free(repaired);
     kvq_merger_done(&s.merger);
     free(s.pieces.ends);

@@ -3,6 +3,7 @@
 #ifndef KVQ_BPE_H
 #define KVQ_BPE_H
 
+#include "meter.h"
 #include "pretokenizer.h"
 #include "vocab.h"
 
@@ -14,8 +15,9 @@ kvq_status kvq_bpe_open(const kvq_gguf *g, const kvq_vocab *v, const kvq_pretoke
                         kvq_error *err);
 void kvq_bpe_free(kvq_bpe *b);
 
-/* Appends the ids of a text without special tokens. Errors: KVQ_NO_MEMORY, KVQ_INTERNAL. */
-kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, kvq_ids *ids, kvq_error *err);
+/* Appends the ids of a text without special tokens. Errors: KVQ_NO_MEMORY, KVQ_INTERNAL, KVQ_CANCELLED. */
+kvq_status kvq_bpe_encode(const kvq_bpe *b, const char *text, size_t n_bytes, const kvq_meter *meter, kvq_ids *ids,
+                          kvq_error *err);
 
 /* Writes the bytes that a normal token's text spells, never more than the text has, and returns how many. */
 size_t kvq_bpe_piece(const kvq_bpe *b, kvq_text text, char *out);

@@ -299,34 +299,43 @@ static kvq_status no_memory(kvq_error *err) {
     return kvq_fail(err, KVQ_NO_MEMORY, "no memory to cut a text into words");
 }
 
-static kvq_status cut_by_expression(const matcher *m, const pcre2_code *code, const char *text, int start, int end,
-                                    kvq_pieces *out, kvq_error *err) {
+/* One step of the table over a text. */
+typedef struct cutting {
+    const char *text;
+    int n_bytes;
+    kvq_meter meter;
+    kvq_pieces *out;
+} cutting;
+
+static kvq_status cut_by_expression(const matcher *m, const pcre2_code *code, cutting *c, int start, int end,
+                                    kvq_error *err) {
     const PCRE2_SIZE *found = pcre2_get_ovector_pointer(m->data);
     for (int at = 0; at < end - start;) {
-        int n = match(m, code, text + start, end - start, at);
+        int n = match(m, code, c->text + start, end - start, at);
         if (n == PCRE2_ERROR_NOMATCH) break;
         if (n == PCRE2_ERROR_NOMEMORY || n == PCRE2_ERROR_HEAPLIMIT) return no_memory(err);
         if (n < 0 || found[1] <= found[0])
             return kvq_fail(err, KVQ_INTERNAL, "pre-tokenizer: PCRE2 gives up on a text of %d bytes with code %d",
                             end - start, n);
-        if (!add_end(out, start + (int)found[0]) || !add_end(out, start + (int)found[1])) return no_memory(err);
+        if (!add_end(c->out, start + (int)found[0]) || !add_end(c->out, start + (int)found[1])) return no_memory(err);
         at = (int)found[1];
+        if (!kvq_meter_show(&c->meter, (double)(start + at) / c->n_bytes)) return kvq_meter_stopped(err);
     }
     return KVQ_OK;
 }
 
-static kvq_status apply_step(const kvq_pretokenizer *p, int i, const matcher *m, const char *text, const kvq_pieces *in,
-                             kvq_pieces *out, kvq_error *err) {
-    out->n = 0;
+static kvq_status apply_step(const kvq_pretokenizer *p, int i, const matcher *m, const kvq_pieces *in, cutting *c,
+                             kvq_error *err) {
+    c->out->n = 0;
     for (size_t k = 0; k < in->n; k++) {
         int start = k ? in->ends[k - 1] : 0;
         kvq_status status = KVQ_OK;
         if (p->codes[i])
-            status = cut_by_expression(m, p->codes[i], text, start, in->ends[k], out, err);
-        else if (!p->steps[i].rule(text, start, in->ends[k], out))
+            status = cut_by_expression(m, p->codes[i], c, start, in->ends[k], err);
+        else if (!p->steps[i].rule(c->text, start, in->ends[k], c->out))
             status = no_memory(err);
         if (status) return status;
-        if (!add_end(out, in->ends[k])) return no_memory(err);
+        if (!add_end(c->out, in->ends[k])) return no_memory(err);
     }
     return KVQ_OK;
 }
@@ -337,16 +346,24 @@ static void swap(kvq_pieces *a, kvq_pieces *b) {
     *b = t;
 }
 
-kvq_status kvq_pretokenizer_split(const kvq_pretokenizer *p, const char *text, int n_bytes, kvq_pieces *pieces,
-                                  kvq_pieces *spare, kvq_error *err) {
+static int count_steps(const kvq_pretokenizer *p) {
+    int n = 0;
+    while (n < MAX_STEPS && (p->steps[n].expression || p->steps[n].rule)) n++;
+    return n;
+}
+
+kvq_status kvq_pretokenizer_split(const kvq_pretokenizer *p, const char *text, int n_bytes, const kvq_meter *meter,
+                                  kvq_pieces *pieces, kvq_pieces *spare, kvq_error *err) {
+    int n_steps = count_steps(p);
     pieces->n = 0;
     matcher m;
     if (!matcher_init(&m)) return no_memory(err);
     char *copy = NULL;
     const char *seen = see(text, n_bytes, &copy);
     kvq_status status = seen && add_end(pieces, n_bytes) ? KVQ_OK : no_memory(err);
-    for (int i = 0; !status && i < MAX_STEPS && (p->steps[i].expression || p->steps[i].rule); i++) {
-        status = apply_step(p, i, &m, seen, pieces, spare, err);
+    for (int i = 0; !status && i < n_steps; i++) {
+        cutting c = {seen, n_bytes, kvq_meter_part(meter, (double)i / n_steps, (double)(i + 1) / n_steps), spare};
+        status = apply_step(p, i, &m, pieces, &c, err);
         swap(pieces, spare);
     }
     free(copy);

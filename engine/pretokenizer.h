@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "gguf.h"
+#include "meter.h"
 
 /* Flags of a NAME row, explained there. */
 enum {
@@ -37,8 +38,8 @@ typedef struct kvq_pieces {
 } kvq_pieces;
 
 /* text: decodable UTF-8 (bpe.c repairs it before), at most INT_MAX bytes. spare: scratch of the caller, as pieces.
- * Errors: KVQ_NO_MEMORY, KVQ_INTERNAL (PCRE2 gives up). */
-kvq_status kvq_pretokenizer_split(const kvq_pretokenizer *p, const char *text, int n_bytes, kvq_pieces *pieces,
-                                  kvq_pieces *spare, kvq_error *err);
+ * Errors: KVQ_NO_MEMORY, KVQ_INTERNAL (PCRE2 gives up), KVQ_CANCELLED. */
+kvq_status kvq_pretokenizer_split(const kvq_pretokenizer *p, const char *text, int n_bytes, const kvq_meter *meter,
+                                  kvq_pieces *pieces, kvq_pieces *spare, kvq_error *err);
 
 #endif

@@ -150,20 +150,27 @@ static bool encode_chain(session *s, kvq_ids *ids) {
     return true;
 }
 
-static bool encode(session *s, const char *text, size_t n_bytes, bool add_space, kvq_ids *ids) {
-    if (!escape_spaces(s, text, n_bytes, add_space)) return false;
-    for (int at = 0; at < s->n_bytes;) {
-        at = add_chain(s, at);
-        if (at < 0 || !encode_chain(s, ids)) return false;
-    }
-    return true;
+static kvq_status no_memory(size_t n_bytes, kvq_error *err) {
+    return kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
 }
 
-kvq_status kvq_spm_encode(const kvq_spm *spm, const char *text, size_t n_bytes, bool add_space, kvq_ids *ids,
-                          kvq_error *err) {
+static kvq_status encode(session *s, const char *text, size_t n_bytes, bool add_space, const kvq_meter *meter,
+                         kvq_ids *ids, kvq_error *err) {
+    kvq_meter whole = kvq_meter_part(meter, 0, 1);
+    if (!escape_spaces(s, text, n_bytes, add_space)) return no_memory(n_bytes, err);
+    for (int at = 0; at < s->n_bytes;) {
+        at = add_chain(s, at);
+        if (at < 0 || !encode_chain(s, ids)) return no_memory(n_bytes, err);
+        if (!kvq_meter_show(&whole, (double)at / s->n_bytes)) return kvq_meter_stopped(err);
+    }
+    return KVQ_OK;
+}
+
+kvq_status kvq_spm_encode(const kvq_spm *spm, const char *text, size_t n_bytes, bool add_space, const kvq_meter *meter,
+                          kvq_ids *ids, kvq_error *err) {
     session s = {.spm = spm, .v = spm->v};
-    bool done = encode(&s, text, n_bytes, add_space, ids);
+    kvq_status status = encode(&s, text, n_bytes, add_space, meter, ids, err);
     kvq_merger_done(&s.merger);
     free(s.text);
-    return done ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
+    return status;
 }

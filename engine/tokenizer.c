@@ -192,18 +192,25 @@ void kvq_tokenizer_free(kvq_tokenizer *t) {
 
 /* ---- text to ids ------------------------------------------------------------------------------------------------- */
 
-static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, const kvq_fragment *fragments, size_t n,
-                                   bool goes_on, kvq_ids *ids, kvq_error *err) {
-    bool begins = !goes_on; /* SentencePiece puts its space before the first text and after each special token */
+static kvq_status encode_fragments(const kvq_tokenizer *t, const char *text, size_t n_bytes,
+                                   const kvq_fragment *fragments, size_t n, kvq_encode_options options, kvq_ids *ids,
+                                   kvq_error *err) {
+    kvq_meter meter = {.tell = options.progress, .user = options.progress_user, .end = 1};
+    bool begins =
+        !options.goes_on; /* SentencePiece puts its space before the first text and after each special token */
     for (size_t i = 0; i < n; i++) {
         const kvq_fragment *f = &fragments[i];
+        kvq_meter part = kvq_meter_part(&meter, (double)f->offset / (double)n_bytes,
+                                        (double)(f->offset + f->n_bytes) / (double)n_bytes);
         kvq_status status = KVQ_OK;
         if (f->id >= 0)
             status = kvq_ids_push(ids, f->id) ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory for token ids");
         else if (t->bpe)
-            status = kvq_bpe_encode(t->bpe, text + f->offset, f->n_bytes, ids, err);
+            status = kvq_bpe_encode(t->bpe, text + f->offset, f->n_bytes, &part, ids, err);
         else
-            status = kvq_spm_encode(t->spm, text + f->offset, f->n_bytes, t->add_space_prefix && begins, ids, err);
+            status =
+                kvq_spm_encode(t->spm, text + f->offset, f->n_bytes, t->add_space_prefix && begins, &part, ids, err);
+        if (!status && !kvq_meter_show(&meter, part.end)) status = kvq_meter_stopped(err);
         if (status) return status;
         begins = f->id >= 0;
     }
@@ -222,7 +229,7 @@ static kvq_status encode_all(const kvq_tokenizer *t, const char *text, size_t n_
         free(fragments);
         return kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
     }
-    kvq_status status = encode_fragments(t, text, fragments, n, options.goes_on, ids, err);
+    kvq_status status = encode_fragments(t, text, n_bytes, fragments, n, options, ids, err);
     free(fragments);
     if (!status && eos && !kvq_ids_push(ids, t->vocab.eos))
         status = kvq_fail(err, KVQ_NO_MEMORY, "no memory to tokenize a text of %zu bytes", n_bytes);
@@ -236,6 +243,7 @@ kvq_status kvq_tokenizer_encode(const kvq_tokenizer *t, const char *text, size_t
                         MAX_TEXT_BYTES);
     kvq_ids ids = {0};
     kvq_status status = encode_all(t, text, n_bytes, options, &ids, err);
+    if (!status && options.progress && options.progress(options.progress_user, 1)) status = kvq_meter_stopped(err);
     if (status) {
         free(ids.data);
         return status;

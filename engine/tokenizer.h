@@ -21,10 +21,13 @@ typedef struct kvq_encode_options {
     bool parse_special; /* control tokens written in the text ("<|im_start|>") become their ids; else they are plain
                            text */
     bool goes_on;       /* the text is the rest of one whose ids are there: SentencePiece puts no space before it */
+    /* Called now and then with the share done 0..1, at the end with 1; a non-zero return cancels. NULL allowed. */
+    int (*progress)(void *user, double ratio);
+    void *progress_user;
 } kvq_encode_options;
 
 /* ids: owned by the caller after return (free). Text may be any bytes. Errors: KVQ_NO_MEMORY, KVQ_NO_SPACE (above 700
- * MB), KVQ_INTERNAL (the regular expressions give up). */
+ * MB), KVQ_INTERNAL (the regular expressions give up), KVQ_CANCELLED. */
 kvq_status kvq_tokenizer_encode(const kvq_tokenizer *t, const char *text, size_t n_bytes, kvq_encode_options options,
                                 int **ret_ids, size_t *ret_n, kvq_error *err);
 

@@ -193,8 +193,11 @@ static int sequence_tokens(const test *t) {
     return t->depth + t->prompt_tokens + t->answer_tokens +
            2; /* at depth 0 a prompt of one token, and one token untimed */
 }
+
+/* Tokens of one run, those that are not timed included. */
 static double work_of(const test *t) {
-    return (double)t->batch * (t->depth + t->prompt_tokens + t->answer_tokens + 1);
+    int before = t->kind == TEST_DECODE ? at_least_one(t->depth) + 1 : 0;
+    return before + (double)t->batch * (t->prompt_tokens + t->answer_tokens);
 }
 
 static int by_value(const void *a, const void *b) {

@@ -38,7 +38,7 @@ kvq_options engine_options_make(const engine_options *o, const char *policy) {
     return options;
 }
 
-static int show_load(void *user, double ratio) {
+static int show_share(void *user, double ratio) {
     progress_step(user, ratio);
     return interrupt_seen();
 }
@@ -47,7 +47,7 @@ kvq_status engine_open(const kvq_options *options, kvq_engine **ret, kvq_error *
     kvq_options with_bar = *options;
     progress bar;
     progress_begin(&bar, "Loading");
-    with_bar.progress = show_load;
+    with_bar.progress = show_share;
     with_bar.progress_user = &bar;
     kvq_status status = kvq_open(&with_bar, ret, err);
     progress_done(&bar);
@@ -62,11 +62,15 @@ kvq_status engine_tokenize_file(const char *model, const char *text_path, bool a
     kvq_tokenizer *tokenizer = NULL;
     char *text = NULL;
     size_t n_bytes;
-    const kvq_encode_options how = {.add_special = add_special, .parse_special = parse_special};
+    progress bar;
+    const kvq_encode_options how = {
+        .add_special = add_special, .parse_special = parse_special, .progress = show_share, .progress_user = &bar};
     kvq_status status = kvq_gguf_open(model, &file, err);
     if (!status) status = kvq_tokenizer_open(file, &tokenizer, err);
     if (!status) status = file_read(text_path, &text, &n_bytes, err);
+    progress_begin(&bar, "Tokenizing");
     if (!status) status = kvq_tokenizer_encode(tokenizer, text, n_bytes, how, ret_ids, ret_n, err);
+    progress_done(&bar);
     free(text);
     kvq_tokenizer_free(tokenizer);
     kvq_gguf_close(file);

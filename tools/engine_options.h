@@ -43,7 +43,8 @@ kvq_options engine_options_make(const engine_options *o, const char *policy);
 /* kvq_open with a bar on stderr; Ctrl-C gives up with KVQ_CANCELLED. */
 kvq_status engine_open(const kvq_options *options, kvq_engine **ret, kvq_error *err);
 
-/* Text of a file as token ids by the model file's tokenizer alone (no engine). ids owned by the caller (free). */
+/* Text of a file as token ids by the model file's tokenizer alone (no engine), with a bar; Ctrl-C, where it is caught,
+ * gives up with KVQ_CANCELLED. ids owned by the caller (free). */
 kvq_status engine_tokenize_file(const char *model, const char *text_path, bool add_special, bool parse_special,
                                 int **ret_ids, size_t *ret_n, kvq_error *err);
 

@@ -136,7 +136,9 @@ static void cut_chunk(eval *e, size_t k) {
 
 static kvq_status score_all(eval *e, size_t n_chunks, kvq_error *err) {
     kvq_status status = KVQ_OK;
-    e->rows_all = (double)n_chunks * e->values->chunk_tokens * (1 + e->n_scores);
+    int n_runs = 1; /* of a chunk; a policy 0 that was asked for is the truth and not run again */
+    for (int i = 0; i < e->n_scores; i++) n_runs += e->scores[i].engine != e->truth_score.engine;
+    e->rows_all = (double)n_chunks * e->values->chunk_tokens * n_runs;
     progress_begin(&e->bar, "Comparing");
     for (size_t k = 0; !status && k < n_chunks; k++) {
         cut_chunk(e, k);

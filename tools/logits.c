@@ -35,7 +35,7 @@ typedef struct writing {
 
 static int write_row(void *user, size_t pos, const float *logits) {
     writing *w = user;
-    progress_step(&w->bar, (double)pos / (double)w->n_rows);
+    progress_step(&w->bar, (double)(pos + 1) / (double)w->n_rows);
     w->status = npy_write_row(w->file, logits, w->err);
     return w->status || interrupt_seen();
 }

@@ -10,6 +10,7 @@
 #include "engine_options.h"
 #include "file.h"
 #include "interrupt.h"
+#include "progress.h"
 
 typedef struct run_values {
     engine_options engine;
@@ -58,7 +59,7 @@ static kvq_status find_prompt(const run_values *v, const char **ret, char **ret_
                         "No prompt: give '--prompt TEXT', '--file FILE' or text on standard input.");
     kvq_status status = file_read_prompt(v->file ? v->file : "-", ret_owned, err);
     *ret = *ret_owned;
-    return KVQ_OK;
+    return status;
 }
 
 static kvq_request make_request(const run_values *v, const char *prompt) {
@@ -94,22 +95,38 @@ static kvq_status write_text(const kvq_event *e, outcome *o, kvq_error *err) {
     return kvq_fail(err, KVQ_IO, "Cannot write the answer: %s.", strerror(errno));
 }
 
+/* How far the prompt is read; it is the engine's only one. */
+static void show_reading(const kvq_engine *engine, progress *bar) {
+    kvq_stats stats;
+    kvq_get_stats(engine, &stats);
+    progress_step(bar, (double)stats.prefill_tokens / (double)stats.prompt_tokens);
+}
+
+/* A bar while the prompt is read, until there is text. */
 static kvq_status stream(kvq_engine *engine, uint64_t id, outcome *o, kvq_error *err) {
-    bool cancelled = false;
-    while (kvq_is_active(engine)) {
+    bool cancelled = false, is_reading = true;
+    kvq_status status = KVQ_OK;
+    progress bar;
+    progress_begin(&bar, "Reading");
+    while (!status && kvq_is_active(engine)) {
         const kvq_event *events;
         size_t n;
         if (interrupt_seen() && !cancelled) {
             (void)kvq_cancel(engine, id); /* NOT_FOUND: it has just ended, its event is on the way */
             cancelled = true;
         }
-        kvq_status status = kvq_step(engine, &events, &n, err);
+        status = kvq_step(engine, &events, &n, err);
+        is_reading = is_reading && !status && n == 0;
+        if (is_reading)
+            show_reading(engine, &bar);
+        else
+            progress_done(&bar);
         for (size_t i = 0; !status && i < n; i++) {
             status = write_text(&events[i], o, err);
             if (events[i].kind != KVQ_EVENT_TEXT) o->last = events[i];
         }
-        if (status) return status;
     }
+    if (status) return status;
     if (o->last.kind == KVQ_EVENT_FAILED) return kvq_fail(err, o->last.error.code, "%s", o->last.error.text);
     return KVQ_OK;
 }

@@ -25,6 +25,9 @@ if(KVQ_BUILD_TESTS)
     target_link_libraries(${name} PRIVATE kvq_flags kvqctl_core PkgConfig::CMOCKA)
     add_test(NAME ${name} COMMAND ${name})
   endforeach()
+  # Which bars commands draw, on a tiny model, as told to functions in the place of progress.c's.
+  target_link_libraries(test_bars PRIVATE kvq_engine_world)
+  target_link_options(test_bars PRIVATE -Wl,--wrap=progress_begin,--wrap=progress_step,--wrap=progress_done)
   if(NOT CMAKE_CROSSCOMPILING) # scripts start kvqctl themselves, without the emulator
     # Every tests/tools/test_*.sh gets kvqctl's path and the source folder.
     file(GLOB KVQ_TOOL_SCRIPTS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/tools/test_*.sh)

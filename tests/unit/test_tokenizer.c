@@ -300,6 +300,40 @@ static void a_word_of_a_million_bytes_is_no_matter(void **state) {
     free(text);
 }
 
+typedef struct watcher {
+    double last;
+    int n_calls, stop_at;
+} watcher;
+
+static int watch(void *user, double ratio) {
+    watcher *w = user;
+    assert_true(ratio >= w->last && ratio <= 1);
+    w->last = ratio;
+    return ++w->n_calls == w->stop_at;
+}
+
+/* Both families. */
+static void whoever_watches_sees_how_far_it_is_and_may_stop_it(void **state) {
+    (void)state;
+    static char text[40000];
+    int *ids = NULL, *none = NULL;
+    size_t n = 0;
+    kvq_error err = {0};
+    watcher w = {0};
+    const kvq_encode_options watched = {.progress = watch, .progress_user = &w};
+    for (size_t i = 0; i < sizeof text; i++) text[i] = "x "[i % 2];
+    assert_int_equal(kvq_tokenizer_encode(tokenizer, text, sizeof text, watched, &ids, &n, &err), KVQ_OK);
+    assert_true(w.last == 1);
+    assert_true(w.n_calls > 4);
+    free(ids);
+    for (int stop_at = w.n_calls; stop_at > 0; stop_at--) {
+        w = (watcher){.stop_at = stop_at};
+        assert_int_equal(kvq_tokenizer_encode(tokenizer, text, sizeof text, watched, &none, &n, &err), KVQ_CANCELLED);
+        assert_int_equal(w.n_calls, stop_at);
+        assert_null(none);
+    }
+}
+
 /* ---- SentencePiece ------------------------------------------------------------------------------------------------
  */
 
@@ -437,7 +471,8 @@ static void split(const char *row, bool use_jit, const char *text, size_t n_byte
     kvq_error err = {0};
     kvq_pieces pieces = {0}, spare = {0};
     if (kvq_pretokenizer_open((kvq_text){row, strlen(row)}, use_jit, &p, &err)) fail_msg("%s", err.text);
-    if (kvq_pretokenizer_split(p, text, (int)n_bytes, &pieces, &spare, &err)) fail_msg("%s", err.text);
+    const kvq_meter unwatched = {0};
+    if (kvq_pretokenizer_split(p, text, (int)n_bytes, &unwatched, &pieces, &spare, &err)) fail_msg("%s", err.text);
     size_t n = 0;
     for (size_t i = 0; i < pieces.n; i++) {
         int start = i ? pieces.ends[i - 1] : 0;
@@ -671,6 +706,8 @@ int main(int argc, char **argv) {
         BPE_TEST(what_ends_a_generation_is_found_by_id_and_by_name),
         BPE_TEST(bpe_pieces_are_bytes_and_control_tokens_are_silent),
         BPE_TEST(a_word_of_a_million_bytes_is_no_matter),
+        BPE_TEST(whoever_watches_sees_how_far_it_is_and_may_stop_it),
+        SPM_TEST(whoever_watches_sees_how_far_it_is_and_may_stop_it),
         SPM_TEST(spm_merges_by_score_and_puts_a_space_first),
         SPM_TEST(spm_puts_its_space_after_special_tokens_only),
         SPM_TEST(spm_falls_back_to_bytes_and_so_keeps_invalid_text),

@@ -1,5 +1,6 @@
 /* test_progress.c: tools/progress.c draws on a terminal only, after a second, ten times a second at most. Time is an
  * argument. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -92,12 +94,36 @@ static void a_ratio_that_is_no_number_draws_an_empty_bar(void **state) {
     free(s.text);
 }
 
+/* Where a bar that begins while stderr is fd would be drawn. */
+static FILE *begun_on(int fd) {
+    progress p;
+    int own = dup(STDERR_FILENO);
+    assert_true(own >= 0 && fd >= 0 && dup2(fd, STDERR_FILENO) >= 0);
+    progress_begin(&p, "x");
+    assert_true(dup2(own, STDERR_FILENO) >= 0);
+    close(own);
+    return p.out;
+}
+
+static void a_bar_begins_on_a_terminal_only(void **state) {
+    (void)state;
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY), pipes[2], nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    assert_true(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0 && pipe(pipes) == 0);
+    int slave = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_ptr_equal(begun_on(slave), stderr);
+    assert_null(begun_on(pipes[1]));
+    assert_null(begun_on(nowhere));
+    int all[] = {terminal, slave, pipes[0], pipes[1], nowhere};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) close(all[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_in_the_first_second),
         cmocka_unit_test(then_a_bar_that_goes_away),
         cmocka_unit_test(nothing_into_a_pipe),
         cmocka_unit_test(a_ratio_that_is_no_number_draws_an_empty_bar),
+        cmocka_unit_test(a_bar_begins_on_a_terminal_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
