@@ -16,9 +16,11 @@ typedef struct engine_options {
 #define ENGINE_OPTION_MODEL(values) \
     {.letter = 'm', .name = "model", .kind = OPTION_TEXT, .offset = offsetof(values, engine.model), .argument = "FILE", \
      .required = true, .doc = "The model, a GGUF file."}
-#define ENGINE_OPTIONS(values) \
+#define ENGINE_OPTION_BACKEND(values) \
     {.name = "backend", .kind = OPTION_NAME, .offset = offsetof(values, engine.backend), .argument = "NAME", .fallback = "auto", \
-     .names = "auto|cpu|cuda", .doc = "Where the model runs; auto takes the GPU if one is usable."}, \
+     .names = "auto|cpu|cuda", .doc = "Where the model runs; auto takes the GPU if one is usable."}
+#define ENGINE_OPTIONS(values) \
+    ENGINE_OPTION_BACKEND(values), \
     {.name = "isa", .kind = OPTION_NAME, .offset = offsetof(values, engine.isa), .argument = "NAME", .fallback = "auto", \
      .names = engine_isa_names, .doc = "The CPU's instruction set; auto takes the best there is."}, \
     {.name = "device", .kind = OPTION_INT, .offset = offsetof(values, engine.device), .argument = "N", .fallback = "0", \

@@ -23,6 +23,7 @@ static const option options[] = {
     { 0,  "bos",     OPTION_FLAG, AT(bos),     NULL,     NULL,   0, 0, NULL, false, "Begin-of-text (and end) tokens where the model's file asks for them."},
     { 0,  "special", OPTION_FLAG, AT(special), NULL,     NULL,   0, 0, NULL, false, "Control tokens written in the text become their ids."},
     {'o', "output",  OPTION_NAME, AT(output),  "FORMAT", "json", 0, 0, "json|lines", false, "json: {\"ids\":[...]}; lines: an id a line."},
+    ENGINE_OPTION_BACKEND(tokenize_values),
 };
 /* clang-format on */
 
@@ -56,7 +57,7 @@ const command command_tokenize = {
     .name = "tokenize",
     .doc = "Prints a file's text as the model's token ids.",
     .about = "The whole file is one text; any bytes will do, valid UTF-8 or not. Works on files that hold a vocabulary "
-             "only.",
+             "only. No backend is opened: the ids are the same with each.",
     .options = options,
     .n_options = sizeof options / sizeof *options,
     .values_bytes = sizeof(tokenize_values),

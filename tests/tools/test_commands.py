@@ -166,6 +166,11 @@ class Tokenize(unittest.TestCase):
         self.assertEqual(self.ids(b"<bos>", "--special"), [BEGIN])
         self.assertEqual(self.ids(b"<bos>"), list(b"<bos>"))
 
+    def test_the_backend_makes_no_difference(self):
+        """Every command with a model takes --backend, so that a script may give it to all; no GPU is needed here."""
+        for backend in "auto", "cpu", "cuda":
+            self.assertEqual(self.ids(b"abc", "--backend", backend), [97, 98, 99])
+
     def test_lines(self):
         done = run("tokenize", "-m", MODEL, "-f", "-", "-o", "lines", input=b"ab")
         self.assertEqual(done.stdout, b"97\n98\n")
