@@ -125,5 +125,6 @@ void config_print_help(FILE *out);     /* one line per key */
 void config_print_ini(FILE *out);      /* etc/kvqd.ini */
 void config_print_man(FILE *out);      /* packaging/man/kvqd.ini.5 */
 void config_print_markdown(FILE *out); /* the table in docs/configuration.md */
+void config_print_readme(FILE *out);   /* the table in README.md: each key's first sentence */
 
 #endif

@@ -1,5 +1,6 @@
 /* config_print.c: the pages for people that are made from THE configuration table: --help, etc/kvqd.ini, kvqd.ini(5)
- * and the table in docs/configuration.md. Called by main.c (help) and by the test that keeps the committed pages true.
+ * and the tables in docs/configuration.md and README.md. Called by main.c (help) and by the test that keeps the
+ * committed pages true.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -186,6 +187,10 @@ static void print_cell(FILE *out, const char *text) {
     for (; *text; text++) fprintf(out, *text == '|' ? "\\%c" : "%c", *text);
 }
 
+static void print_default_cell(FILE *out, const config_key *key) {
+    fprintf(out, *key->preset ? "`%s` | " : "empty | ", key->preset);
+}
+
 void config_print_markdown(FILE *out) {
     for (size_t i = 0; i < config_n_keys; i++) {
         const config_key *key = &config_keys[i];
@@ -194,11 +199,22 @@ void config_print_markdown(FILE *out) {
                 out,
                 "%s### [%s]\n\n%s\n\n| key | default | allowed | reload | what |\n| --- | --- | --- | --- | --- |\n",
                 i ? "\n" : "", key->section, section_doc(key->section));
-        fprintf(out, "| `%s` | %s%s%s | ", key->name, *key->preset ? "`" : "", *key->preset ? key->preset : "empty",
-                *key->preset ? "`" : "");
+        fprintf(out, "| `%s` | ", key->name);
+        print_default_cell(out, key);
         key->type->allowed(key, out);
         fprintf(out, " | %s | ", key->reload ? "yes" : "no");
         print_cell(out, key->doc);
         fputs(" |\n", out);
+    }
+}
+
+void config_print_readme(FILE *out) {
+    fputs("| key | default | what |\n| --- | --- | --- |\n", out);
+    for (size_t i = 0; i < config_n_keys; i++) {
+        const config_key *key = &config_keys[i];
+        const char *end = strstr(key->doc, ". "); /* of the first sentence; the last ends with the text */
+        fprintf(out, "| `[%s] %s` | ", key->section, key->name);
+        print_default_cell(out, key);
+        fprintf(out, "%.*s |\n", end ? (int)(end + 1 - key->doc) : (int)strlen(key->doc), key->doc);
     }
 }

@@ -12,6 +12,7 @@
 #include "daemon/config.h"
 #include "daemon/file.h"
 #include "daemon/log.h"
+#include "daemon/topics.h"
 
 #define TABLE_BEGIN "<!-- made from daemon/config.def -->\n"
 #define TABLE_END "<!-- end -->\n"
@@ -78,19 +79,61 @@ static void man_page_is_what_the_table_gives(void **state) {
     compare_page("packaging/man/kvqd.ini.5", config_print_man);
 }
 
-static void table_in_docs_is_what_the_table_gives(void **state) {
-    (void)state;
-    char path[4096], *page = NULL, *want = NULL, *table = print(config_print_markdown);
+/* A table between two marks in a page that people write. */
+static void compare_table(const char *name, void (*write_table)(FILE *)) {
+    char path[4096], *page = NULL, *want = NULL, *table = print(write_table);
     kvq_error err;
-    (void)snprintf(path, sizeof path, "%s/docs/configuration.md", KVQ_SOURCE_DIR);
+    (void)snprintf(path, sizeof path, "%s/%s", KVQ_SOURCE_DIR, name);
     if (file_read(path, 1 << 20, &page, &err)) fail_msg("%s", err.text);
     char *begin = strstr(page, TABLE_BEGIN), *end = begin ? strstr(begin, TABLE_END) : NULL;
-    if (!end) fail_msg("docs/configuration.md has lost its two marks around the table");
+    if (!end) fail_msg("%s has lost its two marks around the table", name);
     *begin = '\0';
     assert_true(asprintf(&want, "%s" TABLE_BEGIN "\n%s\n%s", page, table, end) > 0);
-    compare("docs/configuration.md", want);
+    compare(name, want);
     free(want);
     free(table);
+    free(page);
+}
+
+static void tables_in_docs_are_what_the_table_gives(void **state) {
+    (void)state;
+    compare_table("docs/configuration.md", config_print_markdown);
+    compare_table("README.md", config_print_readme);
+}
+
+/* "%b/%d/prompt/%r" as the page writes it: prompt/<r>. */
+static void write_topic(const char *pattern, FILE *out) {
+    static const struct {
+        char letter;
+        const char *text;
+    } names[] = {{'b', "kvqd"}, {'d', "<node>"}, {'p', "<p>"}, {'h', "homeassistant"}, {'r', "<r>"}, {'c', "<cmd>"}};
+    static const char node[] = "%b/%d/";
+    if (!strncmp(pattern, node, strlen(node))) pattern += strlen(node);
+    fputc('`', out);
+    for (; *pattern; pattern++) {
+        size_t i = 0;
+        if (*pattern != '%') {
+            fputc(*pattern, out);
+            continue;
+        }
+        for (pattern++; names[i].letter != *pattern;) assert_true(++i < sizeof names / sizeof *names);
+        fputs(names[i].text, out);
+    }
+    fputc('`', out);
+}
+
+static void readme_has_every_topic(void **state) {
+    (void)state;
+    char *page = NULL, topic[TOPIC_BYTES];
+    kvq_error err;
+    if (file_read(KVQ_SOURCE_DIR "/README.md", 1 << 20, &page, &err)) fail_msg("%s", err.text);
+    for (int i = 0; i < TOPIC_COUNT; i++) {
+        FILE *out = fmemopen(topic, sizeof topic, "w");
+        assert_non_null(out);
+        write_topic(topic_table[i].pattern, out);
+        assert_int_equal(fclose(out), 0);
+        if (!strstr(page, topic)) fail_msg("README.md lacks the topic %s", topic);
+    }
     free(page);
 }
 
@@ -111,9 +154,13 @@ static void help_has_every_key(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(shipped_ini_is_what_the_table_gives), cmocka_unit_test(shipped_ini_is_a_valid_configuration),
-        cmocka_unit_test(man_page_is_what_the_table_gives),    cmocka_unit_test(table_in_docs_is_what_the_table_gives),
-        cmocka_unit_test(catalog_is_what_the_table_gives),     cmocka_unit_test(help_has_every_key),
+        cmocka_unit_test(shipped_ini_is_what_the_table_gives),
+        cmocka_unit_test(shipped_ini_is_a_valid_configuration),
+        cmocka_unit_test(man_page_is_what_the_table_gives),
+        cmocka_unit_test(tables_in_docs_are_what_the_table_gives),
+        cmocka_unit_test(readme_has_every_topic),
+        cmocka_unit_test(catalog_is_what_the_table_gives),
+        cmocka_unit_test(help_has_every_key),
     };
     return cmocka_run_group_tests_name("config_pages", tests, NULL, NULL);
 }
