@@ -2,14 +2,14 @@
 pkg_check_modules(INIH REQUIRED IMPORTED_TARGET inih)
 pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
-find_library(PAHO_MQTT3AS paho-mqtt3as REQUIRED)
+kvq_find_library(paho-mqtt3as ssl crypto)
 
 file(GLOB KVQ_DAEMON_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/daemon/*.c)
 list(REMOVE_ITEM KVQ_DAEMON_SOURCES ${CMAKE_SOURCE_DIR}/daemon/main.c)
 add_library(kvqd_core STATIC ${KVQ_DAEMON_SOURCES})
 target_compile_definitions(kvqd_core PRIVATE _GNU_SOURCE)
-target_link_libraries(kvqd_core PRIVATE kvq_flags PUBLIC kvq PkgConfig::JANSSON PkgConfig::INIH PkgConfig::SYSTEMD
-                      PkgConfig::SQLITE ${PAHO_MQTT3AS} Threads::Threads)
+target_link_libraries(kvqd_core PRIVATE kvq_flags PUBLIC kvq kvq_jansson PkgConfig::INIH PkgConfig::SYSTEMD
+                      PkgConfig::SQLITE kvq_paho-mqtt3as Threads::Threads)
 
 if(EXISTS ${CMAKE_SOURCE_DIR}/daemon/main.c)
   add_executable(kvqd daemon/main.c)
