@@ -70,6 +70,27 @@ class Run(unittest.TestCase):
         other = run("run", "-m", MODEL, "-p", "Hello", "-n", 30, "--seed", 8, "-q", *POOL)
         self.assertNotEqual(other.stdout, texts[0].stdout)
 
+    def test_every_option_of_the_drawing_reaches_it(self):
+        """Each alone forces what is drawn, so that an option which is dropped, or taken for another, shows."""
+        def text(*options):
+            done = run("run", "-m", MODEL, "-p", "Hello", "--raw", "-n", 40, "-q", *options, *POOL)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout.decode()
+
+        likeliest = text("--temp", 0)
+        drawn = ["--temp", 1, "--top-k", 0, "--seed", 1]
+        self.assertEqual(text("--temp", 0, "--seed", 2), likeliest)
+        self.assertNotEqual(text(*drawn), likeliest)
+        for only_the_likeliest in ["--top-k", 1], ["--top-p", "1e-6"], ["--min-p", 1]:
+            self.assertEqual(text(*drawn, *only_the_likeliest), likeliest, only_the_likeliest)
+        # What was seen has its logit multiplied by 100; an answer then has no other letters than its prompt.
+        self.assertLessEqual(set(text("--temp", 0, "--repetition-penalty", "0.01")), set("Hello"))
+        # Two nats more for each time a token was said make the first one win for good; two nats once do not.
+        self.assertEqual(len(set(text("--temp", 0, "--frequency-penalty", -2))), 1)
+        favoured = text("--temp", 0, "--presence-penalty", -2)
+        self.assertNotEqual(favoured, likeliest)
+        self.assertGreater(len(set(favoured)), 1)
+
     def test_the_prompt_comes_from_a_file_or_a_pipe_too(self):
         common = ["-n", 10, "--seed", 1, "-q", *POOL]
         spoken = run("run", "-m", MODEL, "-p", "Hello", *common).stdout

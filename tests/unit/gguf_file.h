@@ -1,5 +1,4 @@
-/* gguf_file.h: GGUF files written byte by byte in memory, right or wrong, for test_gguf.c, test_request.c and
- * test_tokenizer.c.
+/* gguf_file.h: GGUF files written byte by byte in memory, right or wrong, for the tests of what reads them.
  * The counts in the header are those that the keys and tensors put so far come to, unless a test overwrites them. */
 #ifndef KVQ_TEST_GGUF_FILE_H
 #define KVQ_TEST_GGUF_FILE_H

@@ -1,6 +1,6 @@
 /* test_request.c: engine/request.c: what a turn of a session becomes, raw or through a template, with a SentencePiece
- * vocabulary, whose spaces depend on what went before. Everything else about requests is tests/engine/test_requests.c's
- * business. */
+ * vocabulary, whose spaces depend on what went before; and what the sampler is told of a request. Everything else about
+ * requests is tests/engine/test_requests.c's business. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -131,10 +131,77 @@ static void an_answer_is_closed_once(void **state) {
     }
 }
 
+/* One field of a request at a time is set to a value that no other field has: it, and nothing else, is another in what
+ * the sampler is told. */
+static void how_a_token_is_drawn_is_taken_over_field_by_field(void **state) {
+    (void)state;
+#define FIELD(name, of_type) \
+    { #name, offsetof(kvq_request, name), offsetof(kvq_sampling, name), of_type }
+    enum type { FLOAT, INT, UINT64 };
+    static const struct {
+        const char *name;
+        size_t from, to;
+        enum type type;
+    } fields[] = {FIELD(temperature, FLOAT),
+                  FIELD(top_p, FLOAT),
+                  FIELD(min_p, FLOAT),
+                  FIELD(top_k, INT),
+                  FIELD(repetition_penalty, FLOAT),
+                  FIELD(presence_penalty, FLOAT),
+                  FIELD(frequency_penalty, FLOAT),
+                  FIELD(seed, UINT64)};
+    static const size_t bytes[] = {[FLOAT] = sizeof(float), [INT] = sizeof(int), [UINT64] = sizeof(uint64_t)};
+    const size_t n_fields = sizeof fields / sizeof *fields;
+    kvq_request d = kvq_default_request();
+    d.prompt = "a";
+    d.raw = d.has_seed = true;
+    for (size_t i = 0; i < n_fields; i++) {
+        const float as_float = 0.25f;
+        const int as_int = 7;
+        const uint64_t as_uint64 = UINT64_C(0x123456789abcdef0);
+        const void *values[] = {[FLOAT] = &as_float, [INT] = &as_int, [UINT64] = &as_uint64};
+        kvq_request r = d;
+        kvq_active *a = NULL;
+        kvq_error err = {0};
+        memcpy((char *)&r + fields[i].from, values[fields[i].type], bytes[fields[i].type]);
+        if (kvq_active_new(&r, &tools, &a, &err)) fail_msg("%s: %s", fields[i].name, err.text);
+        for (size_t k = 0; k < n_fields; k++) {
+            const char *expected = k == i ? values[fields[k].type] : (const char *)&d + fields[k].from;
+            if (memcmp((const char *)&a->sampling + fields[k].to, expected, bytes[fields[k].type]) != 0)
+                fail_msg("with '%s' given, '%s' is not what it should be", fields[i].name, fields[k].name);
+        }
+        kvq_active_free(a);
+    }
+#undef FIELD
+}
+
+static void logit_biases_are_copied_in_order(void **state) {
+    (void)state;
+    kvq_token_bias bias[] = {{A, 1.5f}, {B, -2.5f}, {MARK, 0.5f}};
+    kvq_request r = kvq_default_request();
+    kvq_active *a = NULL;
+    kvq_error err = {0};
+    r.prompt = "a";
+    r.raw = true;
+    r.logit_bias = bias;
+    r.n_logit_bias = 3;
+    if (kvq_active_new(&r, &tools, &a, &err)) fail_msg("%s", err.text);
+    memset(bias, 0, sizeof bias); /* the caller's are his again */
+    static const kvq_logit_bias expected[] = {{A, 1.5f}, {B, -2.5f}, {MARK, 0.5f}};
+    assert_int_equal(a->sampling.n_logit_bias, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(a->sampling.logit_bias[i].id, expected[i].id);
+        assert_true(a->sampling.logit_bias[i].bias == expected[i].bias);
+    }
+    kvq_active_free(a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(raw_turns_join_as_one_text, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_answer_is_closed_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(how_a_token_is_drawn_is_taken_over_field_by_field, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(logit_biases_are_copied_in_order, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
