@@ -1,4 +1,5 @@
-/* make_tiny_models.c: make_tiny_models FOLDER: writes llama.gguf, qwen2.gguf and gemma3.gguf for tests of programs. */
+/* make_tiny_models.c: make_tiny_models FOLDER: writes every row of tiny_models as FOLDER/NAME.gguf, for tests of
+ * programs. */
 #include <stdio.h>
 
 #include "tiny_model.h"

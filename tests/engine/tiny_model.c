@@ -11,9 +11,11 @@
 
 /* clang-format off */
 const tiny_model tiny_models[TINY_MODELS] = {
-    [TINY_LLAMA]  = {.name = "llama",  .arch = "llama",  .n_layers = 2, .coded = true},
-    [TINY_QWEN2]  = {.name = "qwen2",  .arch = "qwen2",  .n_layers = 3, .qkv_bias = true},
-    [TINY_GEMMA3] = {.name = "gemma3", .arch = "gemma3", .n_layers = 7, .window = 96, .qk_norm = true, .post_norms = true},
+    [TINY_LLAMA]  = {.name = "llama",  .arch = "llama",  .n_layers = 2, .n_heads = 4, .coded = true, .rope_factors = true},
+    [TINY_QWEN2]  = {.name = "qwen2",  .arch = "qwen2",  .n_layers = 3, .n_heads = 2, .qkv_bias = true}, /* llama.cpp wants n_heads x head_dim = hidden */
+    [TINY_GEMMA3] = {.name = "gemma3", .arch = "gemma3", .n_layers = 7, .n_heads = 4, .window = 96, .qk_norm = true, .post_norms = true,
+                     .rope_linear = 8, .logit_softcap = 8},
+    [TINY_QWEN3]  = {.name = "qwen3",  .arch = "qwen3",  .n_layers = 2, .n_heads = 4, .qk_norm = true},
 };
 /* clang-format on */
 
@@ -30,8 +32,8 @@ enum {
 
 typedef struct tensor {
     char name[48];
-    int n_in, n_rows; /* n_rows 0: a vector */
-    float centre, spread;
+    int n_in, n_rows;            /* n_rows 0: a vector */
+    float centre, spread, slope; /* slope: from one value to the next */
     bool coded;
 } tensor;
 
@@ -150,13 +152,15 @@ static void put_metadata(writer *w) {
     put_key_u32(w, arch, "context_length", TINY_CONTEXT);
     put_key_u32(w, arch, "embedding_length", TINY_HIDDEN);
     put_key_u32(w, arch, "feed_forward_length", TINY_FFN);
-    put_key_u32(w, arch, "attention.head_count", TINY_HEADS);
+    put_key_u32(w, arch, "attention.head_count", (uint32_t)w->model->n_heads);
     put_key_u32(w, arch, "attention.head_count_kv", TINY_KV_HEADS);
     put_key_u32(w, arch, "attention.key_length", TINY_HEAD_DIM);
     put_key_u32(w, arch, "attention.value_length", TINY_HEAD_DIM);
     put_key_f32(w, arch, "attention.layer_norm_rms_epsilon", 1e-5f);
     put_key_f32(w, arch, "rope.freq_base", 10000.0f);
     if (w->model->window) put_key_u32(w, arch, "attention.sliding_window", (uint32_t)w->model->window);
+    if (w->model->rope_linear > 0) put_key_f32(w, arch, "rope.scaling.factor", w->model->rope_linear);
+    if (w->model->logit_softcap > 0) put_key_f32(w, arch, "final_logit_softcapping", w->model->logit_softcap);
     put_vocabulary(w);
 }
 
@@ -176,9 +180,15 @@ static void add_vector(writer *w, const char *name, int n, float centre, float s
     snprintf(t->name, sizeof t->name, "%s", name);
 }
 
+/* As Llama 3's: the angle of a pair is divided by its factor, and slow pairs have larger ones. */
+static void add_rope_factors(writer *w) {
+    add_vector(w, "rope_freqs.weight", TINY_HEAD_DIM / 2, 1, 0);
+    w->tensors[w->n_tensors - 1].slope = 0.5f;
+}
+
 static void add_layer(writer *w, int l) {
     const tiny_model *m = w->model;
-    const int q = TINY_HEADS * TINY_HEAD_DIM, kv = TINY_KV_HEADS * TINY_HEAD_DIM;
+    const int q = m->n_heads * TINY_HEAD_DIM, kv = TINY_KV_HEADS * TINY_HEAD_DIM;
     char n[48];
     const float spread = m->qk_norm ? 1.0f : 1.4f;
 #define NAME(suffix) (snprintf(n, sizeof n, "blk.%d." suffix, l), n)
@@ -189,7 +199,7 @@ static void add_layer(writer *w, int l) {
     add_matrix(w, NAME("attn_output.weight"), q, TINY_HIDDEN, 1);
     if (m->qkv_bias) {
         add_vector(w, NAME("attn_q.bias"), q, 0, 1);
-        add_vector(w, NAME("attn_k.bias"), kv, 0, l == 0 ? 8 : 2); /* the first layer's K stays in 8 bits */
+        add_vector(w, NAME("attn_k.bias"), kv, 0, l == 0 ? 8 : 1); /* the first layer's K stays in 8 bits */
         add_vector(w, NAME("attn_v.bias"), kv, 0, 0.3f);
     }
     if (m->qk_norm) {
@@ -250,7 +260,7 @@ static void put_tensor_data(writer *w, const tensor *t) {
     put_padding(w);
     for (int i = 0; t->coded && i < n / 32; i++) put_coded_block(w, t->spread);
     for (int i = 0; !t->coded && i < n; i++) {
-        float value = t->centre + t->spread * normal(w);
+        float value = t->centre + t->slope * (float)i + t->spread * normal(w);
         put(w, &value, sizeof value);
     }
 }
@@ -278,6 +288,7 @@ bool tiny_model_write(const tiny_model *m, const char *path) {
     add_matrix(&w, "token_embd.weight", TINY_HIDDEN, TINY_VOCAB, embedding);
     add_vector(&w, "output_norm.weight", TINY_HIDDEN, logits, 0.1f * logits);
     for (int l = 0; l < m->n_layers; l++) add_layer(&w, l);
+    if (m->rope_factors) add_rope_factors(&w);
     put_all(&w);
     bool failed = ferror(w.out) != 0;
     return fclose(w.out) == 0 && !failed;

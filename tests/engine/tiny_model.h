@@ -8,14 +8,14 @@
 
 typedef struct tiny_model {
     const char *name, *arch;
-    int n_layers, window; /* window 0: none */
-    bool qkv_bias, qk_norm, post_norms;
-    bool coded; /* matrices in Q8_0, else F32 */
+    int n_layers, n_heads, window; /* window 0: none */
+    bool qkv_bias, qk_norm, post_norms, rope_factors;
+    bool coded;                       /* matrices in Q8_0, else F32 */
+    float rope_linear, logit_softcap; /* 0: none */
 } tiny_model;
 
 enum {
     TINY_HIDDEN = 64,
-    TINY_HEADS = 4,
     TINY_KV_HEADS = 2,
     TINY_HEAD_DIM = 32,
     TINY_FFN = 128,
@@ -25,9 +25,10 @@ enum {
     TINY_VOCAB = 260
 };
 
-/* A row per thing that differs in the engine: coded and float products, a bias in K, windows and groups. */
+/* A row per row of engine/arch.c, and between them what differs in the engine: coded and float products, RoPE factors,
+ * a bias in K, windows and groups. */
 extern const tiny_model tiny_models[];
-enum { TINY_MODELS = 3, TINY_LLAMA = 0, TINY_QWEN2 = 1, TINY_GEMMA3 = 2 };
+enum { TINY_LLAMA, TINY_QWEN2, TINY_GEMMA3, TINY_QWEN3, TINY_MODELS };
 
 /* Writes the file; the path is borrowed from a static buffer per model. False when it cannot be written. */
 bool tiny_model_write(const tiny_model *m, const char *path);

@@ -3,7 +3,9 @@
 them: what is on stdout and on stderr, the JSON's shape, exit codes. Needs nothing but Python; reads the .npy with NumPy, too, where
 there is one.
 """
+import base64
 import json
+import math
 import os
 import pathlib
 import platform
@@ -18,6 +20,7 @@ import time
 import unittest
 
 KVQCTL, MAKE = sys.argv[1:3]
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tiny_logits.json"
 FOLDER = tempfile.TemporaryDirectory(prefix="kvqctl_test_")
 VOCABULARY = 260
 BEGIN = 257
@@ -28,7 +31,7 @@ def path(name):
 
 
 MODEL = path("llama.gguf")
-MODELS = [path(f"{name}.gguf") for name in ("llama", "qwen2", "gemma3")]
+MODELS = [path(f"{name}.gguf") for name in ("llama", "qwen2", "gemma3", "qwen3")]
 POOL = ["--cache", "400", "-t", "1"]
 
 
@@ -52,6 +55,11 @@ def read_npy(name):
     assert "'descr': '<f4'" in header and "'fortran_order': False" in header
     values = struct.unpack(f"<{rows * columns}f", data[10 + n_header:])
     return [values[r * columns:(r + 1) * columns] for r in range(rows)]
+
+
+def log_softmax(row):
+    log_sum = math.log(sum(map(math.exp, row)))
+    return [x - log_sum for x in row]
 
 
 class Run(unittest.TestCase):
@@ -198,6 +206,24 @@ class Tokenize(unittest.TestCase):
 
 
 class Logits(unittest.TestCase):
+    def test_they_are_llama_cpps_for_every_architecture(self):
+        """Mean KL divergence from llama.cpp's run of the F32 copies: rounding of products and of the f16 cache, no more."""
+        golden = json.loads(GOLDEN.read_text())
+        text = write("text", golden["text"].encode())
+        self.assertEqual(Tokenize.ids(self, golden["text"].encode()), golden["ids"])
+        refused = run("show", write_vocabulary_only(architecture=b"none")).stdout.decode()
+        known = re.search(r"architecture 'none' is not supported \((.*)\)", refused).group(1).split(", ")
+        self.assertEqual(sorted(golden["models"]), sorted(known))
+        for model, expected in golden["models"].items():
+            values = struct.unpack(f"<{golden['positions'] * VOCABULARY}f", base64.b64decode(expected["logits"]))
+            truth = [log_softmax(values[i:i + VOCABULARY]) for i in range(0, len(values), VOCABULARY)]
+            for isa in "ref", "auto":
+                done = run("logits", "-m", path(f"{model}.gguf"), "-f", text, "--kv", 0, "--isa", isa, "-o", path("l.npy"), *POOL)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                ours = [log_softmax(row) for row in read_npy(path("l.npy"))[-len(truth):]]
+                kld = sum(math.exp(a) * (a - b) for p, q in zip(truth, ours) for a, b in zip(p, q)) / len(truth)
+                self.assertLess(kld, 2 * expected["llama_kld"] + 1e-4, (model, isa))
+
     def test_a_row_for_each_token(self):
         text = write("text", b"It was the best of times, it was the worst of times.")
         ids = Tokenize.ids(self, pathlib.Path(text).read_bytes(), "--bos")
@@ -277,7 +303,6 @@ class Eval(unittest.TestCase):
 
     def test_perplexity_and_divergence_are_those_of_the_logits(self):
         """From the .npy files of `kvqctl logits`, by the definitions."""
-        import math
         text = write("text", self.TEXT[:96])
         ids = Tokenize.ids(self, self.TEXT[:96])
         c = len(ids)
@@ -286,7 +311,7 @@ class Eval(unittest.TestCase):
         rows = []
         for kv in "0", "4":
             self.assertEqual(run("logits", "-m", MODEL, "-f", text, "--kv", kv, "-o", path("l.npy"), *POOL).returncode, 0)
-            rows.append([[x - math.log(sum(map(math.exp, row))) for x in row] for row in read_npy(path("l.npy"))])
+            rows.append([log_softmax(row) for row in read_npy(path("l.npy"))])
         scored = range(c // 2, c - 1)
         self.assertEqual(len(rows[0]), c)  # this model's file asks for no begin-of-text
         for row, result in zip(rows, (truth, four)):
@@ -325,6 +350,7 @@ class Show(unittest.TestCase):
             self.assertEqual(result["metadata"]["general.name"], os.path.basename(model)[:-5])
             plans = {p["policy"]: p for p in result["plans"]}
             self.assertEqual(list(plans), [0, 8, 4])
+            self.assertEqual([p["hard_layers"] for p in plans.values()], [0, 0, int("qwen2" in model)])
             for p in plans.values():
                 self.assertLessEqual(abs(p["pool_bytes"] - plans[0]["pool_bytes"]), p["block_bytes"])  # the policy only re-cuts it
                 self.assertEqual([c["tokens_a_sequence"] for c in p["capacity"]][:2], [128, 512])
@@ -352,11 +378,11 @@ class Show(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
 
 
-def write_vocabulary_only(name=b"words"):
+def write_vocabulary_only(name=b"words", architecture=b"llama"):
     def text(value):
         return struct.pack("<Q", len(value)) + value
 
-    keys = [(b"general.architecture", 8, text(b"llama")), (b"general.name", 8, text(name)),
+    keys = [(b"general.architecture", 8, text(architecture)), (b"general.name", 8, text(name)),
             (b"tokenizer.ggml.model", 8, text(b"gpt2")), (b"tokenizer.ggml.pre", 8, text(b"gpt-2")),
             (b"tokenizer.ggml.tokens", 9, struct.pack("<IQ", 8, 3) + text(b"a") + text(b"b") + text(b"ab")),
             (b"tokenizer.ggml.merges", 9, struct.pack("<IQ", 8, 1) + text(b"a b"))]
