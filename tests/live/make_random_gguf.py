@@ -2,7 +2,7 @@
 """make_random_gguf.py FOLDER: small random-weight models, one for each thing that no real test model has.
 
 Every row of the architecture table (llama with and without Llama 3 rope factors, qwen2, qwen3, gemma3 with its sliding window), every
-head size (64, 80, 96, 128, 256), and every weight type of kernels/formats.def. compare_logits.py runs ours and llama.cpp on
+head size (64, 80, 96, 128, 256), linear rope scaling, the logits' softcap, and every weight type of kernels/formats.def. compare_logits.py runs ours and llama.cpp on
 each. The weights are quantized by ggml's own functions, so that every file holds what real ones hold.
 
 Random weights hide errors unless they are scaled with care: with small ones every softmax is flat and any mask or rope gives
@@ -50,7 +50,7 @@ class Shape:
     post_norms: bool = False
     window: int = 0
     pre: str = "gpt-2"
-    extra: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)  # further metadata below the architecture's name
 
 
 def all_shapes():
@@ -72,6 +72,11 @@ def all_shapes():
               window=96, rope_base=1e6),
         Shape("gemma3", "gemma3-window-Q8_0", head_dim=64, n_heads=4, n_kv_heads=2, n_layers=7, qk_norm=True, post_norms=True,
               window=64, rope_base=1e6, weights="Q8_0"),
+        Shape("llama", "llama-rope-linear", extra={"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
+        Shape("llama", "llama-rope-scale-linear", extra={"rope.scale_linear": 4.0}),
+        # Layers of the window are not scaled.
+        Shape("gemma3", "gemma3-linear-softcap", head_dim=128, n_heads=4, n_kv_heads=2, n_layers=7, qk_norm=True, post_norms=True,
+              window=64, rope_base=1e6, extra={"rope.scaling.factor": 8.0, "final_logit_softcapping": 5.0}),
     ]
     return shapes
 
@@ -253,6 +258,8 @@ def add_metadata(writer, s):
         writer.add_rope_dimension_count(s.head_dim)
     if s.window:
         writer.add_sliding_window(s.window)
+    for name, value in s.extra.items():
+        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"{s.arch}.{name}", value)
 
 
 def write_model(path, shape, seed):
