@@ -175,12 +175,12 @@ kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_en
         const char *end;
         bool good = parse_number(cache_max_entry_count, &value, &has_point, &end) && value > 0;
         const char *unit = good && *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
-        if (!good || (*end && (!unit || end[1])))
-            return kvq_fail(
-                err, KVQ_BAD_ARGUMENT,
-                "cache_max_entry_count '%.40s' is none of: a share above 0 to 1, a number of f16 blocks, bytes "
-                "with a unit (1536M, 6G)",
-                cache_max_entry_count);
+        bool is_part_block = !*end && value > 1 && has_point; /* 1.5 was meant as neither a share nor a number */
+        if (!good || is_part_block || (*end && (!unit || end[1])))
+            return kvq_fail(err, KVQ_BAD_ARGUMENT,
+                            "cache_max_entry_count '%.40s' is none of: a share above 0 to 1, a whole number of f16 "
+                            "blocks above 1, bytes with a unit (1536M, 6G)",
+                            cache_max_entry_count);
         if (unit) {
             for (long i = 0; i <= unit - units; i++) value *= 1024;
             want = value;

@@ -34,10 +34,10 @@ typedef struct kvq_free_memory {
  * change). */
 kvq_status kvq_plan_fixed(uint64_t weight_bytes, uint64_t workspace_bytes, kvq_free_memory *free, kvq_error *err);
 
-/* The pool that cache_max_entry_count asks for: "0.5" (share of what is free), "4000" (f16 blocks), "1536M" (bytes; K,
- * M, G, T). NULL: half of what is free, 0.8 where the memory is not shared, at most twice the f16 bytes of
- * max_batch_size sequences of session_len. A whole number of blocks. Errors: KVQ_BAD_ARGUMENT (syntax, range),
- * KVQ_NO_SPACE (more than is free: says both numbers). */
+/* The pool that cache_max_entry_count asks for: "0.5" (share of what is free), "4000" (f16 blocks, a whole number
+ * above 1), "1536M" (bytes; K, M, G, T). NULL: half of what is free, 0.8 where the memory is not shared, at most twice
+ * the f16 bytes of max_batch_size sequences of session_len. What comes of it is whole blocks. Errors: KVQ_BAD_ARGUMENT
+ * (syntax, range), KVQ_NO_SPACE (more than is free: says both numbers). */
 kvq_status kvq_plan_pool_bytes(const kvq_kv_plan *plan, const char *cache_max_entry_count, kvq_free_memory free,
                                int session_len, int max_batch_size, uint64_t *ret_n_blocks, kvq_error *err);
 
