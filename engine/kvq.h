@@ -4,6 +4,11 @@
  * *step* computes one batch: a token for every sequence that is decoding, and prompt tokens up to a budget for those
  * that are not. An *event* tells the caller what a step brought: text, an end, a failure.
  *
+ *     kvq_engine *engine;
+ *     kvq_error err;
+ *     uint64_t id;
+ *     const kvq_event *events;
+ *     size_t n_events;
  *     kvq_options o = kvq_default_options();
  *     o.model_path = "model.gguf";
  *     if (kvq_open(&o, &engine, &err)) die(err.text);
@@ -11,7 +16,7 @@
  *     r.prompt = "Why is the sky blue?";
  *     if (kvq_submit(engine, &r, &id, &err)) die(err.text);
  *     while (kvq_is_active(engine)) {
- *         kvq_step(engine, &events, &n_events);
+ *         if (kvq_step(engine, &events, &n_events, &err)) die(err.text);
  *         for (size_t i = 0; i < n_events; i++) fwrite(events[i].text, 1, events[i].n_bytes, stdout);
  *     }
  *     kvq_close(engine);
@@ -227,7 +232,7 @@ kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *
                       void *user, kvq_error *err);
 
 /* What a model would need, from the file alone: fills info as kvq_open would, without loading weights. For `kvqctl
- * show`. Strings are owned by the caller through kvq_plan_free. */
+ * show`. Its strings are borrowed until kvq_plan_close. */
 typedef struct kvq_plan kvq_plan;
 kvq_status kvq_plan_open(const kvq_options *options, kvq_plan **ret, kvq_error *err);
 const kvq_info *kvq_plan_info(const kvq_plan *p);

@@ -299,7 +299,7 @@ static kvq_status join_tokens(kvq_active *a, const kvq_text_tools *tools, bool g
     return KVQ_OK;
 }
 
-/* Room for the answer behind the prompt, so that a step allocates nothing. */
+/* Room for the whole answer behind the prompt, so that a token is never without a place. */
 static kvq_status make_room(kvq_active *a, const kvq_text_tools *tools, kvq_error *err) {
     int n_prompt = a->seq.n_tokens, most = tools->session_len - n_prompt;
     if (n_prompt < 1) return kvq_fail(err, KVQ_BAD_ARGUMENT, "the prompt is empty");
