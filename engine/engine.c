@@ -561,16 +561,18 @@ static bool feed_token(kvq_engine *e, kvq_active *a, int id, size_t *n_bytes) {
     return stopped;
 }
 
-/* What was held back for a character's rest or a stop string that did not come. */
-static void feed_end(kvq_active *a, size_t *n_bytes) {
+/* What was held back for a character's rest or a stop string that did not come. True when the rest, as U+FFFD,
+ * completed one. */
+static bool feed_end(kvq_active *a, size_t *n_bytes) {
     char rest[TEXT_REST_BYTES];
     const char *text;
     size_t n = kvq_detokenize_end(&a->detokenizer, rest, sizeof rest);
     bool stopped = kvq_stop_feed(a->stop, rest, n, &text, &n);
     append_text(a, n_bytes, text, n);
-    if (stopped) return;
+    if (stopped) return true;
     kvq_stop_finish(a->stop, &text, &n);
     append_text(a, n_bytes, text, n);
+    return false;
 }
 
 static void unlink_request(kvq_engine *e, kvq_active *a) {
@@ -643,7 +645,7 @@ static void end_unwanted(kvq_engine *e) {
         bool late = a->deadline_ns && now >= a->deadline_ns;
         if (!a->cancelled && !late) continue;
         size_t n_bytes = 0;
-        if (n_answer(a) > 0) feed_end(a, &n_bytes);
+        if (n_answer(a) > 0) (void)feed_end(a, &n_bytes); /* it ends for the other reason */
         finish(e, a, a->cancelled ? KVQ_FINISH_CANCELLED : KVQ_FINISH_DEADLINE, n_bytes, false);
     }
 }
@@ -672,8 +674,8 @@ static void take_token(kvq_engine *e, kvq_active *a, int id) {
     }
     bool full = index + 1 >= a->max_tokens;
     if (ended || full) {
-        feed_end(a, &n_bytes);
-        finish(e, a, ended ? KVQ_FINISH_STOP : KVQ_FINISH_LENGTH, n_bytes, !ended && a->cut_by_context);
+        bool stopped = feed_end(a, &n_bytes) || ended;
+        finish(e, a, stopped ? KVQ_FINISH_STOP : KVQ_FINISH_LENGTH, n_bytes, !stopped && a->cut_by_context);
     } else if (n_bytes > 0)
         (void)add_event(e, a, KVQ_EVENT_TEXT, n_bytes);
 }

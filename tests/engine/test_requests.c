@@ -128,6 +128,37 @@ static void text_held_for_a_stop_string_comes_out_at_the_end(void **state) {
     kvq_close(e);
 }
 
+/* The last token's byte begins a character whose rest never comes: it is said as U+FFFD, which may be what was waited
+ * for. */
+static void a_stop_string_that_the_last_replaced_byte_completes_ends_the_answer(void **state) {
+    (void)state;
+    kvq_engine *e = open_default();
+    const kvq_token_bias bias[] = {{0xC3, 100}};
+    const char *const stops[] = {"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"};
+    static const struct {
+        int n_prompt, max_tokens;
+        kvq_finish reason;
+        bool truncated;
+        const char *text, *why;
+    } cases[] = {{10, 3, KVQ_FINISH_STOP, false, "", "the third completes it"},
+                 {10, 2, KVQ_FINISH_LENGTH, false, "\xEF\xBF\xBD\xEF\xBF\xBD", "two do not, and are given out"},
+                 {509, 0, KVQ_FINISH_STOP, false, "", "the context's end came with it and was not what ended it"},
+                 {510, 0, KVQ_FINISH_LENGTH, true, "\xEF\xBF\xBD\xEF\xBF\xBD", "the context's end came before"}};
+    for (int i = 0; i < COUNT_OF(cases); i++) {
+        kvq_request r = world_request(ids_of_prompt, cases[i].n_prompt, 1, cases[i].max_tokens);
+        r.logit_bias = bias;
+        r.n_logit_bias = 1;
+        r.stop = stops;
+        r.n_stop = 1;
+        answer a = run_one(e, r);
+        if (a.reason != cases[i].reason || a.result.truncated != cases[i].truncated)
+            fail_msg("%s: ended by '%s', truncated %d", cases[i].why, kvq_finish_name(a.reason), a.result.truncated);
+        assert_int_equal(a.n_bytes, strlen(cases[i].text));
+        assert_memory_equal(a.text, cases[i].text, a.n_bytes);
+    }
+    kvq_close(e);
+}
+
 static void a_cancelled_request_frees_its_blocks_within_two_steps(void **state) {
     (void)state;
     static const int steps_before[] = {0, 1, 3, 20};
@@ -292,19 +323,29 @@ static void a_short_prompt_does_not_wait_until_a_long_one_is_read(void **state) 
     o.max_prefill_token_num = 16;
     kvq_engine *e = world_open(&o);
     answer writing, reading, asked;
-    kvq_request r1 = world_request(ids_of_prompt, 10, 1, 60);
+    kvq_token_bias bias[26]; /* letters: each token is an event at once */
+    kvq_request r1 = request_of_letters(bias, 60);
     (void)world_submit(e, &r1, &writing);
     for (int s = 0; s < 5; s++) world_step(e, s);
     kvq_request r2 = world_request(ids_of_prompt, 480, 2, 5); /* 30 steps of 16 tokens */
+    r2.logit_bias = bias;
+    r2.n_logit_bias = 26;
     (void)world_submit(e, &r2, &reading);
+    for (int s = 5; s < 7; s++) world_step(e, s); /* it is being read already when the short one comes */
     kvq_request r3 = world_request(ids_of_prompt, 5, 3, 5);
+    r3.logit_bias = bias;
+    r3.n_logit_bias = 26;
     (void)world_submit(e, &r3, &asked);
     int events_before = writing.n_events;
-    for (int s = 5; s < 25; s++) world_step(e, s);
+    for (int s = 7; s < 25; s++) world_step(e, s);
     assert_int_equal(reading.n_events, 0);
-    assert_true(writing.n_events > events_before + 10); /* the answer being written goes on meanwhile */
+    assert_true(asked.ended);
+    assert_int_equal(asked.first_step, 7); /* half of a step's 16 tokens are enough for five */
+    assert_int_equal(asked.last_step, 11);
+    assert_int_equal(writing.n_events, events_before + 18); /* the answer being written goes on meanwhile */
     (void)world_run(e);
-    assert_true(reading.ended && asked.ended && writing.ended);
+    assert_true(reading.ended && writing.ended);
+    assert_int_equal(reading.result.completion_tokens, 5);
     kvq_close(e);
 }
 
@@ -678,6 +719,7 @@ int main(void) {
         cmocka_unit_test(an_end_token_ends_the_answer_unless_ignored),
         cmocka_unit_test(text_ends_before_a_stop_string_that_spans_tokens),
         cmocka_unit_test(text_held_for_a_stop_string_comes_out_at_the_end),
+        cmocka_unit_test(a_stop_string_that_the_last_replaced_byte_completes_ends_the_answer),
         cmocka_unit_test(a_cancelled_request_frees_its_blocks_within_two_steps),
         cmocka_unit_test(cancelling_one_leaves_the_others_as_they_were),
         cmocka_unit_test(a_deadline_ends_what_waits_and_what_runs),
