@@ -222,6 +222,80 @@ static void evicted_prefixes_make_room_and_every_cached_block_can_go(void **stat
     free_world(w);
 }
 
+/* Who was admitted last makes room, not who asks for it nor who came last; and comes back before whoever else waits. */
+static void the_sequence_admitted_last_is_preempted_and_comes_back_first(void **state) {
+    (void)state;
+    world *w = make_world(KVQ_POLICY_INT8, 0, 6);
+    kvq_sequence first = make_sequence(60, 1), last = make_sequence(40, 2), middle = make_sequence(50, 3),
+                 urgent = make_sequence(30, 4);
+    last.priority = 1;
+    kvq_scheduler_enqueue(w->scheduler, &first);
+    kvq_scheduler_enqueue(w->scheduler, &last);
+    kvq_scheduler_enqueue(w->scheduler, &middle);
+    (void)step(w);
+    assert_true(first.admission < middle.admission && middle.admission < last.admission);
+    while (first.n_computed < 2 * T) { /* two pages each: the pool is full */
+        (void)step(w);
+        assert_int_equal(first.n_preemptions + middle.n_preemptions + last.n_preemptions, 0);
+    }
+    assert_int_equal(kvq_pool_n_free(w->pool) + kvq_pool_n_cached(w->pool), 0);
+    (void)step(w); /* the first one needs a third page */
+    assert_int_equal(first.n_preemptions + middle.n_preemptions, 0);
+    assert_int_equal(last.n_preemptions, 1);
+    assert_int_equal(last.state, KVQ_SEQUENCE_WAITING);
+    assert_int_equal(last.n_blocks, 0);
+    assert_true(first.state == KVQ_SEQUENCE_RUNNING && middle.state == KVQ_SEQUENCE_RUNNING);
+    urgent.priority = 9;
+    kvq_scheduler_enqueue(w->scheduler, &urgent);
+    kvq_scheduler_remove(w->scheduler, &first);
+    kvq_scheduler_remove(w->scheduler, &middle);
+    (void)step(w);
+    assert_int_equal(last.state, KVQ_SEQUENCE_RUNNING);
+    assert_true(urgent.state == KVQ_SEQUENCE_WAITING || last.admission < urgent.admission);
+    kvq_scheduler_remove(w->scheduler, &last);
+    kvq_scheduler_remove(w->scheduler, &urgent);
+    free(first.tokens);
+    free(last.tokens);
+    free(middle.tokens);
+    free(urgent.tokens);
+    free_world(w);
+}
+
+/* Reads a prompt of two pages and a bit, and ends: its pages are cached, or used again. */
+static void use_prefix(world *w, int seed) {
+    kvq_sequence a = make_sequence(2 * T + 3, seed);
+    kvq_scheduler_enqueue(w->scheduler, &a);
+    (void)step(w);
+    assert_int_equal(a.n_tokens, 2 * T + 4);
+    kvq_scheduler_remove(w->scheduler, &a);
+    free(a.tokens);
+}
+
+static int cached_pages(world *w, int seed) {
+    kvq_sequence a = make_sequence(2 * T, seed);
+    kvq_kv_page list[2] = {{0}}, *const pages[] = {list};
+    int n = kvq_prefix_find(w->prefix, a.tokens, 2, pages);
+    for (int i = 0; i < n; i++) kvq_pool_unref(w->pool, &list[i].block);
+    free(a.tokens);
+    return n;
+}
+
+static void the_prefix_used_longest_ago_is_evicted_first_from_its_end(void **state) {
+    (void)state;
+    static const int left[][3] = {{2, 2, 2}, {2, 1, 2}, {2, 0, 2}, {2, 0, 1}, {2, 0, 0}, {1, 0, 0}, {0, 0, 0}};
+    for (int n = 0; n <= 6; n++) {
+        world *w = make_world(KVQ_POLICY_INT8, 0, 16);
+        for (int seed = 1; seed <= 3; seed++) use_prefix(w, seed);
+        use_prefix(w, 1); /* cached first, used last */
+        assert_int_equal(kvq_pool_n_cached(w->pool), 6);
+        assert_true(kvq_prefix_evict(w->prefix, kvq_pool_n_free(w->pool) + (uint64_t)n));
+        for (int seed = 1; seed <= 3; seed++)
+            if (cached_pages(w, seed) != left[n][seed - 1])
+                fail_msg("of prefix %d %d pages are cached after %d evictions", seed, cached_pages(w, seed), n);
+        free_world(w);
+    }
+}
+
 static void all_finish_over_a_pool_that_holds_few(void **state) {
     (void)state;
     for (int window = 0; window <= 100; window += 100) {
@@ -351,6 +425,8 @@ int main(void) {
         cmocka_unit_test(prefix_is_found_again_but_never_the_last_token),
         cmocka_unit_test(prefix_of_windowed_layers_needs_only_what_the_window_sees),
         cmocka_unit_test(evicted_prefixes_make_room_and_every_cached_block_can_go),
+        cmocka_unit_test(the_sequence_admitted_last_is_preempted_and_comes_back_first),
+        cmocka_unit_test(the_prefix_used_longest_ago_is_evicted_first_from_its_end),
         cmocka_unit_test(all_finish_over_a_pool_that_holds_few),
         cmocka_unit_test(higher_priority_is_admitted_first_and_clients_take_turns),
         cmocka_unit_test(a_sequence_that_fills_the_pool_exactly_never_lacks_a_block),
