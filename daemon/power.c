@@ -17,6 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../engine/memory.h"
+
 enum { MAX_SENSORS = 64, MAX_RAILS = 4, PATH_BYTES = 512 };
 
 typedef struct sensor {
@@ -330,63 +332,17 @@ static void read_throttling(power *p, power_sample *ret) {
     p->last_throttle_events = ret->throttle_events;
 }
 
-/* A line "name: 123 kB" of /proc/meminfo. */
-static uint64_t meminfo_bytes(const char *text, const char *name) {
-    const char *line = strstr(text, name);
-    return line ? strtoull(line + strlen(name), NULL, 10) * 1024 : 0;
-}
-
-/* Where our control group is: version 2 has one line "0::/path", version 1 one with the controller's name. */
-static bool find_group(const power *p, char *group, bool *is_v2) {
-    char path[PATH_BYTES], text[4096], *save = NULL;
-    if (!make_path(path, p, "/proc/self/cgroup") || !read_text(path, text, sizeof text)) return false;
-    bool found = false;
-    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-        char *controllers = strchr(line, ':'), *where = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!where) continue;
-        *where++ = '\0';
-        bool is_memory = !strcmp(controllers + 1, "memory"), is_unified = !controllers[1];
-        if (!is_memory && (!is_unified || found)) continue;
-        found = snprintf(group, PATH_BYTES, "%s", where) < PATH_BYTES;
-        *is_v2 = is_unified;
-        if (is_memory) break;
-    }
-    return found;
-}
-
-/* The least limit from our group up to the root, and what our group uses. A version 1 group without a limit says 2^63
- * less a page. */
-static void read_group(const power *p, power_sample *ret) {
-    char group[PATH_BYTES], path[PATH_BYTES];
-    bool is_v2;
-    int64_t value;
-    if (!find_group(p, group, &is_v2)) return;
-    const char *base = is_v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-    if (make_path(path, p, "%s%s/%s", base, group, is_v2 ? "memory.current" : "memory.usage_in_bytes") &&
-        read_number(path, &value))
-        ret->memory_used_bytes = (uint64_t)value;
-    for (;;) {
-        if (make_path(path, p, "%s%s/%s", base, group, is_v2 ? "memory.max" : "memory.limit_in_bytes") &&
-            read_number(path, &value) && value > 0 && value < INT64_MAX / 2 &&
-            (!ret->memory_limit_bytes || (uint64_t)value < ret->memory_limit_bytes))
-            ret->memory_limit_bytes = (uint64_t)value;
-        char *slash = strrchr(group, '/');
-        if (!slash || !*group) return;
-        *slash = '\0';
-    }
-}
-
 static void read_memory(const power *p, power_sample *ret) {
-    char path[PATH_BYTES], text[8192];
-    if (make_path(path, p, "/proc/meminfo") && read_text(path, text, sizeof text)) {
-        ret->memory_total_bytes = meminfo_bytes(text, "MemTotal:");
-        ret->memory_available_bytes = meminfo_bytes(text, "MemAvailable:");
-    }
-    if (make_path(path, p, "/proc/self/statm") && read_text(path, text, sizeof text)) {
-        uint64_t pages = 0;
-        if (sscanf(text, "%*u %" SCNu64, &pages) == 1) ret->resident_bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
-    }
-    read_group(p, ret);
+    char path[PATH_BYTES], text[128];
+    const kvq_memory m = kvq_memory_read(p->root);
+    ret->memory_total_bytes = m.total_bytes;
+    ret->memory_available_bytes = m.available_bytes;
+    ret->memory_limit_bytes = m.limit_bytes;
+    ret->memory_used_bytes = m.used_bytes;
+    uint64_t pages = 0;
+    if (make_path(path, p, "/proc/self/statm") && read_text(path, text, sizeof text) &&
+        sscanf(text, "%*u %" SCNu64, &pages) == 1)
+        ret->resident_bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 void power_read(power *p, int64_t now_ns, power_sample *ret) {
