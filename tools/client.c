@@ -1,4 +1,5 @@
-/* client.c: a client of a running kvqd. See client.h. */
+/* client.c: a client of a running kvqd. See client.h. MQTT 5 is tried first, because there a broker says that it
+ * refuses a message (an access list) or that nobody listens; in 3.1.1 it acknowledges and drops it. */
 #include "client.h"
 
 #include <MQTTClient.h>
@@ -19,6 +20,7 @@ struct client {
     char node[128];
     char user[CLIENT_USER_BYTES + 1]; /* "" where there is none that can be a CLIENT */
     bool is_connected;
+    int acked_token, acked_reason; /* of the latest PUBACK of MQTT 5 */
 };
 
 const char *client_node(const client *c) {
@@ -72,31 +74,85 @@ static bool is_broker_address(const char *text) {
     return false;
 }
 
-static kvq_status connect_to(client *c, const client_options *o, kvq_error *err) {
-    MQTTClient_connectOptions plain = MQTTClient_connectOptions_initializer,
-                              ws = MQTTClient_connectOptions_initializer_ws;
-    MQTTClient_connectOptions options = starts_with(o->broker, "ws") ? ws : plain;
+/* Called by Paho while we wait for it, before the message counts as delivered. */
+static void on_acked(void *context, int token, int packet_type, MQTTProperties *properties,
+                     enum MQTTReasonCodes reason) {
+    client *c = context;
+    (void)packet_type;
+    (void)properties;
+    c->acked_token = token;
+    c->acked_reason = reason;
+}
+
+/* One attempt with one version of MQTT: a handle is made for one. *ret_code is Paho's or the broker's. */
+static kvq_status connect_by(client *c, const client_options *o, const char *password, bool is_v5, int *ret_code,
+                             kvq_error *err) {
+    static const MQTTClient_connectOptions forms[2][2] = {
+        {MQTTClient_connectOptions_initializer, MQTTClient_connectOptions_initializer_ws},
+        {MQTTClient_connectOptions_initializer5, MQTTClient_connectOptions_initializer5_ws}};
+    MQTTClient_createOptions create = MQTTClient_createOptions_initializer;
+    MQTTClient_connectOptions options = forms[is_v5][starts_with(o->broker, "ws")];
     MQTTClient_SSLOptions ssl = MQTTClient_SSLOptions_initializer;
-    char password[512] = "";
-    kvq_status status = o->password_file ? read_password(o->password_file, password, sizeof password, err) : KVQ_OK;
-    if (status) return status;
+    char id[CLIENT_ID_BYTES];
+    client_make_id(id);
+    create.MQTTVersion = options.MQTTVersion = is_v5 ? MQTTVERSION_5 : MQTTVERSION_3_1_1;
+    if (c->handle) MQTTClient_destroy(&c->handle);
+    if (MQTTClient_createWithOptions(&c->handle, o->broker, id, MQTTCLIENT_PERSISTENCE_NONE, NULL, &create)) {
+        c->handle = NULL;
+        return kvq_fail(err, KVQ_NO_MEMORY, "No memory for a connection to '%s'.", o->broker);
+    }
+    (void)MQTTClient_setPublished(c->handle, c, on_acked); /* fails only when connected */
     options.connectTimeout = CONNECT_TIMEOUT_S;
-    options.cleansession = 1;
     options.username = o->username;
-    options.password = *password ? password : NULL;
+    options.password = password;
     if (starts_with(o->broker, "mqtts:") || starts_with(o->broker, "wss:")) {
         ssl.trustStore = o->ca_file;
         ssl.verify = 1;
         options.ssl = &ssl;
     }
-    int rc = MQTTClient_connect(c->handle, &options);
+    if (is_v5) {
+        MQTTResponse response = MQTTClient_connect5(c->handle, &options, NULL, NULL);
+        *ret_code = response.reasonCode;
+        MQTTResponse_free(response);
+    } else {
+        *ret_code = MQTTClient_connect(c->handle, &options);
+    }
+    c->is_connected = *ret_code == MQTTCLIENT_SUCCESS;
+    return KVQ_OK;
+}
+
+static const char *why_refused(int code) {
+    static const struct {
+        int code;
+        const char *text;
+    } reasons[] = {{4, "the user name or password is wrong"},
+                   {MQTTREASONCODE_BAD_USER_NAME_OR_PASSWORD, "the user name or password is wrong"},
+                   {5, "it refuses this user"},
+                   {MQTTREASONCODE_NOT_AUTHORIZED, "it refuses this user"}};
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        if (reasons[i].code == code) return reasons[i].text;
+    return NULL;
+}
+
+static kvq_status connect_to(client *c, const client_options *o, kvq_error *err) {
+    char password[512] = "";
+    int code = 0;
+    kvq_status status = o->password_file ? read_password(o->password_file, password, sizeof password, err) : KVQ_OK;
+    for (int is_v5 = 1; !status && is_v5 >= 0 && !c->is_connected && !why_refused(code); is_v5--)
+        status = connect_by(c, o, *password ? password : NULL, is_v5, &code, err);
     explicit_bzero(password, sizeof password);
-    c->is_connected = rc == MQTTCLIENT_SUCCESS;
-    if (c->is_connected) return KVQ_OK;
-    const char *why = rc == 4   ? "the user name or password is wrong"
-                      : rc == 5 ? "it refuses this user"
-                                : "nobody answers, or not as a broker";
-    return kvq_fail(err, KVQ_IO, "Cannot connect to '%s': %s (%d).", o->broker, why, rc);
+    if (status || c->is_connected) return status;
+    const char *why = why_refused(code);
+    return kvq_fail(err, KVQ_IO, "Cannot connect to '%s': %s (%d).", o->broker,
+                    why ? why : "nobody answers, or not as a broker", code);
+}
+
+static kvq_status subscribe(client *c, const char *filter, kvq_error *err) {
+    MQTTResponse response = MQTTClient_subscribe5(c->handle, filter, 1, NULL, NULL); /* of 3.1.1, too */
+    int code = response.reasonCode;                                                  /* or the QoS that is granted */
+    MQTTResponse_free(response);
+    if (code >= 0 && code <= 2) return KVQ_OK;
+    return kvq_fail(err, KVQ_IO, "The broker refuses a subscription to '%s' (%d).", filter, code);
 }
 
 /* ---- which node
@@ -116,11 +172,11 @@ static kvq_status find_node(client *c, const char *base, kvq_error *err) {
     char filter[256], names[400] = "", name[sizeof c->node];
     int n_found = 0;
     snprintf(filter, sizeof filter, "%s/+/status", base);
-    if (MQTTClient_subscribe(c->handle, filter, 1) != MQTTCLIENT_SUCCESS)
-        return kvq_fail(err, KVQ_IO, "Cannot subscribe to '%s'.", filter);
+    kvq_status status = subscribe(c, filter, err);
+    if (status) return status;
     for (;;) {
         client_message m;
-        kvq_status status = client_receive(c, FIND_MS, &m, err);
+        status = client_receive(c, FIND_MS, &m, err);
         if (status) return status;
         if (!m.topic) break;
         if (read_node(&m, base, name, sizeof name) && n_found++ < MAX_NODES) {
@@ -130,26 +186,20 @@ static kvq_status find_node(client *c, const char *base, kvq_error *err) {
         }
         client_message_done(&m);
     }
-    (void)MQTTClient_unsubscribe(c->handle, filter); /* what still comes of it is not looked at */
+    MQTTResponse_free(MQTTClient_unsubscribe5(c->handle, filter, NULL)); /* what still comes of it is not looked at */
     if (n_found == 1) return KVQ_OK;
     if (n_found == 0) return kvq_fail(err, KVQ_NOT_FOUND, "No kvqd is online under '%s/'.", base);
     return kvq_fail(err, KVQ_NOT_FOUND, "Several are online, say which with --node: %s.", names);
 }
 
 kvq_status client_open(const client_options *o, client **ret, kvq_error *err) {
-    char id[CLIENT_ID_BYTES];
     client *c = calloc(1, sizeof *c);
     if (!c) return kvq_fail(err, KVQ_NO_MEMORY, "No memory for a connection.");
-    client_make_id(id);
     if (o->username && can_be_client(o->username)) snprintf(c->user, sizeof c->user, "%s", o->username);
     kvq_status status = KVQ_OK;
     if (!is_broker_address(o->broker))
         status = kvq_fail(err, KVQ_BAD_ARGUMENT,
                           "'%s' is no broker address; they look like mqtt://HOST:1883 (or mqtts, ws, wss).", o->broker);
-    else if (MQTTClient_create(&c->handle, o->broker, id, MQTTCLIENT_PERSISTENCE_NONE, NULL) != MQTTCLIENT_SUCCESS) {
-        c->handle = NULL;
-        status = kvq_fail(err, KVQ_NO_MEMORY, "No memory for a connection to '%s'.", o->broker);
-    }
     if (!status) status = connect_to(c, o, err);
     if (!status && o->node) snprintf(c->node, sizeof c->node, "%s", o->node);
     if (!status && !o->node) status = find_node(c, o->base, err);
@@ -179,21 +229,28 @@ void client_close(client *c) {
 kvq_status client_subscribe(client *c, const char *topic, kvq_error *err) {
     char full[1024];
     snprintf(full, sizeof full, "%s%s", c->prefix, topic);
-    int rc = MQTTClient_subscribe(c->handle, full, 1);
-    return rc == MQTTCLIENT_SUCCESS
-               ? KVQ_OK
-               : kvq_fail(err, KVQ_IO, "The broker refuses a subscription to '%s' (%d).", full, rc);
+    return subscribe(c, full, err);
 }
 
 kvq_status client_publish(client *c, const char *topic, const char *payload, kvq_error *err) {
     char full[1024];
     MQTTClient_deliveryToken token;
     snprintf(full, sizeof full, "%s%s", c->prefix, topic);
-    int rc = MQTTClient_publish(c->handle, full, (int)strlen(payload), payload, 1, 0, &token);
+    c->acked_token = 0; /* no message's */
+    MQTTResponse response =
+        MQTTClient_publish5(c->handle, full, (int)strlen(payload), payload, 1, 0, NULL, &token); /* of 3.1.1, too */
+    int rc = response.reasonCode;
+    MQTTResponse_free(response);
     if (rc == MQTTCLIENT_SUCCESS) rc = MQTTClient_waitForCompletion(c->handle, token, PUBLISH_TIMEOUT_MS);
-    return rc == MQTTCLIENT_SUCCESS
-               ? KVQ_OK
-               : kvq_fail(err, KVQ_IO, "The broker did not take a message to '%s' (%d).", full, rc);
+    if (rc != MQTTCLIENT_SUCCESS)
+        return kvq_fail(err, KVQ_IO, "The broker did not take a message to '%s' (%d).", full, rc);
+    int reason = c->acked_token == token ? c->acked_reason : 0;
+    if (reason == MQTTREASONCODE_NO_MATCHING_SUBSCRIBERS)
+        return kvq_fail(err, KVQ_NOT_FOUND, "Nobody listens to '%s'; is kvqd running there?", full);
+    if (reason >= MQTTREASONCODE_UNSPECIFIED_ERROR)
+        return kvq_fail(err, KVQ_IO, "The broker refuses a message to '%s': %s (%d).", full,
+                        MQTTReasonCode_toString((enum MQTTReasonCodes)reason), reason);
+    return KVQ_OK;
 }
 
 kvq_status client_receive(client *c, int timeout_ms, client_message *ret, kvq_error *err) {

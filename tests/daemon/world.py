@@ -6,7 +6,7 @@
         final = w.final("q1")
 
 Everything waits for events (a line of mosquitto_sub, a process that ends), with a limit after which the test has failed; nothing
-sleeps for a fixed time. Ports are drawn at random on the loopback. KVQD names the daemon's program, KVQD_TEST_MODEL a model other than
+sleeps for a fixed time. Ports are drawn at random on the loopback. KVQD names the daemon's program, KVQCTL kvqctl's, KVQD_TEST_MODEL a model other than
 the tiny one.
 """
 import atexit
@@ -26,6 +26,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 KVQD = os.environ.get("KVQD", str(HERE.parent.parent / "build" / "release" / "kvqd"))
+KVQCTL = os.environ.get("KVQCTL", str(pathlib.Path(KVQD).parent / "kvqctl"))
 LIMIT_S = float(os.environ.get("KVQD_TEST_LIMIT_S", "60"))  # for one event; sanitizer builds on a busy machine are slow
 SLOWNESS = int(os.environ.get("KVQD_TEST_SLOWNESS", "1"))  # how many times slower than a release this program is
 NODE = "n1"
