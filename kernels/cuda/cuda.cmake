@@ -11,7 +11,7 @@ if(KVQ_CUDA)
   set(KVQ_CUDA_ROOT /usr/local/cuda CACHE PATH "The CUDA toolkit")
   set(KVQ_NVCC ${KVQ_CUDA_ROOT}/bin/nvcc)
   if(NOT EXISTS ${KVQ_NVCC})
-    message(FATAL_ERROR "KVQ_CUDA is on, but there is no ${KVQ_NVCC}: install cuda-nvcc and cuda-cudart-dev (CUDA 12.4 to 13) or set KVQ_CUDA_ROOT")
+    message(FATAL_ERROR "KVQ_CUDA is on, but there is no ${KVQ_NVCC}: install cuda-nvcc and cuda-cudart-dev (CUDA 12.4 to 13), or set KVQ_CUDA_ROOT, perhaps to what scripts/setup-cuda fetches")
   endif()
   # What each toolkit knows: Blackwell came with 12.8, Thor's 11.0 with 13 (12 called it 10.1).
   execute_process(COMMAND ${KVQ_NVCC} --version OUTPUT_VARIABLE KVQ_NVCC_SAYS COMMAND_ERROR_IS_FATAL ANY)
