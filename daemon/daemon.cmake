@@ -3,6 +3,14 @@ pkg_check_modules(INIH REQUIRED IMPORTED_TARGET inih)
 pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
 pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3)
 kvq_find_library(paho-mqtt3as ssl crypto)
+# Paho C up to 1.3.9 acknowledges a prompt before it is stored (tests/daemon/56 looks at what this one does). Its headers have no version;
+# the library's file has, also where it is another machine's: 1.3.12 as Debian ships it calls itself 1.3.11.
+file(STRINGS ${KVQ_LIBRARY_paho-mqtt3as} KVQ_PAHO_SAYS REGEX "MQTTAsyncV3_Version [0-9.]+")
+string(REGEX MATCH "Version ([0-9.]+)" KVQ_PAHO_SAYS "${KVQ_PAHO_SAYS}")
+if(NOT CMAKE_MATCH_1 OR CMAKE_MATCH_1 VERSION_LESS 1.3.11)
+  message(FATAL_ERROR "'${KVQ_LIBRARY_paho-mqtt3as}' says it is version '${CMAKE_MATCH_1}' of Paho C: kvqd needs libpaho-mqtt-dev 1.3.12 or "
+                      "later, since old ones acknowledge a prompt before it is stored")
+endif()
 
 file(GLOB KVQ_DAEMON_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/daemon/*.c)
 list(REMOVE_ITEM KVQ_DAEMON_SOURCES ${CMAKE_SOURCE_DIR}/daemon/main.c)
