@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""make_golden.py: writes tests/golden/MODEL.json, the small golden vectors that check_golden compares ours with.
+"""make_golden.py [--check]: writes tests/golden/MODEL.json, the small golden vectors that check_golden compares ours with.
 
-Run by people, after scripts/setup-peer, when text.txt or the peer's version changes. What it keeps of each real model:
+Run by people, after scripts/setup-peer, when text.txt or the peer's version changes. --check: exit 1 if a file differs from what would be
+made by more than another CPU does: the truth by up to 0.003 nats (measured between two), llama.cpp's own run by 1.6 times its
+divergence. What it keeps of each real model:
 ids        llama.cpp's token ids of text.txt (without its last line end), BOS as the file says
 positions  the last N_POSITIONS of them: behind gemma-3's sliding window of 512
 top        for each position the TOP most likely ids and their log-probabilities by the float truth (F32 copy, F32 cache, no flash
@@ -26,6 +28,7 @@ from dequantize import f32_copy  # noqa: E402
 
 N_POSITIONS, TOP = 32, 64
 MAX_ANSWER, MIN_LEAD = 24, 0.7
+SAME_LOG_PROB, SAME_DIVERGENCE = 0.01, 2.0
 PROMPT = "Water boils at 100 degrees Celsius and freezes at 0 degrees. The capital of France is Paris. The capital of Germany is"
 
 
@@ -65,7 +68,8 @@ def text_of(p, ids):
     return out.decode()
 
 
-def make(name):
+def made(name):
+    """What to keep of a model, and the truth's rows, of which that has the top."""
     file = peer.cache_folder() / "models" / f"{name}.gguf"
     text = (HERE / "text.txt").read_text().rstrip("\n")
     with peer.opened(f32_copy(file), kv="f32", flash=False) as p:
@@ -85,10 +89,44 @@ def make(name):
         "llama_kld": round(float(np.mean(kld)), 6),
         "greedy": {"prompt": PROMPT, "n": len(answer), "text": answer_text},
     }
-    (HERE / f"{name}.json").write_text(json.dumps(golden, ensure_ascii=False) + "\n")
     print(f"{name}: {len(ids)} ids, llama.cpp's divergence {golden['llama_kld']}, answer {answer_text!r}")
+    return golden, truth
+
+
+def differences(kept, golden, truth):
+    """In what the kept vectors are not those that were made."""
+    exact = [key for key in golden if key not in ("top_ids", "top_log_probs", "llama_kld") and kept.get(key) != golden[key]]
+    if exact or kept.keys() != golden.keys():
+        return exact or ["the keys"]
+    shape = truth.shape[0], TOP
+    ids = np.frombuffer(base64.b64decode(kept["top_ids"]), "<i4").reshape(shape)
+    log_probs = np.frombuffer(base64.b64decode(kept["top_log_probs"]), "<f4").reshape(shape)
+    distance = float(np.abs(log_probs - np.take_along_axis(truth, ids, -1)).max())
+    least = np.sort(truth, axis=-1)[:, -TOP]  # no more likely one may be missing
+    missing = float((least - log_probs.min(axis=-1)).max())
+    print(f"  log-probabilities differ by at most {distance:.2e}; llama.cpp's divergence was {kept['llama_kld']}")
+    found = []
+    if not max(distance, missing) <= SAME_LOG_PROB or len(set(map(len, map(set, ids.tolist())))) != 1:
+        found.append("the log-probabilities")
+    if not 1 / SAME_DIVERGENCE <= kept["llama_kld"] / golden["llama_kld"] <= SAME_DIVERGENCE:
+        found.append("llama.cpp's divergence")
+    return found
+
+
+def main():
+    status = 0
+    for name in REAL_MODELS:
+        golden, truth = made(name)
+        path = HERE / f"{name}.json"
+        if "--check" not in sys.argv:
+            path.write_text(json.dumps(golden, ensure_ascii=False) + "\n")
+            continue
+        found = differences(json.loads(path.read_text()), golden, truth)
+        if found:
+            print(f"differs: {path}: {', '.join(found)}")
+            status = 1
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    for model in REAL_MODELS:
-        make(model)
+    main()

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""make_tiny_golden.py MAKE_TINY_MODELS: writes tests/golden/tiny_logits.json, llama.cpp's logits of the tiny random-weight models.
+"""make_tiny_golden.py [--check] MAKE_TINY_MODELS: writes tests/golden/tiny_logits.json, llama.cpp's logits of the tiny random-weight models.
 
 Run by people, after scripts/setup-peer, when tests/engine/tiny_model.c, the text or the peer's version changes. tests/tools/
-test_commands.py compares `kvqctl logits` with it. What it keeps:
+test_commands.py compares `kvqctl logits` with it. --check: exit 1 if the file differs from what would be made by more than another CPU
+does (SAME_LOGIT, SAME_DIVERGENCE times llama.cpp's divergence). What it keeps:
 text, ids   a text longer than gemma3's window, and llama.cpp's ids of it
 positions   the last N_POSITIONS of them
 logits      of each model, all of them by the float truth (F32 copy, F32 cache, no flash attention), as base64 of little-endian float32
@@ -25,6 +26,7 @@ from dequantize import dequantize  # noqa: E402
 TEXT = ("The lighthouse keeper wrote down the weather three times a day: wind, sea, and how far he could see. On the ninth of "
         "May he wrote that there was nothing to be seen at all, and then went on to describe it for two pages.")
 N_POSITIONS = 8
+SAME_LOGIT, SAME_DIVERGENCE = 0.01, 2.0
 
 
 def last_rows(path, ids=None, **options):
@@ -45,17 +47,36 @@ def make(path):
     return ids, {"llama_kld": float(f"{kld:.3g}"), "logits": logits}
 
 
+def differences(kept, golden):
+    """In what the kept file is not what was made."""
+    found = [key for key in golden if key != "models" and kept.get(key) != golden[key]]
+    if kept["models"].keys() != golden["models"].keys():
+        return [*found, "the models"]
+    for name, made in golden["models"].items():
+        ours, theirs = (np.frombuffer(base64.b64decode(m["logits"]), "<f4") for m in (kept["models"][name], made))
+        if ours.shape != theirs.shape or not np.abs(ours - theirs).max() <= SAME_LOGIT:
+            found.append(f"the logits of {name}")
+        if not 1 / SAME_DIVERGENCE <= kept["models"][name]["llama_kld"] / made["llama_kld"] <= SAME_DIVERGENCE:
+            found.append(f"llama.cpp's divergence on {name}")
+    return found
+
+
 def main():
-    if len(sys.argv) != 2:
+    arguments = [a for a in sys.argv[1:] if a != "--check"]
+    if len(arguments) != 1:
         sys.exit(__doc__.splitlines()[0])
     models = {}
     with tempfile.TemporaryDirectory(prefix="tiny-golden-") as folder:
-        subprocess.run([sys.argv[1], folder], check=True)
+        subprocess.run([arguments[0], folder], check=True)
         for path in sorted(pathlib.Path(folder).glob("*.gguf")):
             ids, models[path.stem] = make(path)
     golden = {"peer": f"llama-cpp-python {peer.llama_cpp.__version__}", "text": TEXT, "ids": ids, "positions": N_POSITIONS,
               "models": models}
-    (HERE / "tiny_logits.json").write_text(json.dumps(golden, indent=1) + "\n")
+    path = HERE / "tiny_logits.json"
+    if "--check" not in sys.argv:
+        path.write_text(json.dumps(golden, indent=1) + "\n")
+    elif found := differences(json.loads(path.read_text()), golden):
+        sys.exit(f"differs: {path}: {', '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""make_token_golden.py MODELS_FOLDER: writes tests/golden/tokens.json, llama.cpp's ids of hard text for check_tokens.py.
+"""make_token_golden.py [--check] MODELS_FOLDER: writes tests/golden/tokens.json, llama.cpp's ids of hard text for check_tokens.py.
+--check: exit 1 if the file would change.
 
 Run by people, inside the environment of scripts/setup-peer, when tests/live/token_text.py or the peer's version changes. Per real model:
 the ids of a short text, which the file carries, with and without special tokens parsed; and the digest of the ids of a long one,
@@ -25,14 +26,19 @@ def main():
     longs = long_texts()
     golden = {"llama_cpp_python": llama_cpp.__version__, "short": base64.b64encode(short).decode(),
               "long_sha256": hashlib.sha256(b"".join(longs)).hexdigest(), "models": {}}
-    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.gguf")):
+    for path in sorted(pathlib.Path(sys.argv[-1]).glob("*.gguf")):
         peer = Peer(path)
         golden["models"][path.name] = {
             mode: {"short": peer.encode(short, special, True).tolist(), "long": digest([peer.encode(t, special, True).tolist() for t in longs])}
             for mode, special in MODES.items()}
         peer.close()
         print(f"{path.name}: {len(short)} and {LONG_BYTES} bytes")
-    (HERE / "tokens.json").write_text(json.dumps(golden, separators=(",", ":")).replace('"models"', '\n"models"').replace('"plain"', '\n"plain"').replace('"special"', '\n"special"') + "\n")
+    path = HERE / "tokens.json"
+    text = json.dumps(golden, separators=(",", ":")).replace('"models"', '\n"models"').replace('"plain"', '\n"plain"').replace('"special"', '\n"special"') + "\n"
+    if "--check" not in sys.argv:
+        path.write_text(text)
+    elif path.read_text() != text:
+        sys.exit(f"differs: {path}")
 
 
 if __name__ == "__main__":

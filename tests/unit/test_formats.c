@@ -1,5 +1,5 @@
 /* Proves kernels/formats.c: every format gives bit for bit the floats of python's gguf package
- * (tests/golden/formats.txt, made by tests/live/make_format_vectors.py), and halves convert exactly and round to
+ * (tests/golden/formats.txt, made by tests/golden/make_format_vectors.py), and halves convert exactly and round to
  * nearest even. */
 #include <math.h>
 #include <setjmp.h>

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""make_format_vectors.py: writes tests/golden/formats.txt, blocks of every number format with the floats that the gguf package's
+"""make_format_vectors.py [--check]: writes tests/golden/formats.txt, blocks of every number format with the floats that the gguf package's
 own dequantize makes of them. Read by tests/unit/test_formats.c. Run in the venv of scripts/setup-peer; prints what it wrote.
+--check: exit 1 if the file would change.
 
 A line is: format's name, the block's bytes in hex, the floats' bits in hex. Bytes are random from a fixed seed; halves that are no
 finite number are made finite, since of a NaN only that it is one would be comparable."""
@@ -32,7 +33,7 @@ def blocks_of(name: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    out = pathlib.Path(__file__).resolve().parent.parent / "golden" / "formats.txt"
+    out = pathlib.Path(__file__).resolve().parent / "formats.txt"
     rng = np.random.default_rng(20260101)
     lines = []
     for name in [*HALVES, "F32", "BF16"]:
@@ -41,7 +42,11 @@ def main() -> None:
             floats = block.view(np.float32) if name == "F32" else dequantize(block.reshape(1, -1), kind)
             bits = floats.astype(np.float32).reshape(-1).view(np.uint32)
             lines.append(f"{name} {block.tobytes().hex()} {''.join(f'{b:08x}' for b in bits)}\n")
-    out.write_text("".join(lines), encoding="ascii")
+    if "--check" in sys.argv[1:]:
+        if out.read_text(encoding="ascii") != "".join(lines):
+            sys.exit(f"differs: {out}")
+    else:
+        out.write_text("".join(lines), encoding="ascii")
     print(f"{out}: {len(lines)} blocks", file=sys.stderr)
 
 
