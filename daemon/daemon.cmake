@@ -51,7 +51,7 @@ if(KVQ_BUILD_TESTS)
     add_dependencies(${name} fake_nvml fake_nvml_old)
   endforeach()
   # The rooms beside telemetry.c and daemon.c.
-  foreach(wrapped kvq_get_stats kvq_get_info journal_get_stats mqtt_get_stats mqtt_is_connected mqtt_publish clock_monotonic_ns getrusage)
+  foreach(wrapped kvq_get_stats kvq_get_info journal_get_stats mqtt_get_stats mqtt_is_connected mqtt_publish clock_monotonic_ns getrusage log_event)
     target_link_options(test_telemetry PRIVATE -Wl,--wrap=${wrapped})
   endforeach()
   foreach(wrapped kvq_step kvq_is_active kvq_get_stats kvq_close mqtt_publish)

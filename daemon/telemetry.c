@@ -360,21 +360,29 @@ static bool is_idle(const kvqd *d) {
     return d->requests.n == 0 && !d->loader;
 }
 
+static const char *at_degrees(double celsius, char ret[40]) {
+    if (isnan(celsius)) return "; its temperature is not known";
+    snprintf(ret, 40, " at %.0f degrees", celsius);
+    return ret;
+}
+
 /* An event and a log entry when the machine begins to slow us down, and an event when it ends. */
 static void tell_throttling(kvqd *d) {
     telemetry *t = &d->telemetry;
     bool cpu_is = t->sample.has_throttling && t->sample.is_throttled, gpu_is = t->gpu.throttled > 0;
     bool is = cpu_is || gpu_is;
+    char degrees[40];
     if (is == t->was_throttled) return;
     t->was_throttled = is;
     daemon_event(d, "throttle",
                  json_pack("{s:b, s:b, s:o, s:o}", "throttled", is, "gpu_throttled", gpu_is, "temperature_c",
                            number(t->sample.temperature_c), "gpu_temperature_c", number(t->gpu.temperature_c)));
     if (gpu_is)
-        log_event(LOG_MESSAGE_THROTTLED, NULL, "the GPU is throttled at %.0f degrees: %s", t->gpu.temperature_c,
+        log_event(LOG_MESSAGE_THROTTLED, NULL, "the GPU is throttled%s: %s", at_degrees(t->gpu.temperature_c, degrees),
                   t->gpu.throttle_text);
     else if (is)
-        log_event(LOG_MESSAGE_THROTTLED, NULL, "the processor is throttled at %.0f degrees", t->sample.temperature_c);
+        log_event(LOG_MESSAGE_THROTTLED, NULL, "the processor is throttled%s",
+                  at_degrees(t->sample.temperature_c, degrees));
 }
 
 /* A busy daemon tells every interval_s; an idle one a few times less often, and at once when it becomes busy. */

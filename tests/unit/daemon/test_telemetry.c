@@ -15,6 +15,7 @@
 #include <sys/resource.h>
 
 #include "daemon/daemon.h"
+#include "daemon/log.h"
 #include "fake_nvml.h"
 
 static char root[64];
@@ -30,6 +31,7 @@ static int64_t fake_now_ns; /* 0: the real clock */
 static struct rusage used_time;
 static struct published { char topic[64], payload[4096]; } published[8];
 static size_t n_published;
+static char logged[256]; /* the last event */
 
 #define ENGINE ((kvq_engine *)&engine_stats) /* never looked into: every function that is called with it is here */
 
@@ -42,6 +44,8 @@ bool __wrap_mqtt_publish(mqtt *m, const mqtt_publication *p);
 int64_t __wrap_clock_monotonic_ns(void);
 int64_t __real_clock_monotonic_ns(void);
 int __wrap_getrusage(int who, struct rusage *ret);
+void __wrap_log_event(log_message id, const log_field *fields, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 void __wrap_kvq_get_stats(const kvq_engine *e, kvq_stats *ret) {
     assert_ptr_equal(e, ENGINE);
@@ -85,6 +89,15 @@ int __wrap_getrusage(int who, struct rusage *ret) {
     assert_int_equal(who, RUSAGE_SELF);
     *ret = used_time;
     return 0;
+}
+
+void __wrap_log_event(log_message id, const log_field *fields, const char *format, ...) {
+    va_list args;
+    (void)fields;
+    assert_int_equal(id, LOG_MESSAGE_THROTTLED);
+    va_start(args, format);
+    (void)vsnprintf(logged, sizeof logged, format, args);
+    va_end(args);
 }
 
 /* ---- energy ---------------------------------------------------------------------------------------------- */
@@ -384,11 +397,13 @@ static void every_row_shows_what_was_put_in_for_it(void **state) {
 
 /* ---- over a load and an unload, and while the machine gets hot ---------------------------------------------- */
 
+#define THERMAL_ZONE "/sys/class/thermal/thermal_zone0/"
 #define THROTTLE_COUNT "/sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
 
 static void open_sensors(kvqd *d) {
     static char base[] = "kvqd", node[] = "n1", none[] = "";
     put(THROTTLE_COUNT, "5");
+    put(THERMAL_ZONE "type", "x86_pkg_temp"), put(THERMAL_ZONE "temp", "50000");
     use_rapl();
     t.gpu_j = t.gpu_before_j = NAN;
     *d = (kvqd){.engine = ENGINE, .engine_phase = PHASE_READY, .telemetry = t, .names = {base, node, none, none}};
@@ -463,15 +478,21 @@ static void throttling_is_an_event_when_it_begins_and_when_it_ends(void **state)
     (void)state;
     open_sensors(&d);
     static const struct {
-        const char *count;
+        const char *count, *millidegrees;
         bool is_told, is_throttled;
-        const char *why;
+        const char *log, *why;
     } moments[] = {
-        {"5", false, false, "nothing happened"}, {"6", true, true, "it begins"},     {"7", false, true, "it goes on"},
-        {"7", true, false, "it ends"},           {"7", false, false, "it stays so"},
+        {"5", "", false, false, "", "nothing happened"},
+        {"6", "", true, true, "the processor is throttled; its temperature is not known", "it begins"},
+        {"7", "", false, true, "", "it goes on"},
+        {"7", "", true, false, "", "it ends"},
+        {"7", "", false, false, "", "it stays so"},
+        {"8", "97600", true, true, "the processor is throttled at 98 degrees", "it begins again"},
     };
     for (size_t i = 0; i < sizeof moments / sizeof *moments; i++) {
+        logged[0] = '\0';
         put(THROTTLE_COUNT, moments[i].count);
+        put(THERMAL_ZONE "temp", moments[i].millidegrees);
         telemetry_publish(&d, (int64_t)(i + 1) * 1000 * NS_PER_S);
         json_t *event = last_event(&n);
         if (n != (moments[i].is_told ? 1u : 0u)) fail_msg("%s: %zu events", moments[i].why, n);
@@ -480,8 +501,10 @@ static void throttling_is_an_event_when_it_begins_and_when_it_ends(void **state)
             assert_true(json_is_boolean(json_object_get(event, "throttled")));
             assert_int_equal(json_is_true(json_object_get(event, "throttled")), moments[i].is_throttled);
             assert_true(json_is_false(json_object_get(event, "gpu_throttled")));
-            assert_true(json_is_null(json_object_get(event, "temperature_c")));
+            const json_t *celsius = json_object_get(event, "temperature_c");
+            assert_true(*moments[i].millidegrees ? json_number_value(celsius) == 97.6 : json_is_null(celsius));
         }
+        assert_string_equal(logged, moments[i].log);
         json_decref(event);
     }
     t = d.telemetry; /* for teardown */
