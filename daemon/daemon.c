@@ -548,6 +548,12 @@ static void apply_limits(kvqd *d) {
     d->names.home = c->telemetry_homeassistant_prefix;
 }
 
+static void warn_of_the_clock(void) {
+    if (clock_ask_sync() == CLOCK_UNKNOWN)
+        log_warning("whether the clock is synchronised cannot be asked: %m; the time before a restart does not count "
+                    "for max_age_s and deadlines, and answers are kept longer than retain_h");
+}
+
 static kvq_status open_journal(kvqd *d, kvq_error *err) {
     bool damaged = false;
     journal_stats stats;
@@ -617,6 +623,7 @@ kvq_status daemon_open(const char *config_path, const config *moved, kvqd *d, kv
     if (!d->state_folder) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a path");
     log_info("kvqd " KVQ_VERSION " starts: configuration '%s', state in '%s'",
              config_path ? config_path : CONFIG_DEFAULT_PATH, d->state_folder);
+    warn_of_the_clock();
     kvq_status status = open_journal(d, err);
     if (!status) status = set_names(d, err);
     if (status) return status;

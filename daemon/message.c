@@ -57,7 +57,12 @@ int64_t clock_monotonic_ns(void) {
     return clock_ns(CLOCK_MONOTONIC);
 }
 
-bool clock_is_synced(void) {
+clock_sync clock_ask_sync(void) {
     struct timex t = {0};
-    return adjtimex(&t) != -1 && !(t.status & STA_UNSYNC);
+    if (adjtimex(&t) == -1) return CLOCK_UNKNOWN;
+    return t.status & STA_UNSYNC ? CLOCK_UNSYNCED : CLOCK_SYNCED;
+}
+
+bool clock_is_synced(void) {
+    return clock_ask_sync() == CLOCK_SYNCED;
 }

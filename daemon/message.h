@@ -28,6 +28,11 @@ void message_free(message *m);
 
 int64_t clock_wall_ms(void); /* milliseconds since 1970, UTC */
 int64_t clock_monotonic_ns(void);
-bool clock_is_synced(void); /* the kernel's word: adjtimex says so once NTP or chrony has set the clock */
+
+/* The kernel's word, which NTP and chrony give it once they have set the clock. UNKNOWN: it may not be asked (errno
+ * says why), as in a sandbox whose filter of system calls lacks clock_adjtime. */
+typedef enum clock_sync { CLOCK_UNSYNCED, CLOCK_SYNCED, CLOCK_UNKNOWN } clock_sync;
+clock_sync clock_ask_sync(void);
+bool clock_is_synced(void); /* for sure: what is unknown is not */
 
 #endif

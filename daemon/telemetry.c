@@ -24,7 +24,7 @@ typedef struct snapshot {
     mqtt_stats mqtt;
     power_sample power;
     gpu_sample gpu;
-    double uptime_s, pool_used_ratio, prefix_hit_ratio, cpu_s;
+    double uptime_s, clock_synced, pool_used_ratio, prefix_hit_ratio, cpu_s;
     uint64_t n_queued, n_failed, pool_bytes;
 } snapshot;
 
@@ -136,6 +136,11 @@ static double cpu_seconds(void) {
     return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
 }
 
+static double clock_synced(void) {
+    clock_sync sync = clock_ask_sync();
+    return sync == CLOCK_UNKNOWN ? NAN : sync == CLOCK_SYNCED;
+}
+
 static void cpu_name(char *ret, size_t n_bytes) {
     char line[256];
     FILE *f = fopen("/proc/cpuinfo", "re");
@@ -164,6 +169,7 @@ static void take_snapshot(kvqd *d, snapshot *s) {
     *s = (snapshot){
         .t = &d->telemetry,
         .uptime_s = (double)(clock_monotonic_ns() - d->started_ns) / 1e9,
+        .clock_synced = clock_synced(),
         .pool_used_ratio = NAN,
         .prefix_hit_ratio = NAN,
         .power = d->telemetry.sample,

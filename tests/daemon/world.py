@@ -27,6 +27,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 KVQD = os.environ.get("KVQD", str(HERE.parent.parent / "build" / "release" / "kvqd"))
 KVQCTL = os.environ.get("KVQCTL", str(pathlib.Path(KVQD).parent / "kvqctl"))
+FALSE_CLOCK = pathlib.Path(KVQD).parent / "false_clock.so"
 LIMIT_S = float(os.environ.get("KVQD_TEST_LIMIT_S", "60"))  # for one event; sanitizer builds on a busy machine are slow
 SLOWNESS = int(os.environ.get("KVQD_TEST_SLOWNESS", "1"))  # how many times slower than a release this program is
 NODE = "n1"
@@ -236,6 +237,11 @@ class World:
         environment.update(self.environment)
         with open(self.folder / "kvqd.log", "ab") as log:
             self.daemon = subprocess.Popen([KVQD, "--config", str(self.folder / "kvqd.ini")], stdout=log, stderr=log, env=environment)
+
+    def set_clock(self, says):
+        """What the kernel tells the daemon of the clock from its next start on: synced, unsynced or denied."""
+        asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        self.environment.update(LD_PRELOAD=str(FALSE_CLOCK), KVQD_FALSE_CLOCK=says, ASAN_OPTIONS=asan)
 
     def kill(self):
         self.daemon.send_signal(signal.SIGKILL)

@@ -28,6 +28,7 @@ static kvq_info engine_info;
 static journal_stats journal_counts;
 static mqtt_stats mqtt_counts;
 static int64_t fake_now_ns; /* 0: the real clock */
+static clock_sync clock_says;
 static struct rusage used_time;
 static struct published { char topic[64], payload[4096]; } published[8];
 static size_t n_published;
@@ -43,6 +44,7 @@ bool __wrap_mqtt_is_connected(const mqtt *m);
 bool __wrap_mqtt_publish(mqtt *m, const mqtt_publication *p);
 int64_t __wrap_clock_monotonic_ns(void);
 int64_t __real_clock_monotonic_ns(void);
+clock_sync __wrap_clock_ask_sync(void);
 int __wrap_getrusage(int who, struct rusage *ret);
 void __wrap_log_event(log_message id, const log_field *fields, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -83,6 +85,10 @@ bool __wrap_mqtt_publish(mqtt *m, const mqtt_publication *p) {
 
 int64_t __wrap_clock_monotonic_ns(void) {
     return fake_now_ns ? fake_now_ns : __real_clock_monotonic_ns();
+}
+
+clock_sync __wrap_clock_ask_sync(void) {
+    return clock_says;
 }
 
 int __wrap_getrusage(int who, struct rusage *ret) {
@@ -216,6 +222,7 @@ static const struct known {
     double value;
 } known[] = {
     {"uptime_s", 4321},
+    {"clock_synced", 0},
     {"num_requests_running", 11},
     {"num_requests_waiting", 12 + 14},
     {"requests_success_total", 100},
@@ -254,7 +261,7 @@ static const struct known {
     {"gpu_memory_total_bytes", 190005},
     {"gpu_clock_hz", 190006},
     {"gpu_memory_clock_hz", 190007},
-    {"gpu_throttled", 0},
+    {"gpu_throttled", 0.5}, /* 0 and 1 are taken */
     {"journal_bytes", 190008},
     {"journal_prompts_unanswered", 30},
     {"journal_answers_undelivered", 31},
@@ -340,7 +347,7 @@ static void put_known_values(kvqd *d) {
                            .utilization_ratio = 0.29,
                            .memory_used_bytes = 190004,
                            .memory_total_bytes = 190005,
-                           .throttled = 0,
+                           .throttled = 0.5,
                            .throttle_text = "power_cap"};
 }
 
@@ -392,6 +399,26 @@ static void every_row_shows_what_was_put_in_for_it(void **state) {
     json_decref(metrics);
     for (size_t i = 0; i < N_KNOWN; i++)
         for (size_t k = 0; k < i; k++) assert_true(known[i].value != known[k].value);
+    fake_now_ns = 0;
+}
+
+static void the_clock_is_what_the_kernel_says(void **state) {
+    static const struct {
+        clock_sync says;
+        const char *told;
+    } cases[] = {{CLOCK_UNSYNCED, "0"}, {CLOCK_SYNCED, "1"}, {CLOCK_UNKNOWN, "null"}};
+    static kvqd d;
+    (void)state;
+    put_known_values(&d);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        clock_says = cases[i].says;
+        json_t *metrics = telemetry_metrics(&d);
+        char *told = json_dumps(json_object_get(metrics, "clock_synced"), JSON_ENCODE_ANY);
+        assert_string_equal(told, cases[i].told);
+        free(told);
+        json_decref(metrics);
+    }
+    clock_says = CLOCK_UNSYNCED;
     fake_now_ns = 0;
 }
 
@@ -517,6 +544,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_jetsons_rail_has_its_gpu_in_it, setup, teardown),
         cmocka_unit_test_setup_teardown(without_sensors_nothing_is_known, setup, teardown),
         cmocka_unit_test(every_row_shows_what_was_put_in_for_it),
+        cmocka_unit_test(the_clock_is_what_the_kernel_says),
         cmocka_unit_test_setup_teardown(no_counter_falls_when_a_model_goes_and_another_comes, setup, teardown),
         cmocka_unit_test_setup_teardown(throttling_is_an_event_when_it_begins_and_when_it_ends, setup, teardown),
     };
