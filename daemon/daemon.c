@@ -516,7 +516,10 @@ static kvq_status find_node(kvqd *d, kvq_error *err) {
         return d->node ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the node's name");
     }
     short_host_name(host, sizeof host);
-    return journal_remember(d->journal, "node", host, &d->node, err);
+    if (!journal_remember(d->journal, "node", host, &d->node, err)) return KVQ_OK;
+    log_warning("%s; the node is '%s' this time", err->text, host);
+    d->node = strdup(host);
+    return d->node ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the node's name");
 }
 
 static kvq_status set_names(kvqd *d, kvq_error *err) {

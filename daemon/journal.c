@@ -76,7 +76,7 @@ static const char schema[] =
     X(SUM_OLD, SUMS OLD)         X(DELETE_OLD, "DELETE FROM prompt" OLD) \
     X(SUM_OLDEST, SUMS OLDEST)   X(DELETE_OLDEST, "DELETE FROM prompt" OLDEST) \
     X(LAST_ROW, "SELECT ifnull(max(row), 0) FROM prompt") \
-    X(REMEMBER, "INSERT OR IGNORE INTO remembered(key, value) VALUES(?1, ?2)") \
+    X(REMEMBER, "INSERT INTO remembered(key, value) VALUES(?1, ?2)") \
     X(RECALL, "SELECT value FROM remembered WHERE key = ?1")
 /* clang-format on */
 
@@ -216,26 +216,30 @@ static bool run(journal *j, const char *sql) {
     return sqlite3_exec(j->db, sql, NULL, NULL, NULL) == SQLITE_OK;
 }
 
-static bool is_known_version(journal *j) {
+/* 0: of a new file; -1: it cannot be read. */
+static int read_version(journal *j) {
     sqlite3_stmt *s;
-    if (sqlite3_prepare_v2(j->db, "PRAGMA user_version", -1, &s, NULL) != SQLITE_OK) return false;
+    if (sqlite3_prepare_v2(j->db, "PRAGMA user_version", -1, &s, NULL) != SQLITE_OK) return -1;
     int version = sqlite3_step(s) == SQLITE_ROW ? sqlite3_column_int(s, 0) : -1;
     (void)sqlite3_finalize(s);
-    return version == 0 || version == SCHEMA_VERSION;
+    return version;
 }
 
-static kvq_status open_db(journal *j, kvq_error *err) {
+/* Writes nothing that is so already: on a full disk too what is in the journal can be served. */
+static kvq_status open_db(journal *j, const char *locking_mode, kvq_error *err) {
     if (sqlite3_open_v2(j->path, &j->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
         SQLITE_OK)
         return db_fail(j, "opening the journal", err);
     (void)sqlite3_busy_timeout(j->db, 5000); /* somebody looks into it with the sqlite3 program */
-    char pragma[64];
-    snprintf(pragma, sizeof pragma, "PRAGMA user_version = %d", SCHEMA_VERSION);
-    if (!run(j, "PRAGMA journal_mode = WAL") || !run(j, "PRAGMA synchronous = FULL") ||
+    char set_version[64];
+    snprintf(set_version, sizeof set_version, "PRAGMA user_version = %d", SCHEMA_VERSION);
+    if (!run(j, locking_mode) || !run(j, "PRAGMA journal_mode = WAL") || !run(j, "PRAGMA synchronous = FULL") ||
         !run(j, "PRAGMA secure_delete = OFF"))
         return db_fail(j, "setting up the journal", err);
-    if (!is_known_version(j)) return kvq_fail(err, KVQ_BAD_FILE, "'%s' was written by a newer kvqd", j->path);
-    if (!run(j, schema) || !run(j, pragma)) return db_fail(j, "setting up the journal", err);
+    int version = read_version(j);
+    if (version > SCHEMA_VERSION) return kvq_fail(err, KVQ_BAD_FILE, "'%s' was written by a newer kvqd", j->path);
+    if (version < 0 || !run(j, schema) || (version == 0 && !run(j, set_version)))
+        return db_fail(j, "setting up the journal", err);
     for (int i = 0; i < N_STATEMENTS; i++)
         if (sqlite3_prepare_v3(j->db, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &j->statements[i], NULL) !=
             SQLITE_OK)
@@ -265,9 +269,20 @@ static kvq_status put_aside(journal *j, kvq_error *err) {
     return KVQ_OK;
 }
 
-static bool is_damaged(journal *j) {
-    int code = j->db ? sqlite3_errcode(j->db) : SQLITE_OK;
+static bool is_damaged(int code) {
     return code == SQLITE_CORRUPT || code == SQLITE_NOTADB;
+}
+
+/* The index of the WAL is a file of 32 KiB that every start makes anew: a full disk has no room for it. Where nobody
+ * else may open the journal SQLite keeps the index in memory instead, so then people who want to look have to wait. */
+static kvq_status open_db_somehow(journal *j, int *ret_code, kvq_error *err) {
+    kvq_status status = open_db(j, "PRAGMA locking_mode = NORMAL", err);
+    *ret_code = j->db ? sqlite3_errcode(j->db) : SQLITE_OK;
+    if (!status || (*ret_code != SQLITE_IOERR && *ret_code != SQLITE_FULL)) return status;
+    close_db(j);
+    status = open_db(j, "PRAGMA locking_mode = EXCLUSIVE", err);
+    *ret_code = j->db ? sqlite3_errcode(j->db) : SQLITE_OK;
+    return status;
 }
 
 /* Two daemons on one journal would run every prompt twice and answer with each other's rows. The lock is the kernel's,
@@ -293,13 +308,14 @@ kvq_status journal_open(const char *folder, journal **ret, bool *ret_damaged, kv
     j->max_bytes = UINT64_MAX;
     j->retain_ms = INT64_MAX;
     j->lock_fd = -1;
+    int code = SQLITE_OK;
     kvq_status status = take_lock(j, folder, err);
-    if (!status) status = open_db(j, err);
-    bool damaged = status && is_damaged(j);
+    if (!status) status = open_db_somehow(j, &code, err);
+    bool damaged = status && is_damaged(code);
     if (damaged) {
         close_db(j);
         status = put_aside(j, err);
-        if (!status) status = open_db(j, err);
+        if (!status) status = open_db_somehow(j, &code, err);
     }
     if (status) {
         journal_close(j);
@@ -584,21 +600,32 @@ kvq_status journal_prune(journal *j, int64_t now_ms, kvq_error *err) {
 
 /* ---- names ----------------------------------------------------------------------------------------------- */
 
-kvq_status journal_remember(journal *j, const char *key, const char *value, char **ret, kvq_error *err) {
-    lock(j);
+static kvq_status recall(journal *j, const char *key, char **ret, kvq_error *err) {
+    sqlite3_stmt *s = j->statements[RECALL];
+    bind_text(s, 1, key);
+    int rc = step(s);
+    if (rc == SQLITE_DONE) return KVQ_NOT_FOUND;
+    if (rc != SQLITE_ROW) return db_fail(j, "recalling a name", err);
+    char *copy = strdup(column_text(s, 0));
+    (void)sqlite3_reset(s);
+    if (!copy) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a name of the journal");
+    *ret = copy;
+    return KVQ_OK;
+}
+
+static kvq_status remember(journal *j, const char *key, const char *value, kvq_error *err) {
     sqlite3_stmt *s = j->statements[REMEMBER];
     bind_text(s, 1, key);
     bind_text(s, 2, value);
-    kvq_status status = change(j, s, "remembering a name", err);
-    if (!status) {
-        s = j->statements[RECALL];
-        bind_text(s, 1, key);
-        char *copy = step(s) == SQLITE_ROW ? strdup(column_text(s, 0)) : NULL;
-        (void)sqlite3_reset(s);
-        if (copy)
-            *ret = copy;
-        else
-            status = db_fail(j, "recalling a name", err);
+    return change(j, s, "remembering a name", err);
+}
+
+kvq_status journal_remember(journal *j, const char *key, const char *value, char **ret, kvq_error *err) {
+    lock(j);
+    kvq_status status = recall(j, key, ret, err);
+    if (status == KVQ_NOT_FOUND) {
+        status = remember(j, key, value, err);
+        if (!status) status = recall(j, key, ret, err);
     }
     unlock(j);
     return status;

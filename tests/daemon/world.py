@@ -230,13 +230,15 @@ class World:
         if wait_for:
             self.phase(wait_for)
 
-    def start_daemon(self):
+    def start_daemon(self, max_file_bytes=None):
+        """max_file_bytes: no file of its own may grow beyond, which stands for a full disk."""
         self.write_config()
         environment = dict(os.environ, STATE_DIRECTORY=str(self.state))
         environment.pop("NOTIFY_SOCKET", None)
         environment.update(self.environment)
+        limit = ["prlimit", f"--fsize={max_file_bytes}"] if max_file_bytes else []
         with open(self.folder / "kvqd.log", "ab") as log:
-            self.daemon = subprocess.Popen([KVQD, "--config", str(self.folder / "kvqd.ini")], stdout=log, stderr=log, env=environment)
+            self.daemon = subprocess.Popen([*limit, KVQD, "--config", str(self.folder / "kvqd.ini")], stdout=log, stderr=log, env=environment)
 
     def set_clock(self, says):
         """What the kernel tells the daemon of the clock from its next start on: synced, unsynced or denied."""
