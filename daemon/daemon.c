@@ -23,6 +23,7 @@
 #define PRUNE_EVERY_S 600
 #define POOL_FULL_EVERY_S 60 /* events kv_pool_full at most this often */
 #define MAX_TEMPLATE_BYTES (1u << 20)
+#define STATUS_LINE_BYTES 1024
 #define PACKET_OVERHEAD_BYTES 70000 /* topic and properties of the largest message */
 
 /* ---- phases ---------------------------------------------------------------------------------------------- */
@@ -213,6 +214,7 @@ static void on_broker_event(kvqd *d, mqtt *m, const mqtt_event *e) {
             log_event(LOG_MESSAGE_BROKER_REFUSED, NULL, "no connection to '%s'%s: %s; trying on", d->config.mqtt_broker,
                       which, e->text);
         snprintf(d->refusal, sizeof d->refusal, "%s", e->text);
+        text_mend(d->refusal); /* may quote a file's name */
         break;
     case MQTT_CONFLICT:
         on_conflict(d, m, e->text);
@@ -279,7 +281,7 @@ static kvq_status start_loading(kvqd *d, const char *backend, kvq_error *err) {
 }
 
 static void tell_ready(kvqd *d) {
-    char line[256];
+    char line[STATUS_LINE_BYTES];
     if (d->is_ready_told) return;
     telemetry_status_line(d, line, sizeof line);
     notify_ready(&d->notify, line);
@@ -452,7 +454,7 @@ static void prune_journal(kvqd *d, int64_t now_ns) {
 }
 
 static void tell_service_manager(kvqd *d, int64_t now_ns) {
-    char line[256];
+    char line[STATUS_LINE_BYTES];
     if (d->loader) {
         notify_loading(&d->notify, now_ns, "loading the model", loader_progress(d->loader));
         daemon_wake_at(d, now_ns + NS_PER_S);
@@ -573,12 +575,23 @@ static kvq_status open_journal(kvqd *d, kvq_error *err) {
     return KVQ_OK;
 }
 
+/* On the main loop's thread. */
+static kvq_status read_secrets(void *owner, mqtt_secrets *ret, kvq_error *err) {
+    const kvqd *d = owner;
+    char *password, *key_file;
+    kvq_status status = config_read_password(&d->config, &password, err);
+    if (status) return status;
+    status = config_secret_path(d->config.mqtt_key_file, &key_file, err);
+    if (status)
+        free(password);
+    else
+        *ret = (mqtt_secrets){.password = password, .key_file = key_file};
+    return status;
+}
+
 static kvq_status open_broker(kvqd *d, kvq_error *err) {
     const config *c = &d->config;
-    char *password = NULL, *key_file = NULL, pool_id[128];
-    char status_topic[TOPIC_BYTES], ping_topic[TOPIC_BYTES], pong_topic[TOPIC_BYTES];
-    kvq_status status = config_read_password(c, &password, err);
-    if (!status) status = config_secret_path(c->mqtt_key_file, &key_file, err);
+    char pool_id[128], status_topic[TOPIC_BYTES], ping_topic[TOPIC_BYTES], pong_topic[TOPIC_BYTES];
     topic_make(&d->names, TOPIC_STATUS, NULL, status_topic);
     topic_make(&d->names, TOPIC_REQUEST, "ping", ping_topic);
     topic_make(&d->names, TOPIC_REPLY, "ping", pong_topic);
@@ -587,10 +600,10 @@ static kvq_status open_broker(kvqd *d, kvq_error *err) {
         .uri = c->mqtt_broker,
         .client_id = d->client_id,
         .username = c->mqtt_username,
-        .password = password,
         .ca_file = c->mqtt_ca_file,
         .cert_file = c->mqtt_cert_file,
-        .key_file = key_file,
+        .read_secrets = read_secrets,
+        .owner = d,
         .status_topic = status_topic,
         .ping_topic = ping_topic,
         .pong_topic = pong_topic,
@@ -601,7 +614,7 @@ static kvq_status open_broker(kvqd *d, kvq_error *err) {
         .store = store,
         .user = d->store,
     };
-    if (!status) status = mqtt_open(&o, &d->mqtt, err);
+    kvq_status status = mqtt_open(&o, &d->mqtt, err);
     if (!status && *c->mqtt_pool) {
         o.client_id = pool_id;
         o.status_topic = o.ping_topic = o.pong_topic = NULL;
@@ -609,9 +622,6 @@ static kvq_status open_broker(kvqd *d, kvq_error *err) {
         o.store = store_from_pool;
         status = mqtt_open(&o, &d->pool, err);
     }
-    if (password) explicit_bzero(password, strlen(password));
-    free(password);
-    free(key_file);
     return status;
 }
 

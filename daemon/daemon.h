@@ -66,7 +66,7 @@ typedef struct kvqd {
     bool is_ready_told, in_conflict, is_draining;
     bool has_lost_gpu; /* only a new process can have it back: the loop ends, the service manager starts another */
     bool in_share;     /* of the pool's prompts */
-    char refusal[160]; /* why there is no connection, as last told */
+    char refusal[KVQ_ERROR_BYTES]; /* why there is no connection, as last told; "" with one */
     uint64_t n_preemptions_told;
     int64_t started_ns, drain_until_ns, prune_at_ns, pool_full_at_ns;
     int64_t wake_at_ns; /* when the loop must go round again */

@@ -62,7 +62,7 @@ typedef struct entry {
     int code;
     int receive_maximum;
     uint32_t max_packet_bytes;
-    char text[128];
+    char text[KVQ_ERROR_BYTES];
 } entry;
 
 /* A QoS 1 message on its way. */
@@ -189,7 +189,11 @@ static entry *take(mqtt *m) {
 /* ---- Paho's callbacks ------------------------------------------------------------------------------------ */
 
 static void set_text(entry *e, const char *text, int code) {
-    snprintf(e->text, sizeof e->text, "%s (%d)", text && *text ? text : "no reason given", code);
+    if (!text || !*text) text = "no reason given";
+    if (code)
+        snprintf(e->text, sizeof e->text, "%s (%d)", text, code);
+    else
+        snprintf(e->text, sizeof e->text, "%s", text);
 }
 
 static int64_t number_property(MQTTProperties *properties, enum MQTTPropertyCodes code, int64_t otherwise) {
@@ -391,15 +395,15 @@ static bool copy_text(const char **text) {
 
 static bool copy_options(mqtt_options *o) {
     bool ok = true;
-    const char **texts[] = {&o->uri,       &o->client_id, &o->username,     &o->password,   &o->ca_file,
-                            &o->cert_file, &o->key_file,  &o->status_topic, &o->ping_topic, &o->pong_topic};
+    const char **texts[] = {&o->uri,       &o->client_id,    &o->username,   &o->ca_file,
+                            &o->cert_file, &o->status_topic, &o->ping_topic, &o->pong_topic};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) ok = copy_text(texts[i]) && ok;
     return ok;
 }
 
 static void free_options(mqtt_options *o) {
-    const char **texts[] = {&o->uri,       &o->client_id, &o->username,     &o->password,   &o->ca_file,
-                            &o->cert_file, &o->key_file,  &o->status_topic, &o->ping_topic, &o->pong_topic};
+    const char **texts[] = {&o->uri,       &o->client_id,    &o->username,   &o->ca_file,
+                            &o->cert_file, &o->status_topic, &o->ping_topic, &o->pong_topic};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((char *)*texts[i]);
 }
 
@@ -501,7 +505,7 @@ static bool is_websocket(const char *uri) {
     return strncmp(uri, "ws:", 3) == 0 || strncmp(uri, "wss:", 4) == 0;
 }
 
-static int connect_with(mqtt *m, bool is_probe) {
+static int connect_with(mqtt *m, const mqtt_secrets *secrets, bool is_probe) {
     const mqtt_options *opt = &m->options;
     bool is_v5 = m->version == MQTTVERSION_5, clean = is_probe || opt->session_expiry_s == 0;
     MQTTAsync_connectOptions v5 = MQTTAsync_connectOptions_initializer5, v3 = MQTTAsync_connectOptions_initializer;
@@ -516,7 +520,7 @@ static int connect_with(mqtt *m, bool is_probe) {
     o.keepAliveInterval = opt->keepalive_s;
     o.connectTimeout = CONNECT_TIMEOUT_S;
     o.username = opt->username;
-    o.password = opt->password;
+    o.password = secrets->password;
     o.maxInflight = 2 * MAX_IN_FLIGHT;
     if (is_v5) {
         o.cleanstart = clean;
@@ -537,7 +541,7 @@ static int connect_with(mqtt *m, bool is_probe) {
     if (is_encrypted(opt->uri)) {
         ssl.trustStore = opt->ca_file;
         ssl.keyStore = opt->cert_file;
-        ssl.privateKey = opt->key_file;
+        ssl.privateKey = secrets->key_file;
         ssl.enableServerCertAuth = 1;
         ssl.verify = 1; /* the name in the certificate too */
         o.ssl = &ssl;
@@ -570,6 +574,35 @@ static void retry_later(mqtt *m, int64_t now_ns) {
     m->retry_ms = 2 * m->retry_ms < LAST_RETRY_MS ? 2 * m->retry_ms : LAST_RETRY_MS;
 }
 
+/* Paho would only say "TCP/TLS connect failure". */
+static kvq_status check_files(const mqtt_options *opt, const mqtt_secrets *secrets, kvq_error *err) {
+    const struct {
+        const char *key, *path;
+    } files[] = {{"ca_file", opt->ca_file}, {"cert_file", opt->cert_file}, {"key_file", secrets->key_file}};
+    for (size_t i = 0; i < sizeof files / sizeof *files && is_encrypted(opt->uri); i++)
+        if (files[i].path && access(files[i].path, R_OK) != 0)
+            return kvq_fail(err, KVQ_IO, "cannot read %s '%s': %m", files[i].key, files[i].path);
+    return KVQ_OK;
+}
+
+/* Files that cannot be read are told, and tried again, like what a broker refuses. */
+static bool connect_now(mqtt *m, bool is_probe) {
+    const mqtt_options *opt = &m->options;
+    mqtt_secrets secrets = {0};
+    kvq_error err;
+    int rc = MQTTASYNC_SUCCESS;
+    kvq_status status = opt->read_secrets ? opt->read_secrets(opt->owner, &secrets, &err) : KVQ_OK;
+    if (!status) status = check_files(opt, &secrets, &err);
+    if (status)
+        connect_failed(m->attempt, 0, err.text);
+    else
+        rc = connect_with(m, &secrets, is_probe); /* Paho copies what it is given */
+    if (secrets.password) explicit_bzero(secrets.password, strlen(secrets.password));
+    free(secrets.password);
+    free(secrets.key_file);
+    return rc == MQTTASYNC_SUCCESS;
+}
+
 static bool start_attempt(mqtt *m, bool is_probe) {
     char probe_id[64];
     snprintf(probe_id, sizeof probe_id, "kvqd-probe-%08x", random_number());
@@ -586,7 +619,7 @@ static bool start_attempt(mqtt *m, bool is_probe) {
     }
     m->phase = is_probe ? PROBE_CONNECTING : CONNECTING;
     m->somebody_answers = false;
-    return connect_with(m, is_probe) == MQTTASYNC_SUCCESS;
+    return connect_now(m, is_probe);
 }
 
 /* ---- what the inbox says, in the main loop --------------------------------------------------------------- */

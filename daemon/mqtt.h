@@ -16,9 +16,18 @@
 
 typedef struct mqtt mqtt;
 
+/* NULL: none. mqtt.c frees them. */
+typedef struct mqtt_secrets {
+    char *password, *key_file;
+} mqtt_secrets;
+
 typedef struct mqtt_options {
-    const char *uri;                                                              /* mqtt://, mqtts://, ws://, wss:// */
-    const char *client_id, *username, *password, *ca_file, *cert_file, *key_file; /* NULL or empty: none */
+    const char *uri;                                        /* mqtt://, mqtts://, ws://, wss:// */
+    const char *client_id, *username, *ca_file, *cert_file; /* NULL or empty: none */
+    /* Asked before each attempt to connect, by mqtt_run: so a password that comes late, or changes, needs no restart.
+     * An error is told as MQTT_REFUSED. NULL: none. */
+    kvq_status (*read_secrets)(void *owner, mqtt_secrets *ret, kvq_error *err);
+    void *owner;
     const char *status_topic; /* retained "online" after connecting is the caller's; "offline" is our last will there.
                                  NULL: no will */
     /* Who has our name answers a message on the first by one on the second: how a conflict of names is told from a
@@ -48,7 +57,7 @@ typedef struct mqtt_event {
     mqtt_event_kind kind;
     message *message; /* MQTT_MESSAGE */
     int64_t cookie;   /* MQTT_DELIVERED */
-    char text[160];
+    char text[KVQ_ERROR_BYTES];
 } mqtt_event;
 
 /* options' strings are copied. Errors: BAD_ARGUMENT (uri), NO_MEMORY. A broker that is absent is no error: it comes

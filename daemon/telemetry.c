@@ -430,10 +430,12 @@ void telemetry_status_line(const kvqd *d, char *ret, size_t n_bytes) {
     kvq_stats stats = {0};
     if (d->engine) kvq_get_stats(d->engine, &stats);
     double used = stats.n_blocks ? 100.0 * (double)stats.blocks_used / (double)stats.n_blocks : 0;
-    snprintf(ret, n_bytes, "%s%s%s%s%s; %zu requests; %.1f tokens/s; KV pool %.0f %% used%s",
+    bool connected = mqtt_is_connected(d->mqtt);
+    snprintf(ret, n_bytes, "%s%s%s%s%s; %zu requests; %.1f tokens/s; KV pool %.0f %% used%s%s%s",
              daemon_phase_name(daemon_current_phase(d)), model ? " with " : "", model ? model : "", *reason ? ": " : "",
-             reason, d->requests.n, d->telemetry.tokens_per_second, used,
-             mqtt_is_connected(d->mqtt) ? "" : "; no broker");
+             reason, d->requests.n, d->telemetry.tokens_per_second, used, connected ? "" : "; no broker",
+             connected || !*d->refusal ? "" : ": ", connected ? "" : d->refusal);
+    text_mend(ret); /* cut, perhaps */
 }
 
 void telemetry_done(telemetry *t) {
