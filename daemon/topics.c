@@ -80,18 +80,26 @@ topic_id topic_match(const topic_names *names, const char *topic, char rest[TOPI
     return TOPIC_COUNT;
 }
 
+/* What may follow the level "prompt": nothing, /ID or /CLIENT/ID. */
+static bool is_rest_of_prompt(const char *text) {
+    int n_levels = 0;
+    for (const char *at = text; *at; at++) n_levels += *at == '/';
+    return *text == '\0' || (*text == '/' && n_levels <= 2);
+}
+
+/* BASE/NODE/prompt and the request's name. A level "prompt" may be in each: the first is taken that leaves a base and a
+ * node before it and a request's name behind it. So a base topic or node that ends in "prompt" may be taken for that
+ * level, but no id or client: those are anybody's choice, base and node are one administrator's. */
 bool topic_former_names(char *topic, topic_names *ret) {
     static const char level[] = "/prompt";
-    char *end = NULL, *node;
-    for (char *at = topic; (at = strstr(at, level)); at++)
-        if (at[sizeof level - 1] == '\0' || at[sizeof level - 1] == '/') end = at; /* the last: base topics are free */
-    if (!end) return false;
-    *end = '\0';
-    node = strrchr(topic, '/');
-    if (!node) return false;
-    *node = '\0';
-    *ret = (topic_names){.base = topic, .node = node + 1, .pool = "", .home = ""};
-    return true;
+    for (char *at = topic; (at = strstr(at, level)); at++) {
+        char *node = memrchr(topic, '/', (size_t)(at - topic));
+        if (!node || !is_rest_of_prompt(at + strlen(level))) continue;
+        *at = *node = '\0';
+        *ret = (topic_names){.base = topic, .node = node + 1, .pool = "", .home = ""};
+        return true;
+    }
+    return false;
 }
 
 static size_t add_filter(const topic_names *names, const topic_row *row, const char *rest, topic_filter *ret) {

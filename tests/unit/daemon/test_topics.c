@@ -57,7 +57,13 @@ static void a_topic_of_former_names_tells_them(void **state) {
     } cases[] = {
         {"kvqd/n1/prompt", "kvqd", "n1"},
         {"kvqd/n1/prompt/alice/q1", "kvqd", "n1"},
+        {"kvqd/n1/prompt/prompt", "kvqd", "n1"}, /* ids and clients may have this name */
+        {"kvqd/n1/prompt/alice/prompt", "kvqd", "n1"},
+        {"kvqd/n1/prompt/prompt/q1", "kvqd", "n1"},
+        {"kvqd/n1/prompt/prompt/prompt", "kvqd", "n1"},
+        {"kvqd/prompt/prompt/q1", "kvqd", "prompt"}, /* and nodes, and levels of base topics */
         {"a/prompt/b/n1/prompt/q1", "a/prompt/b", "n1"},
+        {"x/a/prompt/b/n1/prompt/alice/prompt", "x/a/prompt/b", "n1"},
         {"kvqd/n1/prompts/q1", NULL, NULL},
         {"n1/prompt/q1", NULL, NULL},
         {"", NULL, NULL},
