@@ -143,15 +143,15 @@ static size_t overhead(const json_t *final, bool is_last) {
     return n;
 }
 
-/* Pieces as an array of parts, without numbers. NULL: no memory. */
-static json_t *cut(const json_t *final, size_t inner, size_t last, size_t max_bytes) {
+/* Pieces as an array of parts, without numbers; no more than one above max_parts. NULL: no memory. */
+static json_t *cut(const json_t *final, size_t inner, size_t last, size_t max_bytes, size_t max_parts) {
     json_t *parts = json_array();
     const char *text = json_string_value(json_object_get(final, "text"));
     if (!parts || !text) {
         json_decref(parts);
         return NULL;
     }
-    for (bool done = false; !done;) {
+    for (bool done = false; !done && json_array_size(parts) <= max_parts;) {
         size_t n = fitting_bytes(text, max_bytes - last);
         done = text[n] == '\0';
         if (!done) n = fitting_bytes(text, max_bytes - inner);
@@ -170,6 +170,12 @@ static char *one_part(json_t *part, size_t i, size_t n) {
         json_object_set_new(part, "parts", json_integer((json_int_t)n)) != 0)
         return NULL;
     return dump(json_incref(part), &ignored);
+}
+
+/* NULL: no memory. A failed allocation may look like a syntax error here, and reply_final's syntax is right. */
+static json_t *load(const char *final, size_t n_bytes) {
+    json_error_t ignored;
+    return json_loadb(final, n_bytes, 0, &ignored);
 }
 
 static char **whole(const char *final, size_t n_bytes, size_t *ret_n) {
@@ -199,28 +205,29 @@ static char **dump_parts(json_t *pieces, size_t *ret_n) {
     return parts;
 }
 
-static kvq_status cut_and_dump(const json_t *final, size_t max_bytes, char ***ret_parts, size_t *ret_n) {
+static kvq_status cut_and_dump(const json_t *final, size_t max_bytes, size_t max_parts, char ***ret_parts,
+                               size_t *ret_n) {
     size_t inner = overhead(final, false), last = overhead(final, true);
     if (inner == 0 || last == 0) return KVQ_NO_MEMORY;
     if (inner > max_bytes || max_bytes - inner < 6 || last > max_bytes) return KVQ_NO_SPACE;
-    json_t *pieces = cut(final, inner, last, max_bytes);
-    *ret_parts = dump_parts(pieces, ret_n);
+    json_t *pieces = cut(final, inner, last, max_bytes, max_parts);
+    bool fit = json_array_size(pieces) <= max_parts;
+    if (fit) *ret_parts = dump_parts(pieces, ret_n);
     json_decref(pieces);
-    return *ret_parts ? KVQ_OK : KVQ_NO_MEMORY;
+    return *ret_parts ? KVQ_OK : fit ? KVQ_NO_MEMORY : KVQ_NO_SPACE;
 }
 
-kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, char ***ret_parts, size_t *ret_n) {
+kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, size_t max_parts, char ***ret_parts,
+                       size_t *ret_n) {
     *ret_parts = NULL;
     *ret_n = 0;
     if (n_bytes <= max_bytes) {
         *ret_parts = whole(final, n_bytes, ret_n);
         return *ret_parts ? KVQ_OK : KVQ_NO_MEMORY;
     }
-    json_error_t
-        ignored; /* a failed allocation may look like a syntax error there, and reply_final's syntax is right */
-    json_t *object = json_loadb(final, n_bytes, 0, &ignored);
+    json_t *object = load(final, n_bytes);
     if (!object) return KVQ_NO_MEMORY;
-    kvq_status status = cut_and_dump(object, max_bytes, ret_parts, ret_n);
+    kvq_status status = cut_and_dump(object, max_bytes, max_parts, ret_parts, ret_n);
     json_decref(object);
     return status;
 }
@@ -229,4 +236,13 @@ void reply_parts_free(char **parts, size_t n) {
     if (!parts) return;
     for (size_t i = 0; i < n; i++) free(parts[i]);
     free(parts);
+}
+
+char *reply_short(const char *final, size_t n_bytes, const failure *why, size_t *ret_n_bytes) {
+    json_t *object = load(final, n_bytes);
+    if (!object) return NULL;
+    json_t *brief = json_pack("{s:O, s:s, s:s, s:o}", "id", json_object_get(object, "id"), "text", "", "finish_reason",
+                              kvq_finish_name(KVQ_FINISH_ERROR), "error", error_object(why));
+    json_decref(object);
+    return dump(brief, ret_n_bytes);
 }

@@ -50,8 +50,12 @@ char *reply_final(const reply_facts *facts, size_t *ret_n_bytes); /* as reply_ta
 /* Cuts a final of reply_final that is larger than max_bytes into parts, each a JSON object {"id","part","parts","text"}
  * with a piece of the text; the last has all the other keys too. Whole characters. One part, the final itself, when it
  * fits. *ret_parts is an array of *ret_n terminated strings (reply_parts_free); NULL and 0 with KVQ_NO_SPACE: max_bytes
- * is too small for that, or KVQ_NO_MEMORY. */
-kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, char ***ret_parts, size_t *ret_n);
+ * is too small for that, or for max_parts of them, or KVQ_NO_MEMORY. */
+kvq_status reply_parts(const char *final, size_t n_bytes, size_t max_bytes, size_t max_parts, char ***ret_parts,
+                       size_t *ret_n);
 void reply_parts_free(char **parts, size_t n);
+
+/* The short final that goes out where one of reply_final cannot: its id, and why. As reply_take_delta. */
+char *reply_short(const char *final, size_t n_bytes, const failure *why, size_t *ret_n_bytes);
 
 #endif

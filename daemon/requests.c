@@ -128,16 +128,59 @@ size_t requests_n_queued(const kvqd *d) {
 
 /* ---- answers --------------------------------------------------------------------------------------------- */
 
+/* What goes out for an answer: the whole, or parts; where they do not fit what the broker takes, a short one that says
+ * so. NO_SPACE: not even that fits. */
+static kvq_status parts_of(kvqd *d, const journal_answer *a, char ***ret, size_t *ret_n) {
+    size_t n_bytes, max_bytes = mqtt_max_payload_bytes(d->mqtt, a->topic, a->n_correlation_bytes);
+    kvq_status status = reply_parts(a->payload, a->n_bytes, max_bytes, MQTT_MAX_WAITING, ret, ret_n);
+    if (status != KVQ_NO_SPACE) return status;
+    failure f;
+    (void)failure_set(&f, FAILURE_TOO_LARGE,
+                      "the answer of %zu bytes does not fit in %d messages of the broker's Maximum Packet Size",
+                      a->n_bytes, MQTT_MAX_WAITING);
+    char *brief = reply_short(a->payload, a->n_bytes, &f, &n_bytes);
+    if (!brief) return KVQ_NO_MEMORY;
+    status = reply_parts(brief, n_bytes, max_bytes, 1, ret, ret_n);
+    free(brief);
+    if (!status) log_warning("an answer on '%s' becomes an error: %s", a->topic, f.text);
+    return status;
+}
+
+typedef enum handed { HANDED, LATER, NEVER } handed;
+
+/* All parts or none. */
+static handed hand_over(kvqd *d, const journal_answer *a) {
+    size_t n;
+    char **parts;
+    kvq_status status = parts_of(d, a, &parts, &n);
+    if (status) return status == KVQ_NO_MEMORY ? LATER : NEVER;
+    handed result = mqtt_n_waiting(d->mqtt) + n <= MQTT_MAX_WAITING ? HANDED : LATER;
+    for (size_t i = 0; i < n && result == HANDED; i++) {
+        mqtt_publication p = {
+            .topic = a->topic,
+            .payload = parts[i],
+            .n_bytes = strlen(parts[i]),
+            .correlation = a->correlation,
+            .n_correlation_bytes = a->n_correlation_bytes,
+            .qos = 1,
+            .cookie = a->row,
+            .n_more = (int)(n - 1 - i),
+        };
+        if (!mqtt_publish(d->mqtt, &p)) result = LATER; /* the connection broke: all parts go again with the next one */
+    }
+    reply_parts_free(parts, n);
+    return result;
+}
+
 static void publish_loose(kvqd *d, const request *r, const char *answer, size_t n_bytes) {
-    mqtt_publication p = {
+    journal_answer a = {
         .topic = r->topic,
-        .payload = answer,
+        .payload = (void *)answer, /* only read */
         .n_bytes = n_bytes,
-        .correlation = r->message->correlation,
+        .correlation = (void *)r->message->correlation,
         .n_correlation_bytes = r->message->n_correlation_bytes,
-        .qos = 1,
     };
-    if (!mqtt_publish(d->mqtt, &p)) d->telemetry.n_answers_dropped++;
+    if (hand_over(d, &a) != HANDED) d->telemetry.n_answers_dropped++;
 }
 
 /* Stores the answer; what is stored is published by requests_publish_answers. An answer that cannot be stored goes out
@@ -793,36 +836,6 @@ void requests_flush(kvqd *d, int64_t now_ns) {
 }
 
 /* ---- delivering ------------------------------------------------------------------------------------------ */
-
-typedef enum handed { HANDED, LATER, NEVER } handed;
-
-/* All parts or none. */
-static handed hand_over(kvqd *d, const journal_answer *a) {
-    size_t n, max_bytes = mqtt_max_payload_bytes(d->mqtt, a->topic, a->n_correlation_bytes);
-    char **parts;
-    kvq_status status = reply_parts(a->payload, a->n_bytes, max_bytes, &parts, &n);
-    if (status == KVQ_NO_MEMORY) return LATER;
-    if (status || n > MQTT_MAX_WAITING) {
-        reply_parts_free(parts, n);
-        return NEVER;
-    }
-    handed result = mqtt_n_waiting(d->mqtt) + n <= MQTT_MAX_WAITING ? HANDED : LATER;
-    for (size_t i = 0; i < n && result == HANDED; i++) {
-        mqtt_publication p = {
-            .topic = a->topic,
-            .payload = parts[i],
-            .n_bytes = strlen(parts[i]),
-            .correlation = a->correlation,
-            .n_correlation_bytes = a->n_correlation_bytes,
-            .qos = 1,
-            .cookie = a->row,
-            .n_more = (int)(n - 1 - i),
-        };
-        if (!mqtt_publish(d->mqtt, &p)) result = LATER; /* the connection broke: all parts go again with the next one */
-    }
-    reply_parts_free(parts, n);
-    return result;
-}
 
 void requests_publish_answers(kvqd *d) {
     journal_answer a;

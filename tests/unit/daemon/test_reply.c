@@ -131,6 +131,8 @@ static void every_status_of_the_engine_has_a_code(void **state) {
     assert_string_equal(failure_name(failure_of_status(KVQ_DEADLINE)), "deadline");
 }
 
+enum { MANY = 1000 };
+
 static char *long_final(size_t n_text, size_t *ret_n) {
     char *text = malloc(n_text + 8);
     size_t n = 0;
@@ -150,7 +152,7 @@ static void parts_fit_and_join_to_the_whole_text(void **state) {
     const char *text = json_string_value(json_object_get(whole, "text"));
     for (size_t limit = 500; limit < n_final; limit += 97) {
         char **parts;
-        assert_int_equal(reply_parts(final, n_final, limit, &parts, &n), KVQ_OK);
+        assert_int_equal(reply_parts(final, n_final, limit, MANY, &parts, &n), KVQ_OK);
         assert_true(n > 1);
         char *joined = calloc(1, 8000);
         for (size_t i = 0; i < n; i++) {
@@ -179,7 +181,7 @@ static void a_final_that_fits_is_not_touched(void **state) {
     size_t n_final, n;
     char *final = long_final(100, &n_final);
     char **parts;
-    assert_int_equal(reply_parts(final, n_final, n_final, &parts, &n), KVQ_OK);
+    assert_int_equal(reply_parts(final, n_final, n_final, MANY, &parts, &n), KVQ_OK);
     assert_int_equal(n, 1);
     assert_string_equal(parts[0], final);
     reply_parts_free(parts, n);
@@ -190,9 +192,39 @@ static void a_limit_without_room_for_the_keys_is_refused(void **state) {
     (void)state;
     size_t n_final, n = 0;
     char *final = long_final(1000, &n_final), **parts;
-    assert_int_equal(reply_parts(final, n_final, 100, &parts, &n), KVQ_NO_SPACE);
+    assert_int_equal(reply_parts(final, n_final, 100, MANY, &parts, &n), KVQ_NO_SPACE);
     assert_null(parts);
-    assert_int_equal(reply_parts(final, n_final, 0, &parts, &n), KVQ_NO_SPACE);
+    assert_int_equal(reply_parts(final, n_final, 0, MANY, &parts, &n), KVQ_NO_SPACE);
+    free(final);
+}
+
+static void a_final_of_too_many_parts_is_refused(void **state) {
+    (void)state;
+    size_t n_final, n, n_again;
+    char *final = long_final(3000, &n_final), **parts;
+    assert_int_equal(reply_parts(final, n_final, 500, MANY, &parts, &n), KVQ_OK);
+    reply_parts_free(parts, n);
+    assert_int_equal(reply_parts(final, n_final, 500, n - 1, &parts, &n_again), KVQ_NO_SPACE);
+    assert_null(parts);
+    assert_int_equal(n_again, 0);
+    assert_int_equal(reply_parts(final, n_final, 500, n, &parts, &n_again), KVQ_OK);
+    assert_int_equal(n_again, n);
+    reply_parts_free(parts, n);
+    free(final);
+}
+
+static void a_short_final_has_the_id_and_the_reason(void **state) {
+    (void)state;
+    failure f;
+    size_t n_final, n;
+    char *final = long_final(3000, &n_final);
+    (void)failure_set(&f, FAILURE_TOO_LARGE, "%zu bytes", (size_t)3000);
+    char *brief = reply_short(final, n_final, &f, &n);
+    assert_string_equal(brief,
+                        "{\"id\":\"q\",\"text\":\"\",\"finish_reason\":\"error\",\"error\":{\"code\":\"too_large\","
+                        "\"message\":\"3000 bytes\"}}");
+    assert_int_equal(n, strlen(brief));
+    free(brief);
     free(final);
 }
 
@@ -212,7 +244,7 @@ static void no_memory_is_told_from_no_room(void **state) {
     for (; status == KVQ_NO_MEMORY; tries++) {
         assert_null(parts);
         json_allocations_left = tries;
-        status = reply_parts(final, n_final, 500, &parts, &n);
+        status = reply_parts(final, n_final, 500, MANY, &parts, &n);
     }
     json_set_alloc_funcs(malloc, free);
     assert_int_equal(status, KVQ_OK);
@@ -233,6 +265,8 @@ int main(void) {
         cmocka_unit_test(parts_fit_and_join_to_the_whole_text),
         cmocka_unit_test(a_final_that_fits_is_not_touched),
         cmocka_unit_test(a_limit_without_room_for_the_keys_is_refused),
+        cmocka_unit_test(a_final_of_too_many_parts_is_refused),
+        cmocka_unit_test(a_short_final_has_the_id_and_the_reason),
         cmocka_unit_test(no_memory_is_told_from_no_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
