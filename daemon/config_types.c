@@ -328,7 +328,7 @@ static bool parse_seed(const config_key *key, const char *text, void *value) {
     (void)key;
     if (!strcmp(text, "auto"))
         seed.is_set = false;
-    else if (!scan_digits(&text, &seed.value) || *text)
+    else if (!scan_digits(&text, &seed.value) || *text || seed.value > KVQ_MAX_SEED)
         return false;
     *(config_seed *)value = seed;
     return true;
@@ -345,15 +345,13 @@ static void print_seed(const config_key *key, const void *value, FILE *out) {
 
 static void allowed_seed(const config_key *key, FILE *out) {
     (void)key;
-    fprintf(out, "auto, or a whole number from 0 to %" PRIu64, UINT64_MAX);
+    fprintf(out, "auto, or a whole number from 0 to %" PRId64, KVQ_MAX_SEED);
 }
 
 static json_t *seed_to_json(const config_key *key, const void *value) {
     const config_seed *seed = value;
     (void)key;
-    return seed->is_set && seed->value <= INT64_MAX ? json_integer((json_int_t)seed->value)
-           : seed->is_set                           ? json_sprintf("%" PRIu64, seed->value)
-                                                    : json_string("auto");
+    return seed->is_set ? json_integer((json_int_t)seed->value) : json_string("auto");
 }
 
 /* ---- lists: items between commas or line ends, in double quotes where they hold blanks, commas or escapes

@@ -156,8 +156,8 @@ static bool take_float(const key *k, json_t *value, prompt *p, failure *f) {
 static bool take_seed(const key *k, json_t *value, prompt *p, failure *f) {
     if (!json_is_integer(value)) return wrong_type(k->name, "a whole number", value, f);
     if (json_integer_value(value) < 0)
-        return failure_set(f, FAILURE_BAD_REQUEST, "'seed' is %lld; 0 to 9223372036854775807 are allowed",
-                           (long long)json_integer_value(value));
+        return failure_set(f, FAILURE_BAD_REQUEST, "'seed' is %lld; 0 to %lld are allowed",
+                           (long long)json_integer_value(value), (long long)KVQ_MAX_SEED);
     p->request.seed = (uint64_t)json_integer_value(value);
     p->request.has_seed = true;
     return true;

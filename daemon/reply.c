@@ -93,7 +93,7 @@ char *reply_final(const reply_facts *facts, size_t *ret_n_bytes) {
                   r->completion_tokens, "cached_tokens", r->cached_tokens, "timings", timings(r), "kv", "policy",
                   facts->policy, "bytes", (json_int_t)r->kv_bytes, "pool_used_ratio", number(facts->pool_used_ratio),
                   "energy_j", number(facts->energy_j), "energy_per_token_j", number(energy_per_token_j), "truncated",
-                  r->truncated, "seed", (json_int_t)(r->seed & INT64_MAX), "error", error_object(facts->failure));
+                  r->truncated, "seed", (json_int_t)r->seed, "error", error_object(facts->failure));
     return dump(final, ret_n_bytes);
 }
 

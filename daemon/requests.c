@@ -348,7 +348,7 @@ static uint64_t random_bits(void) {
     uint64_t n = 0;
     if (getrandom(&n, sizeof n, 0) != (ssize_t)sizeof n)
         n = (uint64_t)clock_monotonic_ns(); /* only before boot has entropy */
-    return n >> 1;                          /* JSON's integers are signed */
+    return n & KVQ_MAX_SEED;                /* it may become one */
 }
 
 static void make_name(request *r) {

@@ -107,6 +107,7 @@ const kvq_info *kvq_get_info(const kvq_engine *e); /* borrowed until kvq_close *
 #define KVQ_MAX_SESSIONS 256      /* the one used longest ago is forgotten */
 #define KVQ_MAX_SESSION_BYTES 256 /* of a session's name */
 #define KVQ_MAX_ROLE_BYTES 31     /* of a message's role */
+#define KVQ_MAX_SEED INT64_MAX    /* a seed that is told can be given again: numbers of JSON and SQL have a sign */
 
 typedef struct kvq_message {
     const char *role, *content;
@@ -136,7 +137,7 @@ typedef struct kvq_request {
     float repetition_penalty, presence_penalty, frequency_penalty;
     const kvq_token_bias *logit_bias;
     size_t n_logit_bias;
-    uint64_t seed;
+    uint64_t seed; /* 0 to KVQ_MAX_SEED */
     bool has_seed; /* false: one is drawn at admission; the finished event tells it */
     const char *const *stop;
     size_t n_stop;

@@ -72,6 +72,9 @@ static kvq_status check_input(const kvq_request *r, const kvq_text_tools *tools,
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "'priority' is %d, allowed is 0 to 9", r->priority);
     if (r->max_tokens < 0)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "'max_tokens' is %d, allowed is 0 and up", r->max_tokens);
+    if (r->has_seed && r->seed > KVQ_MAX_SEED)
+        return kvq_fail(err, KVQ_BAD_ARGUMENT, "'seed' is %" PRIu64 ", allowed is 0 to %" PRId64, r->seed,
+                        KVQ_MAX_SEED);
     if (r->deadline_ms < 0)
         return kvq_fail(err, KVQ_BAD_ARGUMENT, "'deadline_ms' is %" PRId64 ", allowed is 0 and up", r->deadline_ms);
     return KVQ_OK;

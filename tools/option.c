@@ -3,9 +3,12 @@
 #include "option.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "../engine/kvq.h"
 
 /* ---- names ---------------------------------------------------------------------------------------------------------
  */
@@ -72,6 +75,8 @@ void option_allowed(const option *o, char *out, size_t n_out) {
         snprintf(out, n_out, "%.15g to %.15g", o->min, o->max);
     } else if (o->kind == OPTION_ABOVE) {
         snprintf(out, n_out, "above %.15g, up to %.15g", o->min, o->max);
+    } else if (o->kind == OPTION_SEED) {
+        snprintf(out, n_out, "a whole number from 0 to %" PRId64, KVQ_MAX_SEED);
     }
 }
 
@@ -86,8 +91,7 @@ static kvq_status bad_value(const option *o, const char *value, kvq_error *err) 
     char spelled[96], allowed[192];
     option_spell(o, spelled, sizeof spelled);
     option_allowed(o, allowed, sizeof allowed);
-    return kvq_fail(err, KVQ_BAD_ARGUMENT, "'%s' is no value for '%s'; allowed: %s.", value, spelled,
-                    allowed[0] ? allowed : "a whole number from 0 to 18446744073709551615");
+    return kvq_fail(err, KVQ_BAD_ARGUMENT, "'%s' is no value for '%s'; allowed: %s.", value, spelled, allowed);
 }
 
 static bool parse_int(const option *o, const char *text, const char **ret_end, int *ret) {
@@ -134,7 +138,7 @@ static kvq_status set_seed(const option *o, const char *text, void *values, kvq_
     char *end;
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end || errno) return bad_value(o, text, err);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value > KVQ_MAX_SEED) return bad_value(o, text, err);
     *(option_seed *)member(o, values) = (option_seed){.value = value, .given = true};
     return KVQ_OK;
 }

@@ -492,7 +492,7 @@ static void what_cannot_be_is_refused_by_name(void **state) {
     static const char *const empty_stop[] = {""};
     const kvq_request d = kvq_default_request();
     kvq_request none = d, two = d, id_far = d, id_negative = d, hot = d, bad_bias = d, stop = d, urgent = d, length = d,
-                late = d, role = d, long_role = d;
+                late = d, role = d, long_role = d, seed = d;
     two.prompt = "x";
     two.messages = hello;
     two.n_messages = 1;
@@ -508,19 +508,22 @@ static void what_cannot_be_is_refused_by_name(void **state) {
     urgent.priority = 10;
     length.max_tokens = -1;
     late.deadline_ms = -1;
+    seed.seed = (uint64_t)KVQ_MAX_SEED + 1;
+    seed.has_seed = true;
     role.messages = no_content;
     role.n_messages = 1;
     long_role.messages = &long_message;
     long_role.n_messages = 1;
-    hot.ids = bad_bias.ids = stop.ids = urgent.ids = length.ids = late.ids = fine;
-    hot.n_ids = bad_bias.n_ids = stop.n_ids = urgent.n_ids = length.n_ids = late.n_ids = 1;
+    hot.ids = bad_bias.ids = stop.ids = urgent.ids = length.ids = late.ids = seed.ids = fine;
+    hot.n_ids = bad_bias.n_ids = stop.n_ids = urgent.n_ids = length.n_ids = late.n_ids = seed.n_ids = 1;
     const struct {
         const kvq_request *request;
         const char *names;
     } cases[] = {{&none, "'prompt'"},      {&two, "'messages'"},    {&id_far, "'ids'"},
                  {&id_negative, "'ids'"},  {&hot, "'temperature'"}, {&bad_bias, "'logit_bias'"},
                  {&stop, "'stop'"},        {&urgent, "'priority'"}, {&length, "'max_tokens'"},
-                 {&late, "'deadline_ms'"}, {&role, "'messages'"},   {&long_role, "32 bytes"}};
+                 {&late, "'deadline_ms'"}, {&role, "'messages'"},   {&long_role, "32 bytes"},
+                 {&seed, "'seed'"}};
     for (int i = 0; i < COUNT_OF(cases); i++) {
         uint64_t id = 0;
         kvq_error err = {0};

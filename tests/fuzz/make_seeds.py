@@ -96,7 +96,7 @@ PROMPTS = [
     b"\0Why is the sky blue?",
     '\0caf\u00e9 \u20ac \U0001f600'.encode(),
     b'\1{"id":"a","messages":[{"role":"user","content":"hi"}],"max_tokens":7,"temperature":1.2,"top_p":0.9,"top_k":40,"min_p":0.01}',
-    b'\1{"prompt":"x","stop":["a","b"],"logit_bias":{"65":1.5,"7":-100},"seed":18446744073709551615,"stream":false,"priority":9}',
+    b'\1{"prompt":"x","stop":["a","b"],"logit_bias":{"65":1.5,"7":-100},"seed":9223372036854775807,"stream":false,"priority":9}',
     b'\0{"prompt":"x","session":"s","system":"Be brief.","raw":true,"deadline_ms":1000,"repetition_penalty":1.1,"model":"m"}',
     b'\3{"prompt":"\\u0000\\ud83d\\ude00","presence_penalty":-2,"frequency_penalty":2}', b"\2{not json", b"\1[]", b"\1",
 ]

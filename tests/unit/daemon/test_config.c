@@ -120,7 +120,7 @@ static void each_type_reads_its_forms(void **state) {
         {"engine", "cache_max_entry_count", "1", "1"},
         {"generation", "temperature", "1e-1", "0.10000000000000001"},
         {"generation", "presence_penalty", "-1.5", "-1.5"},
-        {"generation", "random_seed", "18446744073709551615", "18446744073709551615"},
+        {"generation", "random_seed", "9223372036854775807", "9223372036854775807"},
         {"generation", "stop_words", "a, \"b, c\" ,\"\\n\\\"\\\\\"", "\"a\", \"b, c\", \"\\n\\\"\\\\\""},
         {"journal", "retain_h", "7d", "168"},
         {"mqtt", "keepalive_s", "2 min", "120"},
@@ -217,9 +217,9 @@ static const struct {
     {"[generation]\ntop_p = 1e-60\n", "text:2: [generation] top_p = '1e-60': allowed are numbers above 0, up to 1\n"},
     {"[generation]\nrepetition_penalty = 0\n",
      "text:2: [generation] repetition_penalty = '0': allowed are numbers above 0, up to 100\n"},
-    {"[generation]\nrandom_seed = 18446744073709551616\n",
-     "text:2: [generation] random_seed = '18446744073709551616': allowed are auto, or a whole number from 0 to "
-     "18446744073709551615\n"},
+    {"[generation]\nrandom_seed = 9223372036854775808\n",
+     "text:2: [generation] random_seed = '9223372036854775808': allowed are auto, or a whole number from 0 to "
+     "9223372036854775807\n"},
     {"[generation]\nstop_words = \"a\n",
      "text:2: [generation] stop_words = '\"a': allowed are up to 16 items of at most 256 bytes, separated by commas, "
      "in double quotes where they hold blanks, "

@@ -87,7 +87,7 @@ static void a_final_has_every_key_of_the_contract(void **state) {
                    .prefill_ms = 10,
                    .ttft_ms = 11.5,
                    .decode_ms = 100,
-                   .seed = 7,
+                   .seed = INT64_MAX,
                    .kv_bytes = 4096},
         .policy = "8",
         .pool_used_ratio = 0.25,
@@ -96,11 +96,12 @@ static void a_final_has_every_key_of_the_contract(void **state) {
     size_t n;
     char *final = reply_final(&facts, &n);
     assert_string_equal(
-        final, "{\"id\":\"q1\",\"model\":\"SmolLM2\",\"text\":\"Hi \xf0\x9f\x98\x80\",\"finish_reason\":\"stop\","
-               "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":5,\"cached_tokens\":3},"
-               "\"timings\":{\"queue_ms\":0.123,\"prefill_ms\":10.0,\"ttft_ms\":11.5,\"decode_ms\":100.0,"
-               "\"tokens_per_second\":40.0},\"kv\":{\"policy\":\"8\",\"bytes\":4096,\"pool_used_ratio\":0.25},"
-               "\"energy_j\":2.5,\"energy_per_token_j\":0.5,\"truncated\":false,\"seed\":7,\"error\":null}");
+        final,
+        "{\"id\":\"q1\",\"model\":\"SmolLM2\",\"text\":\"Hi \xf0\x9f\x98\x80\",\"finish_reason\":\"stop\","
+        "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":5,\"cached_tokens\":3},"
+        "\"timings\":{\"queue_ms\":0.123,\"prefill_ms\":10.0,\"ttft_ms\":11.5,\"decode_ms\":100.0,"
+        "\"tokens_per_second\":40.0},\"kv\":{\"policy\":\"8\",\"bytes\":4096,\"pool_used_ratio\":0.25},"
+        "\"energy_j\":2.5,\"energy_per_token_j\":0.5,\"truncated\":false,\"seed\":9223372036854775807,\"error\":null}");
     assert_int_equal(n, strlen(final));
     free(final);
 }

@@ -69,16 +69,15 @@ static void defaults_come_from_the_table(void **state) {
 static void every_spelling_is_taken(void **state) {
     (void)state;
     values v;
-    const char *const words[] = {
-        "--model=a=b", "--raw",    "-n7",  "--temp",    "1.5", "--seed", "18446744073709551615",
-        "-d",          "1,2,4096", "--kv", "lmdeploy4", "one", "--stop", "a,b",
-        "--stop=",     "-",        "-o",   "json",      "--",  "--raw",  NULL};
+    const char *const words[] = {"--model=a=b", "--raw",    "-n7",  "--temp",    "1.5", "--seed", "9223372036854775807",
+                                 "-d",          "1,2,4096", "--kv", "lmdeploy4", "one", "--stop", "a,b",
+                                 "--stop=",     "-",        "-o",   "json",      "--",  "--raw",  NULL};
     assert_int_equal(parse(words, &v, NULL), KVQ_OK);
     assert_string_equal(v.model, "a=b");
     assert_true(v.raw);
     assert_int_equal(v.tokens, 7);
     assert_true(v.temperature == 1.5f);
-    assert_true(v.seed.given && v.seed.value == UINT64_MAX);
+    assert_true(v.seed.given && v.seed.value == INT64_MAX);
     assert_int_equal(v.depths.n, 3);
     assert_int_equal(v.depths.values[2], 4096);
     assert_int_equal(v.policies.n, 1);
@@ -113,9 +112,9 @@ static void what_is_wrong_is_said(void **state) {
         {{"-m", "x", "--temp", "nan"}, "'nan' is no value for '--temp T'; allowed: 0 to 2."},
         {{"-m", "x", "--temp", "2.1"}, "'2.1' is no value for '--temp T'; allowed: 0 to 2."},
         {{"-m", "x", "--seed", "-1"},
-         "'-1' is no value for '--seed S'; allowed: a whole number from 0 to 18446744073709551615."},
-        {{"-m", "x", "--seed", "18446744073709551616"},
-         "'18446744073709551616' is no value for '--seed S'; allowed: a whole number from 0 to 18446744073709551615."},
+         "'-1' is no value for '--seed S'; allowed: a whole number from 0 to 9223372036854775807."},
+        {{"-m", "x", "--seed", "9223372036854775808"},
+         "'9223372036854775808' is no value for '--seed S'; allowed: a whole number from 0 to 9223372036854775807."},
         {{"-m", "x", "-d", "1,,2"}, "'1,,2' is no value for '-d, --depth LIST'; allowed: 0 to 4096."},
         {{"-m", "x", "-d", "1,"}, "'1,' is no value for '-d, --depth LIST'; allowed: 0 to 4096."},
         {{"-m", "x", "-d", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"},
