@@ -81,7 +81,7 @@ static void take(const kvq_event *event) {
     r->n_prompt_tokens = event->result.prompt_tokens;
 }
 
-/* How many still waited for blocks when the first was done: there are slots for all. */
+/* How many had not begun when the first was done; there are slots for all. */
 static int run(kvq_engine *e) {
     kvq_stats stats;
     int n_waiting = -1;
