@@ -39,7 +39,7 @@ struct request {
     int attempts;       /* so far; the daemon died during each */
     uint64_t engine_id; /* 0: waiting */
     message *message;   /* owned */
-    bool is_submitted, on_response_topic, wants_deltas;
+    bool is_submitted, on_response_topic, wants_deltas, knows_age;
     topic_names names; /* under which it is answered */
     char *former;      /* what they point into where they are not d->names; owned */
     char *topic;       /* of the final, owned */
@@ -440,16 +440,20 @@ static acquaintance recognize(kvqd *d, const request *r, journal_answer *ret, fa
     return found ? ANSWERED : STRANGER;
 }
 
-/* Milliseconds since it was received; 0 where that cannot be known. */
+static bool has_age(const message *m) {
+    return m->clock_synced && clock_is_synced();
+}
+
+/* Milliseconds since it was received. */
 static int64_t age_ms(const message *m) {
-    if (!m->clock_synced || !clock_is_synced()) return 0;
     int64_t age = clock_wall_ms() - m->received_ms;
     return age > 0 ? age : 0;
 }
 
 /* Check 4, and the time that it has left. */
 static bool is_wanted(kvqd *d, request *r, failure *f) {
-    int64_t age = age_ms(r->message), left_ms = INT64_MAX;
+    r->knows_age = has_age(r->message);
+    int64_t age = r->knows_age ? age_ms(r->message) : 0, left_ms = INT64_MAX;
     if (age > (int64_t)d->config.limits_max_age_s * 1000)
         return failure_set(f, FAILURE_DEADLINE, "it waited %lld s; 'max_age_s' allows %d", (long long)age / 1000,
                            d->config.limits_max_age_s);
@@ -812,7 +816,18 @@ static int64_t ends_at_ns(const config *c, const request *r) {
     return r->deadline_ns && r->deadline_ns < too_old_ns ? r->deadline_ns : too_old_ns;
 }
 
+/* After a boot the clock may be synchronised only now: what still waits has an age from then on. */
+static void learn_age(request *r, int64_t now_ns) {
+    if (r->is_submitted || r->knows_age || !has_age(r->message)) return;
+    int64_t before_ns = r->received_ns - (now_ns - age_ms(r->message) * NS_PER_MS);
+    if (before_ns < 0) before_ns = 0;
+    r->received_ns -= before_ns;
+    if (r->deadline_ns) r->deadline_ns -= before_ns;
+    r->knows_age = true;
+}
+
 static void flush(kvqd *d, request *r, int64_t now_ns) {
+    learn_age(r, now_ns);
     int64_t end_ns = ends_at_ns(&d->config, r);
     if (r->wants_deltas) {
         int64_t due_ns = reply_delta_due_ns(&r->reply);

@@ -241,9 +241,12 @@ class World:
             self.daemon = subprocess.Popen([*limit, KVQD, "--config", str(self.folder / "kvqd.ini")], stdout=log, stderr=log, env=environment)
 
     def set_clock(self, says):
-        """What the kernel tells the daemon of the clock from its next start on: synced, unsynced or denied."""
+        """What the kernel tells of the clock from now on, to a daemon that was started after the first of these: synced, unsynced or denied."""
         asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-        self.environment.update(LD_PRELOAD=str(FALSE_CLOCK), KVQD_FALSE_CLOCK=says, ASAN_OPTIONS=asan)
+        path = self.folder / "clock"
+        (self.folder / "clock.new").write_text(says)
+        (self.folder / "clock.new").rename(path)
+        self.environment.update(LD_PRELOAD=str(FALSE_CLOCK), KVQD_FALSE_CLOCK=str(path), ASAN_OPTIONS=asan)
 
     def kill(self):
         self.daemon.send_signal(signal.SIGKILL)
