@@ -453,16 +453,24 @@ static void prune_journal(kvqd *d, int64_t now_ns) {
     daemon_wake_at(d, d->prune_at_ns);
 }
 
-static void tell_service_manager(kvqd *d, int64_t now_ns) {
+/* At most once a second; what changes meanwhile is told when the second is over. */
+static void tell_status(kvqd *d, int64_t now_ns) {
     char line[STATUS_LINE_BYTES];
+    if (now_ns < d->telemetry.status_at_ns) {
+        daemon_wake_at(d, d->telemetry.status_at_ns);
+        return;
+    }
+    telemetry_status_line(d, line, sizeof line);
+    notify_status(&d->notify, line);
+    d->telemetry.status_at_ns = now_ns + NS_PER_S;
+}
+
+static void tell_service_manager(kvqd *d, int64_t now_ns) {
     if (d->loader) {
         notify_loading(&d->notify, now_ns, "loading the model", loader_progress(d->loader));
         daemon_wake_at(d, now_ns + NS_PER_S);
-    } else if (!d->is_draining && now_ns >= d->telemetry.status_at_ns) {
-        telemetry_status_line(d, line, sizeof line);
-        notify_status(&d->notify, line);
-        d->telemetry.status_at_ns = now_ns + NS_PER_S;
-    }
+    } else if (!d->is_draining)
+        tell_status(d, now_ns);
     notify_tick(&d->notify, now_ns);
 }
 

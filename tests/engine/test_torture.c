@@ -230,7 +230,7 @@ static int remove_models(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (is_sample(argc, argv)) lives_one_in = 5;
+    if (is_sample(argc, argv)) lives_one_in = 7;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_beginning_may_end_within_a_character),
         cmocka_unit_test(random_lives_end_well),
