@@ -23,7 +23,6 @@
 #define PRUNE_EVERY_S 600
 #define POOL_FULL_EVERY_S 60 /* events kv_pool_full at most this often */
 #define MAX_TEMPLATE_BYTES (1u << 20)
-#define STATUS_LINE_BYTES 1024
 #define PACKET_OVERHEAD_BYTES 70000 /* topic and properties of the largest message */
 
 /* ---- phases ---------------------------------------------------------------------------------------------- */
@@ -281,7 +280,7 @@ static kvq_status start_loading(kvqd *d, const char *backend, kvq_error *err) {
 }
 
 static void tell_ready(kvqd *d) {
-    char line[STATUS_LINE_BYTES];
+    char line[NOTIFY_STATUS_BYTES];
     if (d->is_ready_told) return;
     telemetry_status_line(d, line, sizeof line);
     notify_ready(&d->notify, line);
@@ -455,7 +454,7 @@ static void prune_journal(kvqd *d, int64_t now_ns) {
 
 /* At most once a second; what changes meanwhile is told when the second is over. */
 static void tell_status(kvqd *d, int64_t now_ns) {
-    char line[STATUS_LINE_BYTES];
+    char line[NOTIFY_STATUS_BYTES];
     if (now_ns < d->telemetry.status_at_ns) {
         daemon_wake_at(d, d->telemetry.status_at_ns);
         return;

@@ -585,22 +585,23 @@ static kvq_status check_files(const mqtt_options *opt, const mqtt_secrets *secre
     return KVQ_OK;
 }
 
-/* Files that cannot be read are told, and tried again, like what a broker refuses. */
-static bool connect_now(mqtt *m, bool is_probe) {
+/* What is wrong before anything is sent is told, and tried again, like what a broker refuses: files that cannot be
+ * read, and what Paho does not take, such as a password that is not UTF-8. */
+static void connect_now(mqtt *m, bool is_probe) {
     const mqtt_options *opt = &m->options;
     mqtt_secrets secrets = {0};
     kvq_error err;
-    int rc = MQTTASYNC_SUCCESS;
     kvq_status status = opt->read_secrets ? opt->read_secrets(opt->owner, &secrets, &err) : KVQ_OK;
     if (!status) status = check_files(opt, &secrets, &err);
-    if (status)
+    if (status) {
         connect_failed(m->attempt, 0, err.text);
-    else
-        rc = connect_with(m, &secrets, is_probe); /* Paho copies what it is given */
+    } else {
+        int rc = connect_with(m, &secrets, is_probe); /* Paho copies what it is given */
+        if (rc != MQTTASYNC_SUCCESS) connect_failed(m->attempt, rc, MQTTAsync_strerror(rc));
+    }
     if (secrets.password) explicit_bzero(secrets.password, strlen(secrets.password));
     free(secrets.password);
     free(secrets.key_file);
-    return rc == MQTTASYNC_SUCCESS;
 }
 
 static bool start_attempt(mqtt *m, bool is_probe) {
@@ -619,7 +620,8 @@ static bool start_attempt(mqtt *m, bool is_probe) {
     }
     m->phase = is_probe ? PROBE_CONNECTING : CONNECTING;
     m->somebody_answers = false;
-    return connect_now(m, is_probe);
+    connect_now(m, is_probe);
+    return true;
 }
 
 /* ---- what the inbox says, in the main loop --------------------------------------------------------------- */

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <systemd/sd-daemon.h>
 
+#include "text.h"
+
 enum {
     EXTEND_EVERY_NS = 1000000000, /* how often more time is asked for */
     EXTEND_BY_S = 30              /* and how much: a slow disk may stall a single read for that long */
@@ -38,6 +40,7 @@ static void set_status(notify *n, const char *status) {
     (void)snprintf(n->status, sizeof n->status, "%s", status);
     for (char *p = n->status; *p; p++)
         if ((unsigned char)*p < ' ') *p = ' ';
+    text_mend(n->status); /* systemd takes UTF-8 only */
 }
 
 void notify_loading(notify *n, int64_t now_ns, const char *what, double ratio) {

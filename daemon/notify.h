@@ -8,10 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define NOTIFY_STATUS_BYTES 1024 /* longer ones are cut, between characters */
+
 typedef struct notify {
     int64_t feed_every_ns; /* half of the unit's WatchdogSec; 0: no watchdog */
     int64_t feed_next_ns, extend_next_ns;
-    char status[256];
+    char status[NOTIFY_STATUS_BYTES];
 } notify;
 
 void notify_init(notify *n, int64_t now_ns);

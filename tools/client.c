@@ -9,6 +9,8 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "progress.h"
+
 #define CONNECT_TIMEOUT_S 10
 #define PUBLISH_TIMEOUT_MS 10000
 #define FIND_MS 700 /* retained status messages come with the acknowledgement of the subscription */
@@ -134,15 +136,26 @@ static const char *why_refused(int code) {
     return NULL;
 }
 
+/* A broker of before MQTT 5 refuses the version, or just closes the connection. One that nobody hears of has taken the
+ * whole time. */
+static bool may_be_old(int code, int64_t waited_ns) {
+    if (code < 0) return waited_ns < CONNECT_TIMEOUT_S * INT64_C(1000000000);
+    return code == 1 || code == MQTTREASONCODE_UNSUPPORTED_PROTOCOL_VERSION;
+}
+
 static kvq_status connect_to(client *c, const client_options *o, kvq_error *err) {
-    char password[512] = "";
+    char secret[512] = "";
     int code = 0;
-    kvq_status status = o->password_file ? read_password(o->password_file, password, sizeof password, err) : KVQ_OK;
-    for (int is_v5 = 1; !status && is_v5 >= 0 && !c->is_connected && !why_refused(code); is_v5--)
-        status = connect_by(c, o, *password ? password : NULL, is_v5, &code, err);
-    explicit_bzero(password, sizeof password);
+    kvq_status status = o->password_file ? read_password(o->password_file, secret, sizeof secret, err) : KVQ_OK;
+    const char *password = *secret ? secret : NULL;
+    int64_t begin_ns = progress_now_ns();
+    if (!status) status = connect_by(c, o, password, true, &code, err);
+    if (!status && !c->is_connected && may_be_old(code, progress_now_ns() - begin_ns))
+        status = connect_by(c, o, password, false, &code, err);
+    explicit_bzero(secret, sizeof secret);
     if (status || c->is_connected) return status;
     const char *why = why_refused(code);
+    if (!why && code >= MQTTREASONCODE_UNSPECIFIED_ERROR) why = MQTTReasonCode_toString((enum MQTTReasonCodes)code);
     return kvq_fail(err, KVQ_IO, "Cannot connect to '%s': %s (%d).", o->broker,
                     why ? why : "nobody answers, or not as a broker", code);
 }

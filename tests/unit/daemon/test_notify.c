@@ -19,7 +19,7 @@
 enum { SECOND = 1000000000 };
 
 typedef struct manager {
-    char directory[64], path[96], text[1024];
+    char directory[64], path[96], text[2048];
     int fd;
 } manager;
 
@@ -112,6 +112,23 @@ static void states_are_told_as_systemd_knows_them(void **state) {
     assert_string_equal(received(m), "RELOADING=1\nMONOTONIC_USEC=1234567\nSTATUS=reloading the configuration");
     notify_stopping(&n, "finishing 2 prompts");
     assert_string_equal(received(m), "STOPPING=1\nSTATUS=finishing 2 prompts");
+}
+
+/* The broker's reason is the last of the line, and a cut character would have systemd pass over all of it. */
+static void a_status_line_is_long_and_cut_between_characters(void **state) {
+    manager *m = *state;
+    char line[2048];
+    notify n;
+    notify_init(&n, 0);
+    (void)snprintf(line, sizeof line, "%0600d; no broker", 0);
+    notify_status(&n, line);
+    assert_string_equal(received(m) + strlen("STATUS="), line);
+    for (size_t i = 0; i < sizeof line - 2; i += 2) memcpy(line + i, "\xc3\xbc", 2); /* an odd number of bytes fits */
+    line[sizeof line - 2] = '\0';
+    notify_status(&n, line);
+    const char *told = received(m) + strlen("STATUS=");
+    assert_int_equal(strlen(told), NOTIFY_STATUS_BYTES - 1);
+    assert_int_equal(told[NOTIFY_STATUS_BYTES - 2], '?');
 }
 
 static void without_a_manager_nothing_happens(void **state) {
@@ -226,6 +243,7 @@ int main(void) {
         TEST(without_a_watchdog_the_loop_may_sleep),
         TEST(loading_asks_for_time_once_a_second_and_feeds_the_watchdog),
         TEST(states_are_told_as_systemd_knows_them),
+        TEST(a_status_line_is_long_and_cut_between_characters),
         TEST(without_a_manager_nothing_happens),
         TEST(lines_go_to_standard_error_with_their_fields),
         TEST(a_long_line_is_cut_and_ends),
