@@ -51,13 +51,12 @@ static int tear_down(void **state) {
 static void put_model_key(const char *arch, const key *k) {
     char name[128];
     snprintf(name, sizeof name, "%s.%s", arch, k->suffix);
-    const uint32_t as_integer = (uint32_t)k->number;
     const float as_real = (float)k->number;
     switch (k->kind) {
     case WITHOUT:
         break;
     case INTEGER:
-        put_u32_key(&file, name, as_integer);
+        put_u32_key(&file, name, (uint32_t)k->number);
         break;
     case REAL:
         put_key(&file, name, KVQ_GGUF_F32, &as_real, sizeof as_real);
@@ -67,7 +66,7 @@ static void put_model_key(const char *arch, const key *k) {
         break;
     case LIST:
         put_array_key(&file, name, KVQ_GGUF_U32, 1);
-        put_u32(&file, as_integer);
+        put_u32(&file, (uint32_t)k->number);
         break;
     }
 }
