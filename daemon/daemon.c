@@ -519,15 +519,15 @@ static void short_host_name(char *ret, size_t n_bytes) {
 
 /* Fixed at first start: a host that is renamed keeps its topics. */
 static kvq_status find_node(kvqd *d, kvq_error *err) {
+    const char *name = d->config.mqtt_node;
     char host[64];
-    if (*d->config.mqtt_node) {
-        d->node = strdup(d->config.mqtt_node);
-        return d->node ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the node's name");
+    if (!*name) {
+        short_host_name(host, sizeof host);
+        if (!journal_remember(d->journal, "node", host, &d->node, err)) return KVQ_OK;
+        log_warning("%s; the node is '%s' this time", err->text, host);
+        name = host;
     }
-    short_host_name(host, sizeof host);
-    if (!journal_remember(d->journal, "node", host, &d->node, err)) return KVQ_OK;
-    log_warning("%s; the node is '%s' this time", err->text, host);
-    d->node = strdup(host);
+    d->node = strdup(name);
     return d->node ? KVQ_OK : kvq_fail(err, KVQ_NO_MEMORY, "no memory for the node's name");
 }
 

@@ -435,7 +435,6 @@ void telemetry_status_line(const kvqd *d, char *ret, size_t n_bytes) {
              daemon_phase_name(daemon_current_phase(d)), model ? " with " : "", model ? model : "", *reason ? ": " : "",
              reason, d->requests.n, d->telemetry.tokens_per_second, used, connected ? "" : "; no broker",
              connected || !*d->refusal ? "" : ": ", connected ? "" : d->refusal);
-    text_mend(ret); /* cut, perhaps */
 }
 
 void telemetry_done(telemetry *t) {

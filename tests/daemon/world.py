@@ -240,6 +240,14 @@ class World:
         with open(self.folder / "kvqd.log", "ab") as log:
             self.daemon = subprocess.Popen([*limit, KVQD, "--config", str(self.folder / "kvqd.ini")], stdout=log, stderr=log, env=environment)
 
+    def manager_socket(self):
+        """Where the service manager would hear of a daemon that is started after this: a message a recv."""
+        heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        heard.bind(str(self.folder / "notify"))
+        heard.settimeout(LIMIT_S)
+        self.environment["NOTIFY_SOCKET"] = str(self.folder / "notify")
+        return heard
+
     def set_clock(self, says):
         """What the kernel tells of the clock from now on, to a daemon that was started after the first of these: synced, unsynced or denied."""
         asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
