@@ -155,7 +155,7 @@ static void run_parts(kvq_stream *s, linear_work *w) {
     if (n_items == 0) return;
     w->row_bytes = w->floats ? (size_t)n_in * sizeof(float) : (size_t)(n_in / KVQ_ACT_GROUP) * KVQ_PANEL_GROUP_BYTES;
     w->panels = kvq_stream_take(s, &used, (size_t)w->job->n_rows * w->row_bytes);
-    bool unpacks = w->kernels->unpack && !w->floats && (w->n_panels > 1 || !w->kernels->coded);
+    bool unpacks = w->kernels->unpack && !w->floats && w->n_panels >= w->kernels->unpack_panels;
     w->tiles = unpacks ? kvq_stream_take(s, &used, (size_t)threads * unpacked_bytes(n_in)) : NULL;
     if (s->error.code != KVQ_OK) return;
     int panel_values = n_in * w->kernels->panel_rows;

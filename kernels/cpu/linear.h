@@ -40,8 +40,9 @@ typedef struct kvq_linear_kernels {
     void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
     void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
     void (*coded)(const kvq_linear_run *run);                              /* NULL: tiles are always unpacked */
-    /* Where it pays to unpack a tile once for many panels (else NULL): the first tile of the run to `tile`, and that
-     * tile times the run's panel. */
+    /* Where it pays to unpack a tile once for so many panels or more (else NULL): the first tile of the run to `tile`,
+     * and that tile times the run's panel. */
+    int unpack_panels;
     void (*unpack)(const kvq_linear_run *run, uint8_t *tile);
     void (*unpacked)(const kvq_linear_run *run, const uint8_t *tile);
     /* What a worker does before and after it calls `unpacked` some times; NULL: nothing. */

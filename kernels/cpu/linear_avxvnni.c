@@ -8,6 +8,6 @@
 #define PANEL_ROWS 4
 #endif
 
-#define UNPACK_TILES 1
+#define UNPACK_PANELS 2
 
 #include "linear_tmpl.h"

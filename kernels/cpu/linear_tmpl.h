@@ -1,6 +1,6 @@
 /* linear_tmpl.h: a tile of weights times a panel of activations (matrix.h, linear.h). Included after a simd_*.h by
  * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel; called through
- * linear.c. UNPACK_TILES says whether tiles are unpacked once for many panels.
+ * linear.c. UNPACK_PANELS, if defined, says for how many panels or more tiles are unpacked once.
  *
  * Lanes are the tile's 16 outputs. Per group and row: the integer dot product of 4 inputs of 16 outputs is one
  * instruction on AVX-512 VNNI, eight for a group of 32, and the group costs four more (the zero's share, to float,
@@ -9,10 +9,6 @@
  * bandwidth, which is the limit there: every byte of the weights is read once. */
 #include "linear_rows_tmpl.h"
 #include "linear_tile_tmpl.h"
-
-#ifndef UNPACK_TILES
-#define UNPACK_TILES 0
-#endif
 
 /* Bytes ahead that a tile is asked for. On Zen 5, one thread, 8-bit weights: 42 GB/s; with 2048 27, with 1024 27,
  * without any 34 (check_kernels --bench --test=linear, processor time). Float weights, four tiles at once, are read
@@ -140,7 +136,7 @@ V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const uint8_t *w, 
     V_UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
 }
 
-#if UNPACK_TILES
+#ifdef UNPACK_PANELS
 /* A tile's codes as bytes, its scales and minimums as floats, for all panels to read. */
 V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bits, const int group) {
     const kvq_layout *layout = &run->part->layout;
@@ -169,7 +165,7 @@ V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bit
 typedef void coded_kernel(const kvq_linear_run *run, int tile, const uint8_t *w);
 typedef void unpack_kernel(const kvq_linear_run *run, uint8_t *tile);
 
-#if UNPACK_TILES
+#ifdef UNPACK_PANELS
 #define CODED_KIND(name, bits, group, has_zero)                           \
     PANEL_MAP(CODED_KERNEL, name, false, bits, group, has_zero)           \
     PANEL_MAP(CODED_KERNEL, name##_unpacked, true, bits, group, has_zero) \
@@ -221,7 +217,7 @@ static void coded(const kvq_linear_run *run) {
     for (int t = 0; t < run->n_tiles; t++, w += run->part->tile_bytes) kernel(run, run->tile_begin + t, w);
 }
 
-#if UNPACK_TILES
+#ifdef UNPACK_PANELS
 static void unpack(const kvq_linear_run *run, uint8_t *tile) {
     kind_of(&run->part->layout)->unpack(run, tile);
 }
@@ -259,7 +255,8 @@ const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
                                                        .quantize = quantize,
                                                        .transpose = transpose,
                                                        .coded = coded,
-#if UNPACK_TILES
+#ifdef UNPACK_PANELS
+                                                       .unpack_panels = UNPACK_PANELS,
                                                        .unpack = unpack,
                                                        .unpacked = unpacked,
 #endif
