@@ -24,6 +24,13 @@ V_INLINE int low_of(int32_t pair) {
 V_INLINE int high_of(int32_t pair) {
     return (int16_t)(pair >> 16);
 }
+V_INLINE int32_t add_pairs(int32_t a, int32_t b) {
+    return (int32_t)((uint32_t)(uint16_t)(low_of(a) + low_of(b)) | (uint32_t)(high_of(a) + high_of(b)) << 16);
+}
+
+/* Inputs ahead that a row is asked for: with as many rows at a time as a panel has the hardware does not do it. A tenth
+ * of the time (512 rows, Emerald Rapids). */
+#define AHEAD (4 * KVQ_ACT_GROUP)
 
 static void quantize(const float *in, int n_in, int n_rows, void *panel) {
     uint8_t *at = panel;
@@ -32,15 +39,16 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
         int16_t *sums = (int16_t *)(at + n_rows * KVQ_PANEL_SUMS);
         for (int r = 0; r < n_rows; r++) {
             v16i codes[2];
-            scale[r] = quantize_group(in + (size_t)r * n_in + i, (int8_t *)at + r * KVQ_ACT_GROUP, codes);
-            const int32_t pairs[2] = {v_hsum_pairs(codes[0]), v_hsum_pairs(codes[1])};
-            int low[3] = {0, low_of(pairs[0]), low_of(pairs[1])}, high[3] = {0, high_of(pairs[0]), high_of(pairs[1])};
-            low[0] = low[1] + low[2];
-            high[0] = high[1] + high[2];
-            for (int part = 0; part < 3; part++) {
-                sums[2 * (part * n_rows + r)] = (int16_t)low[part];
-                sums[2 * (part * n_rows + r) + 1] = (int16_t)high[part];
-                d_sums[part * n_rows + r] = scale[r] * (float)(low[part] + high[part]);
+            const float *x = in + (size_t)r * n_in + i;
+            v_prefetch(x + AHEAD);
+            v_prefetch(x + AHEAD + V_LANES);
+            const float d = quantize_group(x, (int8_t *)at + r * KVQ_ACT_GROUP, codes);
+            scale[r] = d;
+            const int32_t first = v_hsum_pairs(codes[0]), second = v_hsum_pairs(codes[1]);
+            const int32_t pairs[3] = {add_pairs(first, second), first, second};
+            V_UNROLL for (int part = 0; part < 3; part++) {
+                memcpy(&sums[2 * (part * n_rows + r)], &pairs[part], sizeof pairs[part]);
+                d_sums[part * n_rows + r] = d * (float)(low_of(pairs[part]) + high_of(pairs[part]));
             }
         }
     }

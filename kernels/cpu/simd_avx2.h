@@ -185,17 +185,6 @@ V_INLINE int32_t v_hsum_i(v16i x) {
     return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1)));
 }
 
-/* 4 lanes, of lanes l % 4, to two 16-bit sums. */
-V_INLINE int32_t v_pairs4(__m128i x) {
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0xB1));
-    x = _mm_shuffle_epi32(x, 0x08);
-    return _mm_cvtsi128_si32(_mm_packs_epi32(x, x));
-}
-V_INLINE int32_t v_hsum_pairs(v16i x) {
-    __m256i b = _mm256_add_epi32(x.a, x.b);
-    return v_pairs4(_mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
-}
-
 V_INLINE v64b v_load_b(const void *p) {
     return (v64b){_mm256_loadu_si256(p), _mm256_loadu_si256((const __m256i *)p + 1)};
 }
@@ -244,6 +233,13 @@ V_INLINE __m128i v_low_bytes8(__m256i x) { /* the low bytes of 8 lanes in the lo
 }
 V_INLINE void v_store_low_b(void *p, v16i x) {
     _mm_storeu_si128((__m128i *)p, _mm_unpacklo_epi64(v_low_bytes8(x.a), v_low_bytes8(x.b)));
+}
+/* By way of the bytes, which the caller stores anyway. */
+V_INLINE int32_t v_hsum_pairs(v16i a) {
+    __m128i x = _mm_unpacklo_epi64(v_low_bytes8(a.a), v_low_bytes8(a.b));
+    x = _mm_maddubs_epi16(_mm_set1_epi8(1), x);
+    x = _mm_add_epi16(x, _mm_shuffle_epi32(x, 0xB1));
+    return _mm_cvtsi128_si32(_mm_add_epi16(x, _mm_shuffle_epi32(x, 0x4E)));
 }
 
 #ifndef V_AVX_VNNI

@@ -157,15 +157,11 @@ V_INLINE int32_t v_hsum_i(v16i a) {
     return _mm_cvtsi128_si32(_mm_add_epi32(c, _mm_shuffle_epi32(c, 0xB1))); /* 1 0 3 2 */
 }
 
-/* 4 lanes, of lanes l % 4, to two 16-bit sums. */
-V_INLINE int32_t v_pairs4(__m128i x) {
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0xB1));
-    x = _mm_shuffle_epi32(x, 0x08);
-    return _mm_cvtsi128_si32(_mm_packs_epi32(x, x));
-}
+/* By way of the bytes, which the caller stores anyway. */
 V_INLINE int32_t v_hsum_pairs(v16i a) {
-    __m256i b = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
-    return v_pairs4(_mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1)));
+    __m128i x = _mm_maddubs_epi16(_mm_set1_epi8(1), _mm512_cvtepi32_epi8(a));
+    x = _mm_add_epi16(x, _mm_shuffle_epi32(x, 0xB1));
+    return _mm_cvtsi128_si32(_mm_add_epi16(x, _mm_shuffle_epi32(x, 0x4E)));
 }
 
 V_INLINE v64b v_load_b(const void *p) {
