@@ -797,11 +797,11 @@ kvq_status kvq_tokenize(const kvq_engine *e, const char *text, size_t n_bytes, b
                                 err);
 }
 
-/* Logits of all rows of the batch just run, as many at a time as there is room for. */
-static kvq_status visit_rows(kvq_engine *e, const kvq_batch *batch, size_t first_pos,
+/* Logits of the rows of the batch just run from `from` on, as many at a time as there is room for. */
+static kvq_status visit_rows(kvq_engine *e, const kvq_batch *batch, size_t first_pos, int from,
                              int (*row)(void *user, size_t pos, const float *logits), void *user, kvq_error *err) {
     int rows[KVQ_MAX_REQUESTS];
-    for (int begin = 0; begin < batch->n_rows; begin += e->options.max_batch_size) {
+    for (int begin = from; begin < batch->n_rows; begin += e->options.max_batch_size) {
         int n = min_int(batch->n_rows - begin, e->options.max_batch_size);
         for (int i = 0; i < n; i++) rows[i] = begin + i;
         kvq_forward_head(&e->forward, rows, n);
@@ -815,8 +815,8 @@ static kvq_status visit_rows(kvq_engine *e, const kvq_batch *batch, size_t first
     return KVQ_OK;
 }
 
-kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *user, size_t pos, const float *logits),
-                      void *user, kvq_error *err) {
+kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, size_t first,
+                      int (*row)(void *user, size_t pos, const float *logits), void *user, kvq_error *err) {
     if (e->requests) return kvq_fail(err, KVQ_BUSY, "logits need an idle engine");
     if (n == 0 || n > (size_t)e->info.session_len)
         return kvq_fail(err, KVQ_NO_SPACE, "%zu tokens are given, the context holds 1 to %d", n, e->info.session_len);
@@ -838,7 +838,8 @@ kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *
         size_t first_pos = (size_t)seq.n_computed;
         status = run_batch(e, batch, err);
         kvq_scheduler_commit(e->scheduler);
-        if (!status) status = visit_rows(e, batch, first_pos, row, user, err);
+        int from = first > first_pos ? min_int((int)(first - first_pos), batch->n_rows) : 0;
+        if (!status) status = visit_rows(e, batch, first_pos, from, row, user, err);
     }
     kvq_scheduler_remove(e->scheduler, &seq);
     return status;

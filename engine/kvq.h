@@ -227,10 +227,11 @@ void kvq_get_stats(const kvq_engine *e, kvq_stats *ret);
 kvq_status kvq_tokenize(const kvq_engine *e, const char *text, size_t n_bytes, bool bos, bool special, int **ret_ids,
                         size_t *ret_n, kvq_error *err);
 
-/* Runs n ids as one sequence with the engine's policy and calls row for each position in order with logits [vocab_size]
- * (borrowed for the call). A non-zero return stops (KVQ_CANCELLED). Needs an idle engine; prefix cache unused. */
-kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, int (*row)(void *user, size_t pos, const float *logits),
-                      void *user, kvq_error *err);
+/* Runs n ids as one sequence with the engine's policy and calls row for each position from `first` on, in order, with
+ * logits [vocab_size] (borrowed for the call). A non-zero return stops (KVQ_CANCELLED). Needs an idle engine; prefix
+ * cache unused. The output matrix is read once for max_batch_size positions. */
+kvq_status kvq_logits(kvq_engine *e, const int *ids, size_t n, size_t first,
+                      int (*row)(void *user, size_t pos, const float *logits), void *user, kvq_error *err);
 
 /* What a model would need, from the file alone: fills info as kvq_open would, without loading weights. For `kvqctl
  * show`. Its strings are borrowed until kvq_plan_close. */

@@ -39,6 +39,9 @@ extern const char engine_policy_names[];
 #define POLICY_NAMES (engine_policy_names + 1)
 /* clang-format on */
 
+/* max_batch_size of commands that want logits of every position: so many are one product with the output matrix. */
+#define LOGIT_ROWS 16
+
 /* The engine's defaults with these options and a policy (NULL: the default one). */
 kvq_options engine_options_make(const engine_options *o, const char *policy);
 

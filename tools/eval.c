@@ -114,7 +114,7 @@ static void score_row(const row_job *job, size_t pos, const float *logits) {
 static int on_row(void *user, size_t pos, const float *logits) {
     const row_job *job = user;
     eval *e = job->e;
-    if ((int)pos >= e->first_row && (int)pos < e->values->chunk_tokens - 1) score_row(job, pos, logits);
+    if ((int)pos < e->values->chunk_tokens - 1) score_row(job, pos, logits);
     progress_step(&e->bar, ++e->rows_done / e->rows_all);
     return interrupt_seen();
 }
@@ -124,7 +124,7 @@ static int on_row(void *user, size_t pos, const float *logits) {
 
 static kvq_status score_chunk(eval *e, score *s, bool is_truth, kvq_error *err) {
     row_job job = {.e = e, .s = s, .is_truth = is_truth};
-    return kvq_logits(s->engine, e->chunk, (size_t)e->values->chunk_tokens, on_row, &job, err);
+    return kvq_logits(s->engine, e->chunk, (size_t)e->values->chunk_tokens, (size_t)e->first_row, on_row, &job, err);
 }
 
 /* Chunk k: c ids of the text, or the begin-of-text token and c - 1 of them. */
@@ -138,7 +138,7 @@ static kvq_status score_all(eval *e, size_t n_chunks, kvq_error *err) {
     kvq_status status = KVQ_OK;
     int n_runs = 1; /* of a chunk; a policy 0 that was asked for is the truth and not run again */
     for (int i = 0; i < e->n_scores; i++) n_runs += e->scores[i].engine != e->truth_score.engine;
-    e->rows_all = (double)n_chunks * e->values->chunk_tokens * n_runs;
+    e->rows_all = (double)n_chunks * (e->values->chunk_tokens - e->first_row) * n_runs;
     progress_begin(&e->bar, "Comparing");
     for (size_t k = 0; !status && k < n_chunks; k++) {
         cut_chunk(e, k);
@@ -168,7 +168,7 @@ static kvq_status read_text(eval *e, kvq_error *err) {
 
 static kvq_status open_policy(const eval *e, const char *policy, score *ret, kvq_error *err) {
     kvq_options o = engine_options_make(&e->values->engine, policy);
-    o.max_batch_size = 1;
+    o.max_batch_size = LOGIT_ROWS;
     o.session_len = e->values->chunk_tokens > 64 ? e->values->chunk_tokens : 64;
     o.enable_prefix_caching = false;
     ret->policy = policy;

@@ -46,7 +46,7 @@ static kvq_status write_all(kvq_engine *engine, const int *ids, size_t n, const 
     kvq_status status = npy_open(path, n, (size_t)kvq_get_info(engine)->vocab_size, &w.file, err);
     if (status) return status;
     progress_begin(&w.bar, "Logits");
-    status = kvq_logits(engine, ids, n, write_row, &w, &stopped);
+    status = kvq_logits(engine, ids, n, 0, write_row, &w, &stopped);
     progress_done(&w.bar);
     if (!status) return npy_close(w.file, err);
     npy_discard(w.file);
@@ -66,7 +66,7 @@ static int run(const void *values) {
     if (!status && n > 1048576)
         status = kvq_fail(&err, KVQ_NO_SPACE, "'%s' has %zu tokens; at most 1048576 are computed at once.", v->file, n);
     kvq_options opening = engine_options_make(&v->engine, v->policy);
-    opening.max_batch_size = 1;
+    opening.max_batch_size = LOGIT_ROWS;
     opening.session_len = n > 64 ? (int)n : 64;
     opening.enable_prefix_caching = false;
     if (!status) status = engine_open(&opening, &engine, &err);

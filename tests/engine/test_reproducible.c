@@ -167,7 +167,7 @@ static int keep_row(void *user, size_t pos, const float *logits) {
 /* Bit for bit, at every position: stronger than tokens, which hide small differences. */
 static void logits_do_not_depend_on_how_the_prompt_is_cut(void **state) {
     (void)state;
-    enum { N = 300 };
+    enum { N = 300, LATE = 205 };
     static const int budgets[] = {512, 33, 7, 64, 1};
     int ids[PROMPT_MAX];
     (void)world_request(ids, N, 77, 1);
@@ -184,8 +184,14 @@ static void logits_do_not_depend_on_how_the_prompt_is_cut(void **state) {
             kvq_engine *e = world_open(&o);
             logit_rows *l = b == 0 ? &first : &next;
             l->n = 0;
-            if (kvq_logits(e, ids, N, keep_row, l, &err)) fail_msg("kvq_logits: %s", err.text);
+            if (kvq_logits(e, ids, N, 0, keep_row, l, &err)) fail_msg("kvq_logits: %s", err.text);
             assert_int_equal(l->n, N);
+            if (b == 1) { /* the same from a later position on */
+                memset(l->rows + LATE * TINY_VOCAB, 0, sizeof(float) * (N - LATE) * TINY_VOCAB);
+                l->n = LATE;
+                if (kvq_logits(e, ids, N, LATE, keep_row, l, &err)) fail_msg("kvq_logits: %s", err.text);
+                assert_int_equal(l->n, N);
+            }
             for (int i = 0; i < N; i++)
                 if (memcmp(l->rows + i * TINY_VOCAB, first.rows + i * TINY_VOCAB, TINY_VOCAB * sizeof(float)) != 0)
                     fail_msg("model %d, policy %s, budget %d: logits differ at position %d", w->model, w->policy,

@@ -58,7 +58,7 @@ static rows logits_of(kvq_options o) {
     assert_non_null(r.logits);
     (void)world_request(ids, N_IDS, 7, 1);
     kvq_engine *e = world_open(&o);
-    if (kvq_logits(e, ids, N_IDS, keep_row, &r, &err)) fail_msg("%s", err.text);
+    if (kvq_logits(e, ids, N_IDS, 0, keep_row, &r, &err)) fail_msg("%s", err.text);
     assert_string_equal(kvq_get_info(e)->backend, strcmp(o.backend, "cuda") == 0 ? "cuda" : "cpu");
     kvq_close(e);
     return r;
