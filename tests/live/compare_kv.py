@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--models", default=",".join(BOUNDS))
     parser.add_argument("--chunks", type=int, default=0, help="chunks of 1024 tokens; 0: all of the text")
     parser.add_argument("--peer-only", action="store_true", help="only llama.cpp's rows")
+    parser.add_argument("--ours-only", action="store_true", help="only ours")
     parser.add_argument("--json", help="write the table there too")
     args = parser.parse_args()
 
@@ -111,6 +112,8 @@ def main():
                 elif ours:
                     failed += 1
                     print(f"{model}: FAILED: kvqctl eval printed no row for policy {policy}")
+        if args.ours_only:
+            continue
         for kv, (kld, same) in peer_rows(copy, text_path.read_bytes(), args.chunks).items():
             line(model, f"llama {kv}", PEER_BITS[kv], float("nan"), kld, same, None)
     if args.json:
