@@ -259,7 +259,9 @@ V_INLINE void dot_halves(v16f sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const
 #else
 #define LANES_MANY(call, bits)
 #endif
-#define LANES_FUNCTION(name, call, bits)                         \
+#define LANES_FEW(call, bits)
+/* more: LANES_MANY or LANES_FEW, as next_block wants it. */
+#define LANES_FUNCTION(name, call, bits, more)                   \
     static void name(block *b, const page *p, int n_lanes) {     \
         int lane = 0, left = n_lanes / V_LANES;                  \
         switch (b->n) {                                          \
@@ -267,7 +269,7 @@ V_INLINE void dot_halves(v16f sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const
             LANES_CASE(2, call, bits, V_REGISTERS >= 32 ? 4 : 2) \
             LANES_CASE(3, call, bits, V_REGISTERS >= 32 ? 4 : 1) \
             LANES_CASE(4, call, bits, V_REGISTERS >= 32 ? 4 : 1) \
-            LANES_MANY(call, bits)                               \
+            more(call, bits)                                     \
         }                                                        \
     }
 
@@ -326,9 +328,9 @@ V_LARGE void keys_of_halves(block *b, const page *p, int lane, const int bits, c
             v_store(&b->x[q][lane + V_LANES * v], v_fma(v_set1(b->k_scale[q]), sums[q][v], v_set1(b->k_plus[q])));
 }
 
-LANES_FUNCTION(keys_4, keys_of_codes, 4)
-LANES_FUNCTION(keys_8, keys_of_codes, 8)
-LANES_FUNCTION(keys_16, keys_of_halves, 16)
+LANES_FUNCTION(keys_4, keys_of_codes, 4, LANES_FEW)
+LANES_FUNCTION(keys_8, keys_of_codes, 8, LANES_FEW)
+LANES_FUNCTION(keys_16, keys_of_halves, 16, LANES_MANY)
 
 static void keys(block *b, const page *p) {
     (p->k.bits == 4 ? keys_4 : p->k.bits == 8 ? keys_8 : keys_16)(b, p, b->block_tokens);
@@ -500,9 +502,9 @@ V_LARGE void values_of_halves(block *b, const page *p, int lane, const int bits,
     }
 }
 
-LANES_FUNCTION(values_4, values_of_codes, 4)
-LANES_FUNCTION(values_8, values_of_codes, 8)
-LANES_FUNCTION(values_16, values_of_halves, 16)
+LANES_FUNCTION(values_4, values_of_codes, 4, LANES_FEW)
+LANES_FUNCTION(values_8, values_of_codes, 8, LANES_FEW)
+LANES_FUNCTION(values_16, values_of_halves, 16, LANES_MANY)
 
 static void values(block *b, const page *p) {
     (p->v.bits == 4 ? values_4 : p->v.bits == 8 ? values_8 : values_16)(b, p, b->head_dim);

@@ -39,7 +39,7 @@ typedef struct kvq_linear_kernels {
     int panel_rows;
     void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
     void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
-    void (*coded)(const kvq_linear_run *run);                              /* NULL: tiles are always unpacked */
+    void (*coded)(const kvq_linear_run *run);                              /* tiles as they are */
     /* Where it pays to unpack a tile once for so many panels or more (else NULL): the first tile of the run to `tile`,
      * and that tile times the run's panel. */
     int unpack_panels;

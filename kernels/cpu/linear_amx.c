@@ -159,8 +159,7 @@ static void linear(kvq_stream *s, const kvq_linear *job) {
     kvq_linear_kernels kernels = kvq_linear_kernels_avx512;
     if (job->n_rows >= MIN_ROWS && all_coded(job->w)) {
         kernels.panel_rows = TILE_ROWS;
-        kernels.coded = NULL;
-        kernels.unpack_panels = 1;
+        kernels.unpack_panels = 1; /* always */
         kernels.unpack = unpack;
         kernels.unpacked = unpacked;
         kernels.enter = enter;
