@@ -2,8 +2,10 @@
  *
  * The cache of a sequence is cut into splits of KVQ_SPLIT_PAGES pages at fixed positions. A split's soft-max state is
  * computed on its own and splits are merged in order, so the bits of a result are the same in both ways of sharing the
- * work out: by tile    an item is a tile and walks its splits one after the other: prefill, many sequences by split an
- * item is one split of a tile; who finishes the tile's last one merges them: few sequences, long cache */
+ * work out:
+ *   by tile   an item is a tile and walks its splits one after the other: prefill, many sequences
+ *   by split  an item is a run of splits of a tile; who finishes the tile's last one merges them: few sequences, long
+ *             cache */
 #include "attend.h"
 
 #include <math.h>
@@ -16,6 +18,7 @@
  * heads of 128 each are 1.2 MB. */
 #define PARTIAL_BYTES ((size_t)1 << 20)
 #define ITEMS_A_THREAD 4 /* by tile from this many items a thread on: enough to even out */
+#define RUNS_A_THREAD 6  /* by split: at least, when there are splits enough */
 
 typedef struct attend_work {
     const kvq_attend *job;
@@ -23,7 +26,9 @@ typedef struct attend_work {
     const kvq_row_run *runs;
     int heads_a_tile, n_head_tiles; /* tiles of one run of rows: n_kv_heads x tiles of a group */
     /* by split only */
-    int n_splits;  /* of the longest tile */
+    int n_splits;     /* of the longest tile */
+    int n_split_runs; /* of a tile: a worker takes several splits, since each asks for the first page of the next */
+    int splits_a_run;
     float *states; /* [tiles, n_splits, state_floats] */
     size_t state_floats;
     atomic_int *left; /* [tiles] splits not done */
@@ -79,18 +84,19 @@ static void tile_item(void *arg, int item, int worker) {
 static void split_item(void *arg, int item, int worker) {
     (void)worker;
     const attend_work *w = arg;
-    int index = item / w->n_splits, split = item % w->n_splits, begin, end;
+    int index = item / w->n_split_runs, first = item % w->n_split_runs * w->splits_a_run, begin, end;
     kvq_attend_tile tile = tile_of(w, index);
     float *states = w->states + (size_t)index * (size_t)w->n_splits * w->state_floats;
     splits_of(w, tile.row_begin, &begin, &end);
-    if (split >= end - begin) return;
-    w->kernels->split(&tile, begin + split, states + (size_t)split * w->state_floats);
-    if (atomic_fetch_sub(&w->left[index], 1) > 1) return;
+    int n_splits = end - begin, n = n_splits - first < w->splits_a_run ? n_splits - first : w->splits_a_run;
+    if (n <= 0) return;
+    for (int i = first; i < first + n; i++) w->kernels->split(&tile, begin + i, states + (size_t)i * w->state_floats);
+    if (atomic_fetch_sub(&w->left[index], n) > n) return;
 
     int n_queries = tile.n_rows * tile.n_heads, d = w->job->kv->head_dim;
     float total[2 * KVQ_ATTEND_QUERIES + KVQ_ATTEND_QUERIES * KVQ_MAX_HEAD_DIM];
     kvq_attend_state_clear(total, n_queries, d);
-    for (int i = 0; i < end - begin; i++) w->kernels->merge(total, states + (size_t)i * w->state_floats, n_queries, d);
+    for (int i = 0; i < n_splits; i++) w->kernels->merge(total, states + (size_t)i * w->state_floats, n_queries, d);
     w->kernels->finish(&tile, total);
 }
 
@@ -116,6 +122,9 @@ static bool cut_by_split(kvq_stream *s, size_t *used, attend_work *w, int n_runs
         splits_of(w, w->runs[i / w->n_head_tiles].row_begin, &begin, &end);
         atomic_init(&w->left[i], end - begin);
     }
+    int splits_a_run = n_tiles * w->n_splits / (RUNS_A_THREAD * kvq_workers_count(s->workers));
+    w->splits_a_run = splits_a_run > 1 ? splits_a_run : 1;
+    w->n_split_runs = kvq_items(w->n_splits, w->splits_a_run);
     return true;
 }
 
@@ -134,7 +143,7 @@ void kvq_cpu_attend(kvq_stream *s, const kvq_attend *job, const kvq_attend_kerne
     int n_runs = kvq_cut_rows(b, job->kv->block_tokens, heads.rows_a_tile, runs);
     int n_tiles = n_runs * work.n_head_tiles;
     if (cut_by_split(s, &used, &work, n_runs))
-        kvq_workers_run(s->workers, split_item, &work, n_tiles * work.n_splits);
+        kvq_workers_run(s->workers, split_item, &work, n_tiles * work.n_split_runs);
     else
         kvq_workers_run(s->workers, tile_item, &work, n_tiles);
 }

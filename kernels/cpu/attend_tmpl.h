@@ -20,7 +20,7 @@
 #include "attend.h"
 
 /* A block's sums stay in registers: at most BLOCK_VECTORS for each of its queries (LANES_FUNCTION). */
-#define BLOCK_QUERIES (V_REGISTERS >= 32 ? 12 : 4)
+#define BLOCK_QUERIES (V_REGISTERS >= 32 ? 12 : 6)
 #define BLOCK_VECTORS 4
 #define MAX_QUERIES KVQ_ATTEND_QUERIES
 #define MAX_TOKENS 128     /* of a page */
@@ -41,9 +41,10 @@ typedef struct queries {
 /* A page as the tile sees it. */
 typedef struct page {
     kvq_kv_half k, v;
-    int begin;     /* position of its first token */
-    int n_written; /* tokens that the tile may look at: up to its last row's position */
-    bool masked;   /* some query does not see all of it */
+    int begin;                  /* position of its first token */
+    int n_written;              /* tokens that the tile may look at: up to its last row's position */
+    bool masked;                /* some query does not see all of it */
+    uintptr_t k_ahead, v_ahead; /* bytes from its codes to those of the page that comes next; 0: none does */
     bool has_k_const;
     float k_const[KVQ_MAX_HEAD_DIM];              /* k_mean + k_ref */
     float v_scale[MAX_TOKENS], v_min[MAX_TOKENS]; /* magnitudes; 0 behind n_written */
@@ -54,6 +55,7 @@ typedef struct page {
 typedef struct block {
     int first, n; /* queries [first, first + n) of the tile */
     int head_dim, block_tokens;
+    uintptr_t k_ahead, v_ahead; /* the page's for the last block, 0 for the others */
     /* keys: score = k_scale * scale of the token * (sum of products - zero) + k_plus */
     const void *k_with[BLOCK_QUERIES]; /* bytes, v_factors or floats, as the codes want them */
     int32_t k_start[BLOCK_QUERIES];    /* what the sum starts from: minus the zero of all codes */
@@ -135,17 +137,24 @@ static void load_v_scales(page *p, int n_tokens) {
     }
 }
 
-static void load_page(page *p, const kvq_attend_tile *tile, int index) {
+/* The image of a page that the tile sees. */
+static void halves_of(const kvq_attend_tile *tile, int index, kvq_kv_half *k, kvq_kv_half *v) {
     const kvq_attend *job = tile->job;
     const kvq_kv *kv = job->kv;
     const kvq_batch *b = job->batch;
-    int n_tokens = kv->block_tokens, pos_begin = b->pos[tile->row_begin];
-    int pos_last = pos_begin + tile->n_rows - 1;
     const kvq_kv_page *place = &b->seqs[tile->seq].pages[kv->layers[job->layer].group][index];
-    if (kvq_kv_sees_wide(kv, pos_begin, index))
-        kvq_kv_wide_halves(kv, job->layer, place, b->scratch, b->scratch_slot_bytes, tile->g, &p->k, &p->v);
+    if (kvq_kv_sees_wide(kv, b->pos[tile->row_begin], index))
+        kvq_kv_wide_halves(kv, job->layer, place, b->scratch, b->scratch_slot_bytes, tile->g, k, v);
     else
-        kvq_kv_closed_halves(kv, job->layer, place, tile->g, &p->k, &p->v);
+        kvq_kv_closed_halves(kv, job->layer, place, tile->g, k, v);
+}
+
+static void load_page(page *p, const kvq_attend_tile *tile, int index) {
+    const kvq_attend *job = tile->job;
+    const kvq_kv *kv = job->kv;
+    int n_tokens = kv->block_tokens, pos_begin = job->batch->pos[tile->row_begin];
+    int pos_last = pos_begin + tile->n_rows - 1;
+    halves_of(tile, index, &p->k, &p->v);
     p->begin = index * n_tokens;
     p->n_written = pos_last - p->begin + 1 < n_tokens ? pos_last - p->begin + 1 : n_tokens;
     p->masked = p->begin + n_tokens - 1 > pos_begin || (job->window && p->begin <= pos_last - job->window);
@@ -161,11 +170,18 @@ typedef struct lanes {
     const uint8_t *codes; /* of the first lane */
     size_t row_bytes;     /* from one row of lanes to the next */
     int inner;
+    uintptr_t ahead; /* bytes to the same codes of the page that comes next */
 } lanes;
 
-V_INLINE lanes lanes_of(const kvq_kv_half *half, int lane, int n_lanes, int inner, const int bits) {
+V_INLINE lanes lanes_of(const kvq_kv_half *half, int lane, int n_lanes, int inner, const int bits, uintptr_t ahead) {
     size_t lane_bytes = bits == 16 ? 2 : 4;
-    return (lanes){half->codes + (size_t)lane * lane_bytes, (size_t)n_lanes * lane_bytes, inner};
+    return (lanes){half->codes + (size_t)lane * lane_bytes, (size_t)n_lanes * lane_bytes, inner, ahead};
+}
+
+/* Asks for the next page's codes in place of those read now, as many as n_bytes. One by one beside the arithmetic: a
+ * page's 64 lines at once are more than a core may have under way, and it would wait for most of them. */
+V_INLINE void ask_ahead(const lanes *l, const size_t n_bytes) {
+    V_UNROLL for (size_t i = 0; i < n_bytes; i += 64) v_prefetch((const void *)((uintptr_t)l->codes + l->ahead + i));
 }
 
 V_INLINE void add_nibbles(v16s part[BLOCK_QUERIES][BLOCK_VECTORS], const v64b *code, const uint8_t *const *with, int j,
@@ -194,8 +210,10 @@ V_INLINE void dot_rows(v16i sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes *l, const 
     for (int q = 0; q < n; q++)
         for (int v = 0; v < n_vectors; v++) part[q][v] = v_part_begin(sums[q][v], is_v);
     V_UNROLL
-    for (int i = 0; i < n_codes; i += 8, l->codes += l->row_bytes)
+    for (int i = 0; i < n_codes; i += 8, l->codes += l->row_bytes) {
+        ask_ahead(l, 4 * V_LANES * n_vectors);
         add_row(part, l->codes, with, j + i, is_v, n, n_vectors);
+    }
     for (int q = 0; q < n; q++)
         for (int v = 0; v < n_vectors; v++) sums[q][v] = v_part_end(sums[q][v], part[q][v], is_v);
 }
@@ -214,6 +232,7 @@ V_INLINE void dot_bytes(v16i sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const 
                         const int n, const int n_vectors) {
     for (int j = 0; j < l.inner; j += 4, l.codes += l.row_bytes) {
         v_codes codes[BLOCK_VECTORS];
+        ask_ahead(&l, 4 * V_LANES * n_vectors);
         for (int v = 0; v < n_vectors; v++) codes[v] = v_codes_of(v_load_b(l.codes + 4 * V_LANES * v), is_v);
         for (int q = 0; q < n; q++) {
             v_factors x = v_splat_factors(with[q] + j);
@@ -235,6 +254,7 @@ V_INLINE void dot_halves(v16f sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const
                          const int n_vectors) {
     for (int i = 0; i < l.inner; i++, l.codes += l.row_bytes) {
         v16f x[BLOCK_VECTORS];
+        ask_ahead(&l, 2 * V_LANES * n_vectors);
         for (int v = 0; v < n_vectors; v++) x[v] = v_load_half((const uint16_t *)l.codes + V_LANES * v);
         for (int q = 0; q < n; q++) {
             v16f w = v_set1(with[q][i]);
@@ -257,7 +277,7 @@ V_INLINE void dot_halves(v16f sums[BLOCK_QUERIES][BLOCK_VECTORS], lanes l, const
 #if V_REGISTERS >= 32
 #define LANES_MANY(call, bits) LANES_CASE(6, call, bits, 4) LANES_CASE(12, call, bits, 2)
 #else
-#define LANES_MANY(call, bits)
+#define LANES_MANY(call, bits) LANES_CASE(6, call, bits, 1)
 #endif
 #define LANES_FEW(call, bits)
 /* more: LANES_MANY or LANES_FEW, as next_block wants it. */
@@ -305,7 +325,8 @@ V_LARGE void keys_of_codes(block *b, const page *p, int lane, const int bits, co
     v16i sums[BLOCK_QUERIES][BLOCK_VECTORS];
     for (int q = 0; q < n; q++)
         for (int v = 0; v < n_vectors; v++) sums[q][v] = v_set1_i(b->k_start[q]);
-    dot_codes(sums, lanes_of(&p->k, lane, b->block_tokens, b->head_dim, bits), b->k_with, bits, false, n, n_vectors);
+    dot_codes(sums, lanes_of(&p->k, lane, b->block_tokens, b->head_dim, bits, b->k_ahead), b->k_with, bits, false, n,
+              n_vectors);
     const bool sym = p->k.sym;
     for (int v = 0; v < n_vectors; v++) {
         int t = lane + V_LANES * v;
@@ -321,8 +342,8 @@ V_LARGE void keys_of_halves(block *b, const page *p, int lane, const int bits, c
     v16f sums[BLOCK_QUERIES][BLOCK_VECTORS];
     for (int q = 0; q < n; q++)
         for (int v = 0; v < n_vectors; v++) sums[q][v] = v_zero();
-    dot_halves(sums, lanes_of(&p->k, lane, b->block_tokens, b->head_dim, bits), (const float *const *)b->k_with, n,
-               n_vectors);
+    dot_halves(sums, lanes_of(&p->k, lane, b->block_tokens, b->head_dim, bits, b->k_ahead),
+               (const float *const *)b->k_with, n, n_vectors);
     for (int q = 0; q < n; q++)
         for (int v = 0; v < n_vectors; v++)
             v_store(&b->x[q][lane + V_LANES * v], v_fma(v_set1(b->k_scale[q]), sums[q][v], v_set1(b->k_plus[q])));
@@ -473,7 +494,8 @@ V_LARGE void values_of_codes(block *b, const page *p, int lane, const int bits, 
         with[q] = bits == 4 ? (const void *)b->w_bytes[q] : (const void *)b->w_factors[q];
         for (int v = 0; v < n_vectors; v++) sums[q][v] = v_set1_i(b->v_start[q]);
     }
-    dot_codes(sums, lanes_of(&p->v, lane, b->head_dim, b->block_tokens, bits), with, bits, true, n, n_vectors);
+    dot_codes(sums, lanes_of(&p->v, lane, b->head_dim, b->block_tokens, bits, b->v_ahead), with, bits, true, n,
+              n_vectors);
     for (int q = 0; q < n; q++) {
         if (!b->seen[q]) continue;
         v16f scale = v_set1(b->v_scale[q]), plus = v_set1(b->v_plus[q]), correction = v_set1(b->correction[q]);
@@ -492,7 +514,7 @@ V_LARGE void values_of_halves(block *b, const page *p, int lane, const int bits,
         with[q] = b->x[q];
         for (int v = 0; v < n_vectors; v++) sums[q][v] = v_zero();
     }
-    dot_halves(sums, lanes_of(&p->v, lane, b->head_dim, p->n_written, bits), with, n, n_vectors);
+    dot_halves(sums, lanes_of(&p->v, lane, b->head_dim, p->n_written, bits, b->v_ahead), with, n, n_vectors);
     for (int q = 0; q < n; q++) {
         if (!b->seen[q]) continue;
         for (int v = 0; v < n_vectors; v++) {
@@ -515,7 +537,7 @@ static void values(block *b, const page *p) {
 /* Queries of the next block, of `left`: a number that LANES_FUNCTION has. The more, the fewer times halves are turned
  * into floats: prefill of 512 rows is 4 % faster with 12, where registers hold them; codes gain nothing. */
 static int next_block(int left, int bits) {
-    if (bits == 16 && left >= 6 && V_REGISTERS >= 32) return left >= 12 ? 12 : 6;
+    if (bits == 16 && left >= 6) return left >= 12 && V_REGISTERS >= 32 ? 12 : 6;
     return left / ((left + 3) / 4); /* blocks of up to 4, as equal as they can be */
 }
 
@@ -525,6 +547,9 @@ static void attend_page(const page *p, const queries *qs, const kvq_attend *job,
     b.block_tokens = job->kv->block_tokens;
     for (b.first = 0; b.first < qs->n; b.first += b.n) {
         b.n = next_block(qs->n - b.first, p->k.bits);
+        bool is_last = b.first + b.n == qs->n;
+        b.k_ahead = is_last ? p->k_ahead : 0;
+        b.v_ahead = is_last ? p->v_ahead : 0;
         begin_block(&b, p, qs, state);
         keys(&b, p);
         weigh(&b, p, qs, job, state);
@@ -532,29 +557,23 @@ static void attend_page(const page *p, const queries *qs, const kvq_attend *job,
     }
 }
 
-static void prefetch_bytes(const uint8_t *from, size_t n_bytes) {
-    size_t i = 0;
-    for (; i + 256 <= n_bytes; i += 256)
-        for (size_t line = 0; line < 256; line += 64) v_prefetch(from + i + line);
-    for (; i < n_bytes; i += 64) v_prefetch(from + i);
+static void prefetch_halves(const uint16_t *from, int n) {
+    for (int i = 0; from && i < n; i += 32) v_prefetch(from + i);
 }
 
-/* Asks for a page while the one before it is computed: blocks lie apart, so the hardware cannot guess where it goes on.
- */
-static void prefetch_page(const kvq_attend_tile *tile, int index) {
-    const kvq_attend *job = tile->job;
-    const kvq_kv *kv = job->kv;
-    const kvq_kv_layer *layer = &kv->layers[job->layer];
-    const kvq_batch *b = job->batch;
-    const kvq_kv_page *place = &b->seqs[tile->seq].pages[layer->group][index];
-    if (!kvq_kv_sees_wide(kv, b->pos[tile->row_begin], index)) {
-        prefetch_bytes(place->block + layer->offset + (size_t)tile->g * layer->closed.bytes, layer->closed.bytes);
-        return;
-    }
+/* Page p says where the one that comes next is: blocks lie apart, so the hardware cannot guess where it goes on. Its
+ * codes are asked for in the course of this page's, what they are scaled with at once. */
+static void look_ahead(page *p, const kvq_attend_tile *tile, int index) {
+    const kvq_kv *kv = tile->job->kv;
     kvq_kv_half k, v;
-    kvq_kv_wide_halves(kv, job->layer, place, b->scratch, b->scratch_slot_bytes, tile->g, &k, &v);
-    prefetch_bytes(k.codes, kvq_kv_wide_half_bytes(kv->head_dim, kv->block_tokens));
-    prefetch_bytes(v.codes, kvq_kv_wide_half_bytes(kv->head_dim, kv->block_tokens));
+    halves_of(tile, index, &k, &v);
+    p->k_ahead = (uintptr_t)k.codes - (uintptr_t)p->k.codes;
+    p->v_ahead = (uintptr_t)v.codes - (uintptr_t)p->v.codes;
+    prefetch_halves(k.scales, kv->block_tokens);
+    prefetch_halves(k.mins, kv->block_tokens);
+    prefetch_halves(k.mean, kv->head_dim);
+    prefetch_halves(v.scales, kv->block_tokens);
+    prefetch_halves(v.mins, kv->block_tokens);
 }
 
 static void attend_split(const kvq_attend_tile *tile, int split, float *state) {
@@ -570,7 +589,8 @@ static void attend_split(const kvq_attend_tile *tile, int split, float *state) {
     kvq_attend_state_clear(state, qs.n, job->kv->head_dim);
     for (int i = begin; i < end; i++) {
         load_page(&p, tile, i);
-        if (i + 1 < end) prefetch_page(tile, i + 1);
+        p.k_ahead = p.v_ahead = 0;
+        if (i < last) look_ahead(&p, tile, i + 1); /* into the next split, too */
         attend_page(&p, &qs, job, state);
     }
 }

@@ -229,39 +229,40 @@ static void run_append(void *arg) {
                                                 .layer = l});
 }
 
-static void bench_row(bench_world *w, const char *what, void (*fn)(void *), double bytes, const check_level *level,
-                      int threads) {
+typedef struct bench_model {
+    int head_dim, n_heads, n_kv_heads;
+} bench_model;
+
+static void bench_operator(check *c, const char *what, void (*fn)(void *), kvq_policy_id policy,
+                           const bench_model *model, int depth, int n_rows, kvq_stream *stream) {
+    const check_level *level = &c->levels[c->n_levels - 1];
     char name[80];
-    snprintf(name, sizeof name, "%s %s d%d %d/%d heads, depth %d, %d rows", what, w->kv.policy->value, w->kv.head_dim,
-             w->n_heads, w->kv.n_kv_heads, w->seq.pos_begin, w->seq.n_rows);
+    snprintf(name, sizeof name, "%s %s d%d %d/%d heads, depth %d, %d rows", what, kvq_policy_get(policy)->value,
+             model->head_dim, model->n_heads, model->n_kv_heads, depth, n_rows);
+    if (!check_begin(c, "%s", name)) return;
+    bench_world *w = bench_alloc(sizeof *w, 0);
+    bench_open(w, policy, model->head_dim, model->n_heads, model->n_kv_heads, depth, n_rows);
+    w->stream = stream;
     w->ops = &level->ops;
-    check_bench_row(name, level->name, threads, check_time(fn, w) / BENCH_LAYERS, bytes / BENCH_LAYERS, 0);
+    double bytes = n_rows == 1 ? (double)(w->kv.block_bytes * (size_t)depth / 64) : 0;
+    check_bench_row(name, level->name, kvq_cpu_stream_threads(stream), check_time(fn, w) / BENCH_LAYERS,
+                    bytes / BENCH_LAYERS, 0);
+    bench_done(w);
+    free(w);
+    check_end(c);
 }
 
 /* One layer's time. Decode at depth 4096 reads every byte of the pool once; prefill is bound by arithmetic. */
 void bench_kv(check *c) {
-    static const struct {
-        int head_dim, n_heads, n_kv_heads;
-    } models[] = {{64, 9, 3}, {64, 14, 2}, {256, 4, 1}, {128, 32, 8}};
+    static const bench_model models[] = {{64, 9, 3}, {64, 14, 2}, {256, 4, 1}, {128, 32, 8}};
     kv_world_spec sizes = {.n_heads = 32, .n_kv_heads = 8, .head_dim = 256, .block_tokens = 64};
-    const check_level *level = &c->levels[c->n_levels - 1];
     for (int threads = 1; threads <= 2; threads++) {
-        kvq_stream *stream = new_stream(c, level, &sizes, threads);
+        kvq_stream *stream = new_stream(c, &c->levels[c->n_levels - 1], &sizes, threads);
         for (int m = 0; m < COUNT(models); m++)
-            for (int p = 0; p < KVQ_POLICY_COUNT; p++) {
-                bench_world *w = bench_alloc(sizeof *w, 0);
-                bench_open(w, (kvq_policy_id)p, models[m].head_dim, models[m].n_heads, models[m].n_kv_heads,
-                           BENCH_DEPTH, 1);
-                w->stream = stream;
-                bench_row(w, "attend", run_attend, (double)(w->kv.block_bytes * BENCH_DEPTH / 64), level, threads);
-                bench_done(w);
-                bench_open(w, (kvq_policy_id)p, models[m].head_dim, models[m].n_heads, models[m].n_kv_heads, 0,
-                           BENCH_ROWS);
-                w->stream = stream;
-                bench_row(w, "attend", run_attend, 0, level, threads);
-                bench_row(w, "append", run_append, 0, level, threads);
-                bench_done(w);
-                free(w);
+            for (kvq_policy_id p = 0; p < KVQ_POLICY_COUNT; p++) {
+                bench_operator(c, "attend", run_attend, p, &models[m], BENCH_DEPTH, 1, stream);
+                bench_operator(c, "attend", run_attend, p, &models[m], 0, BENCH_ROWS, stream);
+                bench_operator(c, "append", run_append, p, &models[m], 0, BENCH_ROWS, stream);
             }
         kvq_cpu_stream_free(stream);
     }
