@@ -60,12 +60,13 @@ typedef struct block {
     const void *k_with[BLOCK_QUERIES]; /* bytes, v_factors or floats, as the codes want them */
     int32_t k_start[BLOCK_QUERIES];    /* what the sum starts from: minus the zero of all codes */
     float k_scale[BLOCK_QUERIES], k_min[BLOCK_QUERIES], k_plus[BLOCK_QUERIES];
-    float x[BLOCK_QUERIES][MAX_TOKENS]; /* scores; halves: then probabilities */
+    float x[BLOCK_QUERIES][MAX_TOKENS]; /* scores, then probabilities, of codes times V's scales */
     /* soft-max */
     bool seen[BLOCK_QUERIES];
-    float total[BLOCK_QUERIES]; /* sum of the page's probabilities */
-    float fall[V_LANES];        /* old maximum minus new */
-    float correction[V_LANES];  /* 2^fall, of what the state has so far */
+    float largest[BLOCK_QUERIES]; /* of the scores; codes: then of the probabilities times V's scales */
+    float total[BLOCK_QUERIES];   /* sum of the page's probabilities */
+    float fall[V_LANES];          /* old maximum minus new */
+    float correction[V_LANES];    /* 2^fall, of what the state has so far */
     /* values: accumulator = accumulator * correction + v_plus + v_scale * (sum of products - zero) */
     uint8_t w_bytes[BLOCK_QUERIES][MAX_TOKENS];
     v_factor w_factors[BLOCK_QUERIES][MAX_TOKENS];
@@ -394,21 +395,39 @@ V_LARGE float largest_of(const v16f *x, const int n_vectors) {
     return v_hmax(largest);
 }
 
-/* Query i's scores become probabilities relative to the new maximum; all 0, with the maximum unchanged, if all tokens
- * are masked. */
-V_LARGE void softmax(v16f *x, block *b, int i, float *max, bool masked, const int n_vectors) {
-    float here = largest_of(x, n_vectors), new_max = here > *max ? here : *max;
-    v16f total = v_zero();
+/* Query i's scores as they count, and the largest of them. */
+V_LARGE void finish_scores(block *b, int i, const page *p, const queries *qs, const kvq_attend *job,
+                           const int n_vectors) {
+    v16f x[MAX_TOKENS / V_LANES];
+    for (int v = 0; v < n_vectors; v++) x[v] = v_load(&b->x[i][V_LANES * v]);
+    if (job->softcap > 0) softcap_scores(x, job->softcap, n_vectors);
+    if (p->masked) mask_scores(x, p, qs->pos[b->first + i], job->window, n_vectors);
+    for (int v = 0; (job->softcap > 0 || p->masked) && v < n_vectors; v++) v_store(&b->x[i][V_LANES * v], x[v]);
+    b->largest[i] = largest_of(x, n_vectors);
+}
+
+/* They become probabilities relative to the new maximum; all 0, with the maximum unchanged, if all tokens are masked.
+ * Codes: times V's scales, with what its minimums add up to. */
+V_LARGE void softmax(block *b, int i, const page *p, float *max, const bool halves, const int n_vectors) {
+    v16f x[MAX_TOKENS / V_LANES];
+    float here = b->largest[i], new_max = here > *max ? here : *max;
+    v16f total = v_zero(), plus = v_zero();
     b->seen[i] = !(here == -INFINITY);
     b->fall[i] = b->seen[i] ? *max - new_max : 0;
     *max = new_max;
     for (int v = 0; v < n_vectors; v++) {
-        v16f y = v_sub(x[v], v_set1(new_max));
+        v16f y = v_sub(v_load(&b->x[i][V_LANES * v]), v_set1(new_max));
         x[v] = exp2_low(y);
-        if (masked) x[v] = b->seen[i] ? v_select_lt(y, v_set1(-3e38f), v_zero(), x[v]) : v_zero();
+        if (p->masked) x[v] = b->seen[i] ? v_select_lt(y, v_set1(-3e38f), v_zero(), x[v]) : v_zero();
         total = v_add(total, x[v]);
+        if (!halves && !p->v.sym) plus = v_fma(x[v], v_load(p->v_min + V_LANES * v), plus);
+        if (!halves) x[v] = v_mul(x[v], v_load(p->v_scale + V_LANES * v));
+        v_store(&b->x[i][V_LANES * v], x[v]);
     }
     b->total[i] = v_hsum(total);
+    if (halves) return;
+    b->v_plus[i] = p->v.sym ? 0 : v_hsum(plus);
+    b->largest[i] = largest_of(x, n_vectors);
 }
 
 /* 64 weights as bytes, or as many as there are from x on. */
@@ -416,18 +435,13 @@ V_INLINE v64b weights_as_bytes(const v16i *x, const int n_vectors) {
     return v_narrow_b(x[0], x[1], n_vectors > 2 ? x[2] : v_zero_i(), n_vectors > 2 ? x[3] : v_zero_i());
 }
 
-/* Probabilities times V's scales to bytes, with what the codes' zero and minimum add up to. */
-V_LARGE void weights_to_bytes(v16f *x, block *b, int i, const page *p, const int n_vectors) {
-    v16f plus = v_zero();
-    for (int v = 0; v < n_vectors; v++) {
-        if (!p->v.sym) plus = v_fma(x[v], v_load(p->v_min + V_LANES * v), plus);
-        x[v] = v_mul(x[v], v_load(p->v_scale + V_LANES * v));
-    }
-    float max = largest_of(x, n_vectors);
+/* Probabilities times V's scales to bytes, with what the codes' zero adds up to. */
+V_LARGE void weights_to_bytes(block *b, int i, const page *p, const int n_vectors) {
+    const float max = b->largest[i];
     v16f per_byte = v_set1(max > 1e-30f ? 255.0f / max : 0.0f);
     v16i byte[MAX_TOKENS / V_LANES], zero = v_zero_i();
     const int lack = p->v.bits == 4 ? V_PART_LACK * n_vectors : 0; /* of one lane, as many tokens as there are lanes */
-    for (int v = 0; v < n_vectors; v++) byte[v] = v_rint(v_mul(x[v], per_byte));
+    for (int v = 0; v < n_vectors; v++) byte[v] = v_rint(v_mul(v_load(&b->x[i][V_LANES * v]), per_byte));
     if (p->v.bits == 4) {
         for (int v = 0; v < n_vectors; v += 4) {
             v64b bytes = weights_as_bytes(byte + v, n_vectors - v);
@@ -444,27 +458,15 @@ V_LARGE void weights_to_bytes(v16f *x, block *b, int i, const page *p, const int
     }
     b->v_start[i] = v_hsum_i(v_sub_i(v_set1_i(lack), zero));
     b->v_scale[i] = max * (1.0f / 255.0f);
-    b->v_plus[i] = p->v.sym ? 0 : v_hsum(plus);
 }
 
-/* One query of the block, from its scores to what V is multiplied with. */
-V_LARGE void weigh_query(block *b, int i, const page *p, const queries *qs, const kvq_attend *job, float *max,
-                         const bool halves, const int n_vectors) {
-    v16f x[MAX_TOKENS / V_LANES];
-    for (int v = 0; v < n_vectors; v++) x[v] = v_load(&b->x[i][V_LANES * v]);
-    if (job->softcap > 0) softcap_scores(x, job->softcap, n_vectors);
-    if (p->masked) mask_scores(x, p, qs->pos[b->first + i], job->window, n_vectors);
-    softmax(x, b, i, max, p->masked, n_vectors);
-    if (!halves)
-        weights_to_bytes(x, b, i, p, n_vectors);
-    else
-        for (int v = 0; v < n_vectors; v++) v_store(&b->x[i][V_LANES * v], x[v]);
-}
-
-/* All queries of the block; compiled for each page length and kind. */
-#define WEIGH_FUNCTION(name, halves, n_vectors)                                                              \
-    static void name(block *b, const page *p, const queries *qs, const kvq_attend *job, float *max) {        \
-        for (int i = 0; i < b->n; i++) weigh_query(b, i, p, qs, job, max + b->first + i, halves, n_vectors); \
+/* All queries of the block, from their scores to what V is multiplied with; compiled for each page length and kind. One
+ * step for all queries and then the next: each ends in a number that the following one waits for. */
+#define WEIGH_FUNCTION(name, halves, n_vectors)                                                       \
+    static void name(block *b, const page *p, const queries *qs, const kvq_attend *job, float *max) { \
+        for (int i = 0; i < b->n; i++) finish_scores(b, i, p, qs, job, n_vectors);                    \
+        for (int i = 0; i < b->n; i++) softmax(b, i, p, max + b->first + i, halves, n_vectors);       \
+        for (int i = 0; !(halves) && i < b->n; i++) weights_to_bytes(b, i, p, n_vectors);             \
     }
 WEIGH_FUNCTION(weigh_codes_32, false, 2)
 WEIGH_FUNCTION(weigh_codes_64, false, 4)
