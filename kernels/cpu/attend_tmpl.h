@@ -354,8 +354,12 @@ LANES_FUNCTION(keys_4, keys_of_codes, 4, LANES_FEW)
 LANES_FUNCTION(keys_8, keys_of_codes, 8, LANES_FEW)
 LANES_FUNCTION(keys_16, keys_of_halves, 16, LANES_MANY)
 
+/* Vectors of tokens that none of which is written are left out; their scores are masked whatever they are. */
 static void keys(block *b, const page *p) {
-    (p->k.bits == 4 ? keys_4 : p->k.bits == 8 ? keys_8 : keys_16)(b, p, b->block_tokens);
+    int n_lanes = (p->n_written + V_LANES - 1) / V_LANES * V_LANES;
+    (p->k.bits == 4 ? keys_4 : p->k.bits == 8 ? keys_8 : keys_16)(b, p, n_lanes);
+    for (int i = 0; n_lanes < b->block_tokens && i < b->n; i++)
+        memset(&b->x[i][n_lanes], 0, (size_t)(b->block_tokens - n_lanes) * sizeof b->x[i][0]);
 }
 
 /* ---- soft-max ---- */
