@@ -62,17 +62,18 @@ static asked *ask(life *x, kvq_request r, int cancel_at) {
     return a;
 }
 
-/* What a result says of the answer; what it says of time and of the pool is of the moment. */
+/* What a result says of the answer, and what it held; a cancelled one may have a block more for what is not told. */
 static void write_down(asked *a, const kvq_event *event) {
+    uint64_t held = event->reason == KVQ_FINISH_CANCELLED ? 0 : event->result.kv_bytes;
     int n = snprintf(a->log + a->n_log, sizeof a->log - a->n_log, "%d tokens: '%s', %zu bytes", event->n_tokens,
                      event->text, event->n_bytes);
     a->n_log += (size_t)n;
     if (event->kind != KVQ_EVENT_TEXT)
-        a->n_log += (size_t)snprintf(a->log + a->n_log, sizeof a->log - a->n_log,
-                                     ", ends by %s: %d and %d tokens, seed %llu, truncated %d, %s",
-                                     kvq_finish_name(event->reason), event->result.prompt_tokens,
-                                     event->result.completion_tokens, (unsigned long long)event->result.seed,
-                                     event->result.truncated, event->error.code ? event->error.text : "well");
+        a->n_log += (size_t)snprintf(
+            a->log + a->n_log, sizeof a->log - a->n_log,
+            ", ends by %s: %d and %d tokens, seed %llu, truncated %d, %llu bytes, %s", kvq_finish_name(event->reason),
+            event->result.prompt_tokens, event->result.completion_tokens, (unsigned long long)event->result.seed,
+            event->result.truncated, (unsigned long long)held, event->error.code ? event->error.text : "well");
     assert_true(a->n_log + 2 < sizeof a->log);
     a->log[a->n_log++] = '\n';
 }
@@ -187,15 +188,16 @@ static void every_request_is_told_the_same(void **state) {
     free(lives);
 }
 
-/* A stop string found with any token of a page, the last one too, which then is computed in vain and closes it. */
+/* A stop string found with each token from position 20 to 50: the row behind it, in vain, is the last of a page, which
+ * it closes, or the first of one. */
 static void stops_all_along_a_page(life *x) {
-    char stop[26][2];
-    const char *stops[1];
-    for (int i = 0; i < 26; i += one_in) {
-        stop[i][0] = (char)('a' + i);
-        stop[i][1] = '\0';
-        stops[0] = stop[i];
+    static const char all[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    static const kvq_token_bias always_a[] = {{'a', 100}};
+    for (size_t n = 1; n <= sizeof all - 1; n += (size_t)one_in) {
+        const char *stops[] = {all + sizeof all - 1 - n};
         kvq_request r = letters(20, 1, 60);
+        r.logit_bias = always_a;
+        r.n_logit_bias = 1;
         r.stop = stops;
         r.n_stop = 1;
         (void)ask(x, r, 0);
