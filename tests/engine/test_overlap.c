@@ -219,7 +219,7 @@ static void three_turns(life *x) {
     static const char *const stops[] = {"q", "z"};
     for (int t = 0; t < 3; t++) {
         for (int s = 0; s < 4; s++) {
-            kvq_request r = letters(0, (uint64_t)(t * 4 + s), 20 + s);
+            kvq_request r = letters(0, 4 * (uint64_t)t + (uint64_t)s, 20 + s);
             r.ids = NULL;
             r.n_ids = 0;
             r.prompt = "And?";
