@@ -417,6 +417,10 @@ static void lose_engine(kvqd *d, const kvq_error *err) {
     set_engine_phase(d, PHASE_FAILED, err->text);
 }
 
+void daemon_await_step(kvqd *d) {
+    if (d->engine) kvq_wait(d->engine);
+}
+
 void daemon_step_engine(kvqd *d) {
     const kvq_event *events;
     size_t n;

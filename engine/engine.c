@@ -1,6 +1,6 @@
 /* engine.c: open, submit, step, cancel, stats, close: the life of an engine and of its requests. Called by the rooms
- * above through kvq.h. A step is: end what was cancelled or is late, start what waited for its session, plan, run,
- * sample. */
+ * above through kvq.h. A step is: end what was cancelled or is late; launch (start what waited for its session, plan,
+ * run, sample); take its tokens; launch the next step, where the machine computes on its own; tell what was said. */
 #include "kvq.h"
 
 #include <assert.h>
@@ -19,6 +19,14 @@
 
 #define NS_A_MS 1000000
 #define TEXT_REST_BYTES 32 /* a kept part of a character, as U+FFFD each byte */
+
+/* A token that a step drew for a request. */
+typedef struct drawn_token {
+    kvq_active *who; /* NULL: it ended meanwhile, and the token is nobody's */
+    int id;
+    bool is_end, is_last; /* by its id, and by its id or the answer's length */
+    kvq_result result;    /* with this token, should it be the last */
+} drawn_token;
 
 struct kvq_engine {
     kvq_options options;
@@ -47,6 +55,13 @@ struct kvq_engine {
     uint64_t last_id;
     kvq_event *events; /* [KVQ_MAX_REQUESTS] */
     size_t n_events;
+
+    bool overlaps;                           /* the next step is launched before this one's tokens are told */
+    kvq_active *under_way[KVQ_MAX_REQUESTS]; /* for whom the step that was launched draws, by row; NULL as above */
+    int n_under_way;
+    int64_t launch_ns;
+    drawn_token drawn[KVQ_MAX_REQUESTS]; /* taken and not told yet */
+    int n_drawn;
 
     kvq_stats stats;
     kvq_info info;
@@ -410,6 +425,7 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     e->info.device_bus_id = e->machine.info.bus_id;
     e->info.passed_over = e->machine.passed_over.code ? e->machine.passed_over.text : NULL;
     e->info.threads = e->machine.backend->stream_threads(e->stream);
+    e->overlaps = kvq_machine_overlaps(&e->machine);
     e->info.has_chat_template = e->chat_template != NULL;
     e->info.template_error = e->template_error[0] ? e->template_error : NULL;
     e->tools = (kvq_text_tools){.tokenizer = e->tokenizer,
@@ -434,6 +450,8 @@ static void free_list(kvq_active **list) {
 
 void kvq_close(kvq_engine *e) {
     if (!e) return;
+    /* what runs uses the memory that goes now; its error does not matter any more */
+    if (e->stream) (void)e->machine.backend->fetch(e->stream, NULL, NULL, 0, NULL);
     for (kvq_active *a = e->requests; a; a = a->next)
         if (e->scheduler) kvq_scheduler_remove(e->scheduler, &a->seq);
     free_list(&e->requests);
@@ -575,7 +593,17 @@ static bool feed_end(kvq_active *a, size_t *n_bytes) {
     return false;
 }
 
+/* The tokens drawn for it are nobody's. A step that draws for nobody else is waited for by nobody. */
+static void discard_tokens(kvq_engine *e, const kvq_active *a) {
+    for (int i = 0; i < e->n_drawn; i++)
+        if (e->drawn[i].who == a) e->drawn[i].who = NULL;
+    for (int i = 0; i < e->n_under_way; i++)
+        if (e->under_way[i] == a) e->under_way[i] = NULL;
+    while (e->n_under_way > 0 && !e->under_way[e->n_under_way - 1]) e->n_under_way--;
+}
+
 static void unlink_request(kvq_engine *e, kvq_active *a) {
+    discard_tokens(e, a);
     kvq_active **link = &e->requests;
     while (*link != a) link = &(*link)->next;
     *link = a->next;
@@ -584,7 +612,7 @@ static void unlink_request(kvq_engine *e, kvq_active *a) {
     e->done = a;
 }
 
-static kvq_result make_result(const kvq_engine *e, const kvq_active *a, bool truncated) {
+static kvq_result make_result(const kvq_engine *e, const kvq_active *a) {
     int64_t now = now_ns();
     return (kvq_result){.prompt_tokens = a->seq.n_prompt,
                         .completion_tokens = n_answer(a),
@@ -595,8 +623,7 @@ static kvq_result make_result(const kvq_engine *e, const kvq_active *a, bool tru
                         .decode_ms = ms_between(a->first_token_ns, now),
                         .seed = a->sampling.seed,
                         .kv_bytes = a->seq.n_blocks * e->kv_plan.kv.block_bytes,
-                        .n_preemptions = a->seq.n_preemptions,
-                        .truncated = truncated};
+                        .n_preemptions = a->seq.n_preemptions};
 }
 
 /* A session goes on from what was said, whichever way the answer ended; a request that said nothing leaves it as it
@@ -611,10 +638,10 @@ static void leave_session(kvq_engine *e, kvq_active *a) {
     a->session = NULL;
 }
 
-static void finish(kvq_engine *e, kvq_active *a, kvq_finish reason, size_t n_bytes, bool truncated) {
+static void finish(kvq_engine *e, kvq_active *a, kvq_finish reason, size_t n_bytes, const kvq_result *result) {
     kvq_event *event = add_event(e, a, KVQ_EVENT_FINISHED, n_bytes);
     event->reason = reason;
-    event->result = make_result(e, a, truncated);
+    event->result = *result;
     kvq_scheduler_remove(e->scheduler, &a->seq);
     leave_session(e, a);
     unlink_request(e, a);
@@ -625,7 +652,7 @@ static void finish(kvq_engine *e, kvq_active *a, kvq_finish reason, size_t n_byt
 static void fail(kvq_engine *e, kvq_active *a, const kvq_error *err) {
     kvq_event *event = add_event(e, a, KVQ_EVENT_FAILED, 0);
     event->reason = KVQ_FINISH_ERROR;
-    event->result = make_result(e, a, false);
+    event->result = make_result(e, a);
     event->error = *err;
     kvq_scheduler_remove(e->scheduler, &a->seq);
     leave_session(e, a);
@@ -636,7 +663,7 @@ static void fail(kvq_engine *e, kvq_active *a, const kvq_error *err) {
 /* ---- the step
  * ---------------------------------------------------------------------------------------------------------------- */
 
-/* Cancelled and late requests end here, before they cost another row. */
+/* Cancelled and late requests end here, before they cost another row; one that is under way is in vain. */
 static void end_unwanted(kvq_engine *e) {
     int64_t now = now_ns();
     kvq_active *next;
@@ -646,7 +673,8 @@ static void end_unwanted(kvq_engine *e) {
         if (!a->cancelled && !late) continue;
         size_t n_bytes = 0;
         if (n_answer(a) > 0) (void)feed_end(a, &n_bytes); /* it ends for the other reason */
-        finish(e, a, a->cancelled ? KVQ_FINISH_CANCELLED : KVQ_FINISH_DEADLINE, n_bytes, false);
+        kvq_result result = make_result(e, a);
+        finish(e, a, a->cancelled ? KVQ_FINISH_CANCELLED : KVQ_FINISH_DEADLINE, n_bytes, &result);
     }
 }
 
@@ -657,27 +685,6 @@ static void start_held(kvq_engine *e) {
         next = a->next;
         if (!a->is_prepared && !waits_for_session(e, a) && start(e, a, &err)) fail(e, a, &err);
     }
-}
-
-/* Adds the next token of a sequence and says what came of it. */
-static void take_token(kvq_engine *e, kvq_active *a, int id) {
-    int index = n_answer(a);
-    a->seq.tokens[a->seq.n_tokens++] = id;
-    e->stats.generation_tokens++;
-    if (!a->first_token_ns) a->first_token_ns = now_ns();
-
-    size_t n_bytes = 0;
-    bool ended = !a->ignore_end && kvq_tokenizer_is_end(e->tokenizer, id);
-    if (!ended && feed_token(e, a, id, &n_bytes)) {
-        finish(e, a, KVQ_FINISH_STOP, n_bytes, false);
-        return;
-    }
-    bool full = index + 1 >= a->max_tokens;
-    if (ended || full) {
-        bool stopped = feed_end(a, &n_bytes) || ended;
-        finish(e, a, stopped ? KVQ_FINISH_STOP : KVQ_FINISH_LENGTH, n_bytes, !stopped && a->cut_by_context);
-    } else if (n_bytes > 0)
-        (void)add_event(e, a, KVQ_EVENT_TEXT, n_bytes);
 }
 
 static kvq_status run_batch(kvq_engine *e, const kvq_batch *batch, kvq_error *err) {
@@ -692,34 +699,29 @@ static bool add_to_job(kvq_engine *e, const kvq_active *a) {
                            index);
 }
 
-/* A token for each of n, whose logits were just made: in one job, or in more where penalties name so many tokens that
- * they do not fit. */
-static kvq_status draw_tokens(kvq_engine *e, kvq_active *const *who, int n, kvq_error *err) {
-    kvq_status status = KVQ_OK;
-    for (int begin = 0, end = 0; begin < n && !status; begin = end) {
+/* A token for each that is under way, whose logits are made: in one job, or in more where penalties name so many tokens
+ * that they do not fit. */
+static void draw_tokens(kvq_engine *e) {
+    for (int begin = 0, end = 0; begin < e->n_under_way; begin = end) {
         kvq_sampler_begin(e->sampler);
-        while (end < n && add_to_job(e, who[end])) end++;
-        status = kvq_forward_sample(&e->forward, begin, kvq_sampler_job(e->sampler), err);
+        while (end < e->n_under_way && add_to_job(e, e->under_way[end])) end++;
+        kvq_forward_sample(&e->forward, begin, kvq_sampler_job(e->sampler));
     }
-    return status;
+    kvq_forward_bring(&e->forward, e->n_under_way);
 }
 
 /* Logits of the sequences whose tokens are all read, then a token for each. */
-static kvq_status sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list, kvq_error *err) {
+static void sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list) {
     int rows[KVQ_MAX_REQUESTS], n = 0;
-    kvq_active *who[KVQ_MAX_REQUESTS];
     for (int i = 0; i < batch->n_seqs; i++) {
-        kvq_active *a = (kvq_active *)list[i].seq;
         if (list[i].logit_row < 0) continue;
         rows[n] = list[i].logit_row;
-        who[n++] = a;
+        e->under_way[n++] = (kvq_active *)list[i].seq;
     }
-    kvq_scheduler_commit(e->scheduler);
-    if (n == 0) return KVQ_OK;
+    e->n_under_way = n;
+    if (n == 0) return;
     kvq_forward_head(&e->forward, rows, n);
-    kvq_status status = draw_tokens(e, who, n, err);
-    for (int i = 0; i < n && !status; i++) take_token(e, who[i], e->forward.host_ids[i]);
-    return status;
+    draw_tokens(e);
 }
 
 /* Nothing can run although something waits: no plan promised that, so it is our mistake; one request pays, the engine
@@ -735,30 +737,94 @@ static void fail_stuck(kvq_engine *e) {
         }
 }
 
-kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, kvq_error *err) {
-    int64_t begin = now_ns();
+/* Plans a step and asks the machine for it; its tokens are under way then, if it draws any. What it reads and writes is
+ * settled: the machine does what it is asked in order, so blocks that go back now are written by later steps only. */
+static kvq_status launch(kvq_engine *e, kvq_error *err) {
     const kvq_batch *batch;
     const kvq_scheduled *list;
+    e->launch_ns = now_ns();
+    start_held(e);
+    if (!kvq_scheduler_plan(e->scheduler, &batch, &list)) {
+        fail_stuck(e);
+        return KVQ_OK;
+    }
+    for (int i = 0; i < batch->n_seqs; i++) {
+        kvq_active *a = (kvq_active *)list[i].seq;
+        if (!a->admit_ns) a->admit_ns = e->launch_ns;
+        if (a->seq.n_computed < a->seq.n_prompt) e->stats.prefill_tokens += (uint64_t)a->seq.n_rows;
+    }
+    e->stats.steps++;
+    kvq_status status = run_batch(e, batch, err);
+    if (status) return status;
+    kvq_scheduler_commit(e->scheduler);
+    sample_all(e, batch, list);
+    if (e->n_under_way == 0) e->stats.step_ms_last = ms_between(e->launch_ns, now_ns());
+    return KVQ_OK;
+}
+
+/* Adds the next token of a sequence; says of it what the plan of the next step depends on. */
+static void take_token(kvq_engine *e, kvq_active *a, int id) {
+    a->seq.tokens[a->seq.n_tokens++] = id;
+    e->stats.generation_tokens++;
+    if (!a->first_token_ns) a->first_token_ns = now_ns();
+    drawn_token *t = &e->drawn[e->n_drawn++];
+    *t = (drawn_token){.who = a, .id = id, .result = make_result(e, a)};
+    t->is_end = !a->ignore_end && kvq_tokenizer_is_end(e->tokenizer, id);
+    t->is_last = t->is_end || n_answer(a) >= a->max_tokens;
+    if (t->is_last) kvq_scheduler_remove(e->scheduler, &a->seq);
+}
+
+/* Waits for the step that was launched. */
+static kvq_status take_tokens(kvq_engine *e, kvq_error *err) {
+    kvq_status status = kvq_forward_wait(&e->forward, err);
+    int n = e->n_under_way;
+    e->n_under_way = e->n_drawn = 0;
+    for (int i = 0; i < n && !status; i++)
+        if (e->under_way[i]) take_token(e, e->under_way[i], e->forward.host_ids[i]);
+    e->stats.step_ms_last = ms_between(e->launch_ns, now_ns());
+    return status;
+}
+
+/* The token's text, and what comes of it. A stop string ends the answer here, when a row for its next token may be
+ * under way; an end token, or the last one, ended it before. */
+static void tell_token(kvq_engine *e, drawn_token *t) {
+    kvq_active *a = t->who;
+    size_t n_bytes = 0;
+    if (!t->is_end && feed_token(e, a, t->id, &n_bytes))
+        finish(e, a, KVQ_FINISH_STOP, n_bytes, &t->result);
+    else if (t->is_last) {
+        bool stopped = feed_end(a, &n_bytes) || t->is_end;
+        t->result.truncated = !stopped && a->cut_by_context;
+        finish(e, a, stopped ? KVQ_FINISH_STOP : KVQ_FINISH_LENGTH, n_bytes, &t->result);
+    } else if (n_bytes > 0)
+        (void)add_event(e, a, KVQ_EVENT_TEXT, n_bytes);
+}
+
+static void tell_tokens(kvq_engine *e) {
+    for (int i = 0; i < e->n_drawn; i++)
+        if (e->drawn[i].who) tell_token(e, &e->drawn[i]);
+    e->n_drawn = 0;
+}
+
+kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, kvq_error *err) {
     kvq_status status = KVQ_OK;
     free_list(&e->done);
     e->n_events = 0;
     end_unwanted(e);
-    start_held(e);
-    if (kvq_scheduler_plan(e->scheduler, &batch, &list)) {
-        for (int i = 0; i < batch->n_seqs; i++) {
-            kvq_active *a = (kvq_active *)list[i].seq;
-            if (!a->admit_ns) a->admit_ns = begin;
-            if (a->seq.n_computed < a->seq.n_prompt) e->stats.prefill_tokens += (uint64_t)a->seq.n_rows;
-        }
-        e->stats.steps++;
-        status = run_batch(e, batch, err);
-        if (!status) status = sample_all(e, batch, list, err);
-        e->stats.step_ms_last = ms_between(begin, now_ns());
-    } else
-        fail_stuck(e);
+    if (e->n_under_way == 0) status = launch(e, err);
+    if (!status && e->n_under_way > 0) {
+        status = take_tokens(e, err);
+        /* the machine's error stays: the next call tells it, when these tokens are told */
+        if (!status && e->overlaps) (void)launch(e, NULL);
+        tell_tokens(e);
+    }
     *ret_events = e->events;
     *ret_n = e->n_events;
     return status;
+}
+
+void kvq_wait(kvq_engine *e) {
+    if (e->n_under_way > 0) (void)kvq_forward_wait(&e->forward, NULL); /* the step's error, which is told there */
 }
 
 bool kvq_is_active(const kvq_engine *e) {

@@ -214,9 +214,16 @@ kvq_status kvq_forward_fetch(kvq_forward *f, int n_rows, kvq_error *err) {
     return f->machine->backend->fetch(f->stream, f->host_logits, f->logits, logit_bytes(f, n_rows), err);
 }
 
-kvq_status kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job, kvq_error *err) {
+void kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job) {
     job.logits = f->logits + (size_t)begin * (size_t)job.vocab_size;
     job.ids = f->ids + begin;
     f->ops->sample(f->stream, &job);
-    return f->machine->backend->fetch(f->stream, f->host_ids + begin, job.ids, ids_bytes(job.n_rows), err);
+}
+
+void kvq_forward_bring(kvq_forward *f, int n_rows) {
+    f->machine->backend->start_fetch(f->stream, f->host_ids, f->ids, ids_bytes(n_rows));
+}
+
+kvq_status kvq_forward_wait(kvq_forward *f, kvq_error *err) {
+    return f->machine->backend->fetch(f->stream, NULL, NULL, 0, err);
 }

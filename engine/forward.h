@@ -44,8 +44,14 @@ void kvq_forward_head(kvq_forward *f, const int *rows, int n_rows);
 /* The logits just made, in f->host_logits. Waits for them. Errors: the stream's. */
 kvq_status kvq_forward_fetch(kvq_forward *f, int n_rows, kvq_error *err);
 
-/* Draws from rows begin, begin + 1, ... of the logits just made, each once; the tokens are in f->host_ids[begin ..].
- * job's logits and ids are set here. Waits for them. Errors: the stream's. */
-kvq_status kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job, kvq_error *err);
+/* Draws from rows begin, begin + 1, ... of the logits just made, each once. job's logits and ids are set here. */
+void kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job);
+
+/* All rows are drawn: the machine computes from now on, while the host does other things, and brings the n_rows tokens.
+ * They are in f->host_ids once kvq_forward_wait has returned, until the next kvq_forward_bring. */
+void kvq_forward_bring(kvq_forward *f, int n_rows);
+
+/* Waits for all that the machine was asked for. Errors: the stream's. */
+kvq_status kvq_forward_wait(kvq_forward *f, kvq_error *err);
 
 #endif

@@ -155,7 +155,8 @@ kvq_request kvq_default_request(void);
  * session_len: says both numbers), BUSY (KVQ_MAX_REQUESTS), NO_MEMORY, UNSUPPORTED (no usable chat template). */
 kvq_status kvq_submit(kvq_engine *e, const kvq_request *r, uint64_t *ret_id, kvq_error *err);
 
-/* Ends a request; its finished event comes with the next step, its blocks are free then. NOT_FOUND if there is none. */
+/* Ends a request; its finished event comes with the next step, its blocks are free then. A token of
+ * it that is being computed meanwhile is not told. NOT_FOUND if there is none. */
 kvq_status kvq_cancel(kvq_engine *e, uint64_t id);
 
 /* Forgets a session; false if there is none. */
@@ -204,6 +205,11 @@ typedef struct kvq_event {
 kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, kvq_error *err);
 bool kvq_is_active(const kvq_engine *e); /* something is queued, running, or an event is waiting */
 
+/* A GPU computes the next step while the caller handles this one's events: kvq_step launches it before it returns, and
+ * waits for it when it is called again. Waits here instead: what is submitted or cancelled between this and kvq_step
+ * still counts for the step planned there, as it does for a caller that is never ahead. Nobody has to call it. */
+void kvq_wait(kvq_engine *e);
+
 /* ---- stats
  * -------------------------------------------------------------------------------------------------------------- */
 
@@ -215,7 +221,7 @@ typedef struct kvq_stats {
     uint64_t steps, prompt_tokens, prefill_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits,
         prefix_hit_tokens, prefix_query_tokens, requests_finished, requests_failed, requests_cancelled;
     uint64_t sessions;
-    double step_ms_last;
+    double step_ms_last; /* until its tokens were known; a step without any: until the machine was asked for it */
 } kvq_stats;
 
 void kvq_get_stats(const kvq_engine *e, kvq_stats *ret);

@@ -53,6 +53,11 @@ void kvq_machine_close(kvq_machine *m) {
     *m = (kvq_machine){0};
 }
 
+bool kvq_machine_overlaps(const kvq_machine *m) {
+    const char *wish = secure_getenv("KVQ_OVERLAP");
+    return wish && *wish ? strcmp(wish, "0") != 0 : !m->info.is_host;
+}
+
 kvq_status kvq_machine_free_bytes(const kvq_machine *m, uint64_t *ret, kvq_error *err) {
     if (m->info.shares_memory) return kvq_memory_free_bytes(ret, err);
     return m->backend->free_bytes(m->device, ret, err);

@@ -72,7 +72,8 @@ typedef struct kvq_scheduled {
  * is to be done. The list has one entry per batch->seqs. */
 bool kvq_scheduler_plan(kvq_scheduler *s, const kvq_batch **ret_batch, const kvq_scheduled **ret_list);
 
-/* After the step has run: the rows are in the pool, full pages go to the prefix cache, dead ones back to the pool. */
+/* After the machine was asked for the step's rows: they are in the pool for whatever it is asked next, full pages go to
+ * the prefix cache, dead ones back to the pool. */
 void kvq_scheduler_commit(kvq_scheduler *s);
 
 void kvq_scheduler_get_stats(const kvq_scheduler *s, kvq_scheduler_stats *ret);

@@ -63,6 +63,9 @@ typedef struct kvq_backend {
     /* Waits for all that was asked of the stream, and copies bytes from DEVICE memory to the host's (SHARED or any).
      * bytes 0 only waits. Returns the stream's first error. */
     kvq_status (*fetch)(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err);
+    /* As fetch, without waiting: all that was asked runs from now on, with the copy behind it, to SHARED memory, where
+     * the bytes are once a later fetch has returned. */
+    void (*start_fetch)(kvq_stream *s, void *to, const void *from, uint64_t bytes);
 } kvq_backend;
 
 /* A plugin and the program that opens it must agree on every struct that passes between them: the number is raised

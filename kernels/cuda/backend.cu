@@ -284,10 +284,14 @@ static kvq_status stream_error(kvq_stream *s, kvq_error *err) {
     return s->error.code;
 }
 
-static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
+static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes) {
     kvq_cuda_flush(s);
     if (bytes > 0 && s->error.code == KVQ_OK)
         kvq_cuda_check(s, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s->cuda), "copying results");
+}
+
+static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
+    start_fetch(s, to, from, bytes);
     kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "a step");
     return stream_error(s, err);
 }
@@ -310,6 +314,7 @@ static kvq_backend make_backend() {
     ret.stream_threads = stream_threads;
     ret.stream_error = stream_error;
     ret.fetch = fetch;
+    ret.start_fetch = start_fetch;
     return ret;
 }
 

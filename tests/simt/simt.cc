@@ -854,9 +854,17 @@ cudaError_t cudaGraphDestroy(cudaGraph_t g) {
     return cudaSuccess;
 }
 
+static uint64_t n_waits;
+
+/* How often the host waited for something that had not run: for the test that it does so once a step. */
+extern "C" __attribute__((visibility("default"))) uint64_t simt_count_waits(void) {
+    return n_waits;
+}
+
 /* Runs what was asked for so far. After a failure nothing runs any more, as on a device. */
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     cudaError_t error = simt.last;
+    n_waits += s->first != NULL;
     open_memory(true);
     while (s->first) {
         simt_launch *l = take_first(s);

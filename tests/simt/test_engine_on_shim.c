@@ -399,24 +399,70 @@ static void decode_steps_are_replayed_as_graphs(void **state) {
     }
 }
 
-/* A kernel that fails in the field ends the step with the device's words, not with wrong tokens. */
-static void a_lost_gpu_ends_the_step(void **state) {
+/* For its tokens: a step is launched whole, lists, kernels and the way back of the tokens, and what a call has launched
+ * ahead is still to run when it returns. */
+static void the_host_waits_once_a_step(void **state) {
     (void)state;
-    kvq_options o = cuda_options(TINY_LLAMA, "8");
+    static answer answers[3];
+    kvq_stats stats;
+    int ids[PROMPT_MAX];
+    kvq_options o = cuda_options(TINY_LLAMA, "4");
     kvq_engine *e = world_open(&o);
-    int ids[40];
-    kvq_request r = world_request(ids, 40, 1, 10);
-    uint64_t id;
-    const kvq_event *events;
-    size_t n;
-    kvq_error err = {0};
-    assert_int_equal(kvq_submit(e, &r, &id, &err), KVQ_OK);
-    setenv("KVQ_SIMT_FAULT", "launch", 1);
-    kvq_status status = kvq_step(e, &events, &n, &err);
-    assert_int_equal(status, KVQ_DEVICE);
-    assert_int_equal(n, 0);
-    assert_non_null(strstr(err.text, "a step failed on the GPU: cudaErrorLaunchFailure"));
+    for (int i = 0; i < 3; i++) {
+        kvq_request r = world_request(ids, 10 + 5 * i, (uint64_t)i + 1, 10 + i);
+        (void)world_submit(e, &r, &answers[i]);
+    }
+    uint64_t n_waits = count_of("simt_count_waits"), n_calls = 0;
+    while (kvq_is_active(e)) {
+        world_step(e, (int)n_calls++);
+        n_waits += n_calls == 1; /* nothing was launched before the first */
+        assert_int_equal(count_of("simt_count_waits"), n_waits);
+        kvq_wait(e);
+        n_waits += kvq_is_active(e);
+        assert_int_equal(count_of("simt_count_waits"), n_waits);
+    }
+    kvq_get_stats(e, &stats);
+    assert_int_equal(n_calls, 12); /* the longest answer */
+    assert_int_equal(stats.steps, n_calls);
     kvq_close(e);
+}
+
+/* A GPU that fails in the field ends the step with the device's words, not with wrong tokens; be it the first, or one
+ * that was launched ahead, or one that could not be launched: what was known before is told first. */
+static void a_lost_gpu_ends_the_step(void **state) {
+    static const struct {
+        int n_steps;
+        const char *fault;
+        size_t n_told; /* by the call behind the fault */
+        const char *text;
+    } cases[] = {{0, "launch", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
+                 {3, "launch", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
+                 {3, "no_image", 1, "cudaErrorNoKernelImageForDevice"}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        static answer a;
+        kvq_options o = cuda_options(TINY_LLAMA, "8");
+        const kvq_token_bias letter = {'a', 100};
+        kvq_engine *e = world_open(&o);
+        int ids[40];
+        kvq_request r = world_request(ids, 40, 1, 10);
+        r.logit_bias = &letter; /* so that each token is an event */
+        r.n_logit_bias = 1;
+        const kvq_event *events;
+        size_t n;
+        kvq_error err = {0};
+        (void)world_submit(e, &r, &a);
+        for (int s = 0; s < cases[i].n_steps; s++) world_step(e, s);
+        assert_int_equal(a.n_bytes, cases[i].n_steps);
+        setenv("KVQ_SIMT_FAULT", cases[i].fault, 1);
+        kvq_status status = kvq_step(e, &events, &n, &err);
+        assert_int_equal(n, cases[i].n_told);
+        if (!status) status = kvq_step(e, &events, &n, &err);
+        assert_int_equal(status, KVQ_DEVICE);
+        assert_int_equal(n, 0);
+        if (!strstr(err.text, cases[i].text)) fail_msg("%s: '%s'", cases[i].fault, err.text);
+        kvq_close(e);
+        (void)no_fault(state);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -434,6 +480,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(a_jetsons_pool_is_a_share_of_the_systems_memory, no_fault),
         cmocka_unit_test_setup(nothing_is_allocated_after_the_start, no_fault),
         cmocka_unit_test_setup(decode_steps_are_replayed_as_graphs, no_fault),
+        cmocka_unit_test_setup(the_host_waits_once_a_step, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

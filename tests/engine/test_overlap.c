@@ -1,0 +1,369 @@
+/* test_overlap.c: launching the next step before this one's tokens are told (KVQ_OVERLAP=1, which a GPU does of itself)
+ * changes when things are computed, and nothing of what is told: every request has the same events, whichever way it
+ * ends. --cuda: through the CUDA backend of KVQ_CUDA_PLUGIN, whose shim computes nothing before it is waited for;
+ * fewer requests. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "world.h"
+
+#define COUNT_OF(a) (int)(sizeof(a) / sizeof *(a))
+
+enum { ASKED_MAX = 32, LOG_BYTES = 16384 };
+
+static const char *backend = "cpu";
+static int one_in = 1; /* of the requests: the shim is slow */
+
+/* A request, and all that was told of it. */
+typedef struct asked {
+    uint64_t id;
+    int cancel_at; /* tokens told; 0: it is left alone */
+    int n_tokens;  /* told so far */
+    bool ended;
+    char log[LOG_BYTES]; /* a line an event */
+    size_t n_log;
+} asked;
+
+/* One engine's life. */
+typedef struct life {
+    kvq_engine *engine;
+    asked asked[ASKED_MAX];
+    int n, n_calls;
+    kvq_stats stats; /* at its end */
+} life;
+
+static kvq_options options_of(int model, const char *policy) {
+    kvq_options o = world_options(model, policy);
+    o.backend = backend;
+    return o;
+}
+
+static void begin(life *x, const kvq_options *o, bool overlaps) {
+    memset(x, 0, sizeof *x);
+    setenv("KVQ_OVERLAP", overlaps ? "1" : "0", 1);
+    x->engine = world_open(o);
+    unsetenv("KVQ_OVERLAP");
+}
+
+static asked *ask(life *x, kvq_request r, int cancel_at) {
+    assert_true(x->n < ASKED_MAX);
+    kvq_error err = {0};
+    asked *a = &x->asked[x->n++];
+    a->cancel_at = cancel_at;
+    r.user = a;
+    if (kvq_submit(x->engine, &r, &a->id, &err)) fail_msg("kvq_submit: %s", err.text);
+    return a;
+}
+
+/* What a result says of the answer, and what it held; a cancelled one may have a block more for what is not told. */
+static void write_down(asked *a, const kvq_event *event) {
+    uint64_t held = event->reason == KVQ_FINISH_CANCELLED ? 0 : event->result.kv_bytes;
+    int n = snprintf(a->log + a->n_log, sizeof a->log - a->n_log, "%d tokens: '%s', %zu bytes", event->n_tokens,
+                     event->text, event->n_bytes);
+    a->n_log += (size_t)n;
+    if (event->kind != KVQ_EVENT_TEXT)
+        a->n_log += (size_t)snprintf(
+            a->log + a->n_log, sizeof a->log - a->n_log,
+            ", ends by %s: %d and %d tokens, seed %llu, truncated %d, %llu bytes, %s", kvq_finish_name(event->reason),
+            event->result.prompt_tokens, event->result.completion_tokens, (unsigned long long)event->result.seed,
+            event->result.truncated, (unsigned long long)held, event->error.code ? event->error.text : "well");
+    assert_true(a->n_log + 2 < sizeof a->log);
+    a->log[a->n_log++] = '\n';
+}
+
+/* One call, and what a caller does with its events, cancelling among it. */
+static void step(life *x) {
+    const kvq_event *events;
+    size_t n;
+    kvq_error err = {0};
+    if (x->n_calls++ % 3 == 0) kvq_wait(x->engine); /* at any time, or never */
+    if (kvq_step(x->engine, &events, &n, &err)) fail_msg("kvq_step: %s", err.text);
+    for (size_t i = 0; i < n; i++) {
+        asked *a = events[i].user;
+        assert_false(a->ended);
+        write_down(a, &events[i]);
+        a->n_tokens = events[i].n_tokens;
+        a->ended = events[i].kind != KVQ_EVENT_TEXT;
+        if (a->cancel_at && a->n_tokens >= a->cancel_at && !a->ended)
+            assert_int_equal(kvq_cancel(x->engine, a->id), KVQ_OK);
+    }
+}
+
+static void run(life *x) {
+    while (kvq_is_active(x->engine)) {
+        step(x);
+        assert_true(x->n_calls < 20000);
+    }
+}
+
+static void end(life *x) {
+    for (int i = 0; i < x->n; i++) assert_true(x->asked[i].ended);
+    kvq_get_stats(x->engine, &x->stats);
+    assert_int_equal(x->stats.blocks_used, 0);
+    assert_int_equal(x->stats.requests_finished + x->stats.requests_failed, x->n);
+    kvq_close(x->engine);
+}
+
+typedef void scenario(life *x);
+
+/* Lives the same twice; both are over then, and there is something to look at in them. */
+static void compare(scenario *live, const kvq_options *o, life lives[2]) {
+    for (int i = 0; i < 2; i++) {
+        begin(&lives[i], o, i == 1);
+        live(&lives[i]);
+        end(&lives[i]);
+    }
+    assert_int_equal(lives[0].n, lives[1].n);
+    for (int i = 0; i < lives[0].n; i++)
+        if (strcmp(lives[0].asked[i].log, lives[1].asked[i].log) != 0)
+            fail_msg("request %d was told\n%sand overlapped\n%s", i, lives[0].asked[i].log, lives[1].asked[i].log);
+    assert_int_equal(lives[0].stats.generation_tokens, lives[1].stats.generation_tokens);
+}
+
+static life *new_lives(void) {
+    life *lives = calloc(2, sizeof *lives);
+    assert_non_null(lives);
+    return lives;
+}
+
+/* ---- requests ---------------------------------------------------------------------------------------------------- */
+
+/* Letters only: a token is a byte of text, and an event. */
+static kvq_request letters(int n_prompt, uint64_t seed, int max_tokens) {
+    static int ids[PROMPT_MAX];
+    static kvq_token_bias bias[26];
+    kvq_request r = world_request(ids, n_prompt, seed, max_tokens);
+    for (int i = 0; i < 26; i++) bias[i] = (kvq_token_bias){'a' + i, 60};
+    r.logit_bias = bias;
+    r.n_logit_bias = 26;
+    return r;
+}
+
+/* Answers of 10 to 25 letters or bytes, ended in every way there is. */
+static void ask_one_of_each(life *x, int i) {
+    static const char *const stops[] = {"a", "e", "th", "no", "x"};
+    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 4}};
+    kvq_request r = letters(5 + 13 * i % 60, (uint64_t)i + 1, 10 + i % 16);
+    switch (i % 4) {
+    case 0:
+        (void)ask(x, r, 0);
+        break;
+    case 1:
+        r.stop = stops;
+        r.n_stop = 5;
+        (void)ask(x, r, 0);
+        break;
+    case 2:
+        (void)ask(x, r, 3 + i % 5);
+        break;
+    default:
+        r.ignore_end = false;
+        r.logit_bias = end_is_likely;
+        r.n_logit_bias = 1;
+        r.repetition_penalty = 1.2f; /* of what was drawn before */
+        (void)ask(x, r, 0);
+    }
+}
+
+/* ---- the same is told -------------------------------------------------------------------------------------------- */
+
+static void each_way_of_ending(life *x) {
+    for (int i = 0; i < 8; i++) ask_one_of_each(x, i);
+    run(x);
+}
+
+static void every_request_is_told_the_same(void **state) {
+    (void)state;
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "4");
+    compare(each_way_of_ending, &o, lives);
+    for (int i = 0; i < lives[0].n; i++) assert_true(lives[0].asked[i].n_log > 60); /* there was something to tell */
+    free(lives);
+}
+
+/* A stop string found with each token from position 20 to 50: the row behind it, in vain, is the last of a page, which
+ * it closes, or the first of one. */
+static void stops_all_along_a_page(life *x) {
+    static const char all[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    static const kvq_token_bias always_a[] = {{'a', 100}};
+    for (size_t n = 1; n <= sizeof all - 1; n += (size_t)one_in) {
+        const char *stops[] = {all + sizeof all - 1 - n};
+        kvq_request r = letters(20, 1, 60);
+        r.logit_bias = always_a;
+        r.n_logit_bias = 1;
+        r.stop = stops;
+        r.n_stop = 1;
+        (void)ask(x, r, 0);
+        if (x->n % 6 == 0) run(x);
+    }
+    run(x);
+}
+
+static void a_stop_string_ends_the_answer_at_its_token(void **state) {
+    (void)state;
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_GEMMA3, "4");
+    o.enable_prefix_caching = true;
+    compare(stops_all_along_a_page, &o, lives);
+    free(lives);
+}
+
+static void three_turns(life *x) {
+    static const char *const stops[] = {"q", "z"};
+    for (int t = 0; t < 3; t++) {
+        for (int s = 0; s < 4; s++) {
+            kvq_request r = letters(0, 4 * (uint64_t)t + (uint64_t)s, 20 + s);
+            r.ids = NULL;
+            r.n_ids = 0;
+            r.prompt = "And?";
+            r.session = s < 2 ? "a" : "b"; /* two at a time, one behind the other */
+            r.stop = stops;
+            r.n_stop = s % 2 ? 2 : 0;
+            (void)ask(x, r, t == 1 && s == 2 ? 7 : 0);
+        }
+        run(x);
+    }
+}
+
+/* What is not told is not kept either: the next turn's prompt is as long. */
+static void a_session_goes_on_from_what_was_told(void **state) {
+    (void)state;
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "8");
+    o.enable_prefix_caching = true;
+    compare(three_turns, &o, lives);
+    free(lives);
+}
+
+static void thirty_two(life *x) {
+    for (int i = 0; i < 32; i += one_in) ask_one_of_each(x, i);
+    run(x);
+}
+
+static void thirty_two_over_a_pool_for_few(void **state) {
+    (void)state;
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_QWEN2, "4");
+    char pool[16];
+    o.enable_prefix_caching = true;
+    o.max_batch_size = 4;
+    o.session_len = 200;
+    o.cache_max_entry_count = world_smallest_pool(o, pool, sizeof pool);
+    compare(thirty_two, &o, lives);
+    free(lives);
+}
+
+static void long_ones(life *x) {
+    static const char *const stops[] = {"qu", "zz"};
+    for (int i = 0; i < 6; i++) {
+        kvq_request r = letters(20 + 5 * i, (uint64_t)i + 1, 200);
+        r.stop = stops;
+        r.n_stop = i % 2 ? 2 : 0;
+        (void)ask(x, r, i == 4 ? 100 : 0);
+    }
+    run(x);
+}
+
+static void preempted_ones_are_told_the_same(void **state) {
+    (void)state;
+    if (one_in > 1) skip(); /* test_engine_on_shim has them */
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "4");
+    char pool[16];
+    o.cache_max_entry_count = world_smallest_pool(o, pool, sizeof pool);
+    compare(long_ones, &o, lives);
+    assert_true(lives[0].stats.preemptions > 0 && lives[1].stats.preemptions > 0);
+    free(lives);
+}
+
+/* ---- when it is told --------------------------------------------------------------------------------------------- */
+
+/* A step is launched ahead, and no call tells less for it. */
+static void a_call_tells_what_it_told_before_and_a_step_is_ahead(void **state) {
+    (void)state;
+    for (int overlaps = 0; overlaps < 2; overlaps++) {
+        life *x = new_lives();
+        kvq_options o = options_of(TINY_LLAMA, "8");
+        begin(x, &o, overlaps);
+        asked *a = ask(x, letters(30, 1, 5), 0);
+        for (int n = 1; n <= 5; n++) {
+            step(x);
+            assert_int_equal(a->n_tokens, n);
+            kvq_get_stats(x->engine, &x->stats);
+            assert_int_equal(x->stats.steps,
+                             n < 5 ? n + overlaps : 5); /* nothing is left to run: nothing is launched */
+            assert_int_equal(x->stats.generation_tokens, n);
+        }
+        assert_true(a->ended);
+        assert_false(kvq_is_active(x->engine));
+        end(x);
+        free(x);
+    }
+}
+
+/* Not with the step that runs in vain, for which nobody waits. */
+static void an_end_by_a_stop_string_is_told_at_once(void **state) {
+    (void)state;
+    life *x = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "8");
+    begin(x, &o, true);
+    kvq_request r = letters(30, 1, 50);
+    static const char *const all[] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m",
+                                      "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z"};
+    r.stop = all;
+    r.n_stop = COUNT_OF(all);
+    asked *a = ask(x, r, 0), *next;
+    step(x);
+    assert_true(a->ended);
+    assert_false(kvq_is_active(x->engine));
+    kvq_get_stats(x->engine, &x->stats);
+    assert_int_equal(x->stats.steps, 2);
+    assert_int_equal(x->stats.blocks_used, 0);
+    next = ask(x, letters(30, 1, 1), 0); /* behind it, in the same blocks */
+    step(x);
+    assert_true(next->ended);
+    end(x);
+    free(x);
+}
+
+static void an_engine_closes_with_a_step_under_way(void **state) {
+    (void)state;
+    for (int n_steps = 1; n_steps < 8; n_steps += one_in) {
+        life *x = new_lives();
+        kvq_options o = options_of(TINY_GEMMA3, "4");
+        o.max_prefill_token_num = 16;
+        begin(x, &o, true);
+        for (int i = 0; i < 4; i++) ask_one_of_each(x, i);
+        for (int i = 0; i < n_steps; i++) step(x);
+        kvq_close(x->engine); /* the sanitizer build sees what is used behind it */
+        free(x);
+    }
+}
+
+static int remove_models(void **state) {
+    (void)state;
+    world_remove_models();
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--cuda") == 0) backend = "cuda", one_in = 5;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_request_is_told_the_same),
+        cmocka_unit_test(a_stop_string_ends_the_answer_at_its_token),
+        cmocka_unit_test(a_session_goes_on_from_what_was_told),
+        cmocka_unit_test(thirty_two_over_a_pool_for_few),
+        cmocka_unit_test(preempted_ones_are_told_the_same),
+        cmocka_unit_test(a_call_tells_what_it_told_before_and_a_step_is_ahead),
+        cmocka_unit_test(an_end_by_a_stop_string_is_told_at_once),
+        cmocka_unit_test(an_engine_closes_with_a_step_under_way),
+    };
+    return cmocka_run_group_tests(tests, NULL, remove_models);
+}
