@@ -434,6 +434,8 @@ static void free_list(kvq_active **list) {
 
 void kvq_close(kvq_engine *e) {
     if (!e) return;
+    /* a step that failed may still run in part, on memory that is given back here; its error was told */
+    if (e->stream) (void)e->machine.backend->fetch(e->stream, NULL, NULL, 0, NULL);
     for (kvq_active *a = e->requests; a; a = a->next)
         if (e->scheduler) kvq_scheduler_remove(e->scheduler, &a->seq);
     free_list(&e->requests);
