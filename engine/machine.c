@@ -53,6 +53,10 @@ void kvq_machine_close(kvq_machine *m) {
     *m = (kvq_machine){0};
 }
 
+void kvq_machine_describe(kvq_machine *m) {
+    m->backend->describe(m->device, &m->info);
+}
+
 kvq_status kvq_machine_free_bytes(const kvq_machine *m, uint64_t *ret, kvq_error *err) {
     if (m->info.shares_memory) return kvq_memory_free_bytes(ret, err);
     return m->backend->free_bytes(m->device, ret, err);
