@@ -310,6 +310,33 @@ static void cublas_has_its_memory_from_the_plan(void **state) {
     kvq_close(e);
 }
 
+/* Decode steps of so many sequences that their products are cuBLAS': what was kept for a graph goes before each. */
+enum { MANY = 70 };
+
+static void large_decode_steps_leave_their_graph_for_cublas(void **state) {
+    (void)state;
+    static answer answers[2][MANY];
+    static int ids[MANY][4];
+    kvq_options o = cublas_options(FAKE_CUBLAS, NULL);
+    o.max_batch_size = MANY;
+    o.max_prefill_token_num = 60; /* so that no prompt has a step of its own for it */
+    setenv("KVQ_CUDA_CUBLAS_ROWS", "66", 1);
+    for (int run = 0; run < 2; run++) {
+        kvq_engine *e = world_open(&o);
+        int products = cublas_counts().n_products;
+        for (int i = 0; i < MANY; i++) {
+            kvq_request r = world_request(ids[i], 2, (uint64_t)i + 1, 5);
+            (void)world_submit(e, &r, &answers[run][i]);
+        }
+        (void)world_run(e);
+        assert_true(cublas_counts().n_products > products);
+        kvq_close(e);
+        setenv("KVQ_CUDA_GRAPHS", "0", 1);
+    }
+    unsetenv("KVQ_CUDA_GRAPHS");
+    for (int i = 0; i < MANY; i++) world_same(&answers[0][i], &answers[1][i], "graphs and none");
+}
+
 /* One that is not there or does not start is told, and prompts are read in halves as without it. */
 static void without_cublas_halves_serve_and_the_reason_is_told(void **state) {
     (void)state;
@@ -568,6 +595,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(prompts_are_read_in_halves_where_that_is_allowed, no_fault),
         cmocka_unit_test_setup(prompts_are_read_by_cublas_where_there_is_one, no_fault),
         cmocka_unit_test_setup(cublas_has_its_memory_from_the_plan, no_fault),
+        cmocka_unit_test_setup(large_decode_steps_leave_their_graph_for_cublas, no_fault),
         cmocka_unit_test_setup(without_cublas_halves_serve_and_the_reason_is_told, no_fault),
         cmocka_unit_test_setup(a_product_that_cublas_refuses_ends_the_step, no_fault),
         cmocka_unit_test_setup(every_missing_piece_is_named, no_fault),
