@@ -318,6 +318,7 @@ static void has_model(kvqd *d, kvq_engine *engine) {
               "'%s' on %s (%s), KV policy %s, pool of %.1f MiB for %llu tokens in sequences of %d", i->model_name,
               i->backend, i->isa, i->quant_policy, (double)i->pool_bytes / 1048576,
               (unsigned long long)i->capacity[2].tokens, i->capacity[2].tokens_a_sequence);
+    if (i->cublas) log_info("cuBLAS: %s", i->cublas);
     if (i->passed_over) log_warning("the GPU is not used: %s", i->passed_over);
     if (i->template_error)
         log_warning("the model's chat template cannot be used, only \"raw\" prompts work: %s", i->template_error);

@@ -343,12 +343,12 @@ static json_t *limits_info(const kvqd *d, const kvq_info *i) {
 
 json_t *telemetry_info(const kvqd *d) {
     const kvq_info *i = d->engine ? kvq_get_info(d->engine) : NULL;
-    json_t *backend =
-        json_pack("{s:s, s:s?, s:s?, s:i, s:s?, s:s?, s:s?, s:s?}", "requested", d->config.engine_backend, "active",
-                  i ? i->backend : NULL, "isa", i ? i->isa : NULL, "threads", i ? i->threads : 0, "device",
-                  i && *i->device ? i->device : NULL, "device_version",
-                  i && *i->device_version ? i->device_version : NULL, "device_bus_id",
-                  i && *i->device_bus_id ? i->device_bus_id : NULL, "gpu_passed_over", i ? i->passed_over : NULL);
+    json_t *backend = json_pack("{s:s, s:s?, s:s?, s:i, s:s?, s:s?, s:s?, s:s?, s:s?}", "requested",
+                                d->config.engine_backend, "active", i ? i->backend : NULL, "isa", i ? i->isa : NULL,
+                                "threads", i ? i->threads : 0, "device", i && *i->device ? i->device : NULL,
+                                "device_version", i && *i->device_version ? i->device_version : NULL, "device_bus_id",
+                                i && *i->device_bus_id ? i->device_bus_id : NULL, "cublas", i ? i->cublas : NULL,
+                                "gpu_passed_over", i ? i->passed_over : NULL);
     return json_pack("{s:i, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:i, s:o}", "api", 1, "version", KVQ_VERSION,
                      "node", d->node, "hardware", hardware(&d->telemetry.sample), "backend", backend, "model",
                      i ? model_info(d, i) : json_null(), "kv", i ? kv_info(i) : json_null(), "limits",

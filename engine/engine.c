@@ -160,7 +160,8 @@ static workspace_plan plan_workspace(const kvq_options *o, const kvq_hparams *p,
                             .n_groups = kv->kv.n_groups,
                             .depends_on_batch = !o->reproducible,
                             .vocab_size = p->vocab_size};
-    w.bytes = machine->backend->workspace_bytes(&w.shapes) + kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
+    w.bytes = machine->backend->workspace_bytes(machine->device, &w.shapes) +
+              kvq_forward_bytes(p, w.max_rows, o->max_batch_size) +
               kvq_scheduler_scratch_bytes(kv, o->max_batch_size, w.chunk_tokens) +
               k_ref_floats(kv, w.session_guess) * sizeof(float);
     return w;
@@ -423,6 +424,8 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     e->info.device = e->machine.info.name;
     e->info.device_version = e->machine.info.version;
     e->info.device_bus_id = e->machine.info.bus_id;
+    kvq_machine_describe(&e->machine);
+    e->info.cublas = e->machine.info.cublas[0] ? e->machine.info.cublas : NULL;
     e->info.passed_over = e->machine.passed_over.code ? e->machine.passed_over.text : NULL;
     e->info.threads = e->machine.backend->stream_threads(e->stream);
     e->overlaps = kvq_machine_overlaps(&e->machine);
@@ -946,10 +949,12 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
         fill_names(&plan->info, g, plan->model_name, sizeof plan->model_name, plan->file_type, sizeof plan->file_type);
         plan->info.backend = machine.backend->name;
         plan->info.isa = machine.backend->ops(machine.device)->isa;
+        kvq_machine_describe(&machine);
         plan->device = machine.info;
         plan->info.device = plan->device.name;
         plan->info.device_version = plan->device.version;
         plan->info.device_bus_id = plan->device.bus_id;
+        plan->info.cublas = plan->device.cublas[0] ? plan->device.cublas : NULL;
         plan->info.threads = o->threads;
         plan->passed_over = machine.passed_over;
         plan->info.passed_over = plan->passed_over.code ? plan->passed_over.text : NULL;

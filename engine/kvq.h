@@ -86,6 +86,7 @@ typedef struct kvq_info {
     const char *backend, *isa, *quant_policy;          /* the backend that runs */
     const char *device, *device_version;               /* GPU and driver; "" on the CPU */
     const char *device_bus_id;                         /* its PCI address, "0000:65:00.0"; "" on the CPU */
+    const char *cublas;      /* how a GPU's large products are made by cuBLAS, or why not; NULL: not asked for */
     const char *passed_over; /* why backend "auto" runs on the CPU although a GPU's is installed */
     uint64_t n_parameters, model_file_bytes;
     uint64_t weight_bytes, workspace_bytes, pool_bytes; /* the memory plan as it was carried out */

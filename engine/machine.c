@@ -58,6 +58,10 @@ bool kvq_machine_overlaps(const kvq_machine *m) {
     return wish && *wish ? strcmp(wish, "0") != 0 : !m->info.is_host;
 }
 
+void kvq_machine_describe(kvq_machine *m) {
+    m->backend->describe(m->device, &m->info);
+}
+
 kvq_status kvq_machine_free_bytes(const kvq_machine *m, uint64_t *ret, kvq_error *err) {
     if (m->info.shares_memory) return kvq_memory_free_bytes(ret, err);
     return m->backend->free_bytes(m->device, ret, err);

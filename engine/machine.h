@@ -18,6 +18,9 @@ typedef struct kvq_machine {
 kvq_status kvq_machine_open(kvq_machine *ret, const char *backend, const char *isa, int device, kvq_error *err);
 void kvq_machine_close(kvq_machine *m); /* after everything taken from it; harmless on zeros */
 
+/* Brings info up to date: some of it is known only when a stream was planned or made. */
+void kvq_machine_describe(kvq_machine *m);
+
 /* What is free for us: the device's memory, or the system's where the device has none of its own. */
 kvq_status kvq_machine_free_bytes(const kvq_machine *m, uint64_t *ret, kvq_error *err);
 

@@ -28,6 +28,7 @@ typedef struct kvq_device_info {
     char name[96];    /* "NVIDIA H100 80GB HBM3"; empty for the CPU */
     char version[96]; /* "driver 13.0, runtime 13.0"; empty for the CPU */
     char bus_id[24];  /* its PCI address, "0000:65:00.0"; empty for the CPU */
+    char cublas[192]; /* how large products are made by cuBLAS, or why not; empty where that is not asked for */
     bool is_host;     /* DEVICE memory is the host's own: pointers work on both sides */
     bool
         shares_memory; /* its memory is the system's (CPU, integrated GPUs): what is free is what the system has free */
@@ -41,6 +42,7 @@ typedef struct kvq_backend {
      * KVQ_UNSUPPORTED, KVQ_NO_MEMORY. */
     kvq_status (*open)(const kvq_device_options *options, kvq_device **ret, kvq_error *err);
     void (*close)(kvq_device *d); /* NULL allowed */
+    /* Some of it is known only when a stream was planned or made. */
     void (*describe)(const kvq_device *d, kvq_device_info *ret);
     const kvq_ops *(*ops)(const kvq_device *d); /* lives as long as the device */
 
@@ -54,7 +56,8 @@ typedef struct kvq_backend {
     void (*give)(kvq_device *d, kvq_memory_kind kind, uint8_t *memory, uint64_t bytes);            /* NULL allowed */
     kvq_status (*copy)(kvq_device *d, void *to, const void *from, uint64_t bytes, kvq_error *err); /* host to device */
 
-    size_t (*workspace_bytes)(const kvq_shapes *shapes); /* of DEVICE memory that a stream takes */
+    /* Of DEVICE memory that a stream takes; looks for what it would use beyond the backend itself. */
+    size_t (*workspace_bytes)(kvq_device *d, const kvq_shapes *shapes);
     kvq_status (*stream_new)(kvq_device *d, const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err);
     void (*stream_free)(kvq_stream *s); /* NULL allowed */
     int (*stream_threads)(const kvq_stream *s);
@@ -71,7 +74,7 @@ typedef struct kvq_backend {
 /* A plugin and the program that opens it must agree on every struct that passes between them: the number is raised
  * when a meaning changes, the sizes notice what was forgotten. */
 #define KVQ_BACKEND_INTERFACE                                                                                 \
-    ((uint64_t)1 << 48 | (uint64_t)(sizeof(kvq_backend) + sizeof(kvq_ops) + sizeof(kvq_shapes)) << 32 |       \
+    ((uint64_t)2 << 48 | (uint64_t)(sizeof(kvq_backend) + sizeof(kvq_ops) + sizeof(kvq_shapes)) << 32 |       \
      (uint64_t)(sizeof(kvq_batch) + sizeof(kvq_batch_seq) + sizeof(kvq_kv_page) + sizeof(kvq_matrix)) << 16 | \
      (uint64_t)(sizeof(kvq_kv) + sizeof(kvq_kv_layer) + sizeof(kvq_append) + sizeof(kvq_attend) +             \
                 sizeof(kvq_device_info) + sizeof(kvq_error)))

@@ -239,11 +239,11 @@ static json_t *machine_json(const kvq_info *info) {
     struct utsname os = {0};
     read_cpu_name(cpu, sizeof cpu);
     (void)uname(&os); /* fails only for a bad pointer */
-    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:i, s:s}", "cpu", cpu, "processors",
+    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:i, s:s?, s:s}", "cpu", cpu, "processors",
                      (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "memory_bytes",
                      (json_int_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE), "system", os.sysname, "architecture",
-                     os.machine, "backend", info->backend, "isa", info->isa, "threads", info->threads, "kvqd",
-                     KVQ_VERSION);
+                     os.machine, "backend", info->backend, "isa", info->isa, "threads", info->threads, "cublas",
+                     info->cublas, "kvqd", KVQ_VERSION);
 }
 
 static int tokens_timed(const test *t) {

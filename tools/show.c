@@ -181,6 +181,7 @@ static void print_plan_head(const kvq_info *i) {
            "%d at once\n",
            mib(i->weight_bytes), mib(i->workspace_bytes), mib(i->pool_bytes), i->session_len, i->session_len_model,
            i->max_batch_size);
+    if (i->cublas) printf("cuBLAS: %s\n", i->cublas);
     printf("  %-10s %10s %10s %12s   tokens that fit, in sequences of\n", "kv", "bits/value", "blocks", "block bytes");
     printf("  %-10s %10s %10s %12s ", "", "", "", "");
     for (int c = 0; c < 3; c++) printf(" %18d", i->capacity[c].tokens_a_sequence);

@@ -71,6 +71,11 @@ static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes
     return KVQ_OK;
 }
 
+static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
+    (void)d;
+    return kvq_cpu_workspace_bytes(shapes);
+}
+
 static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
     (void)d;
     return kvq_cpu_stream_new(shapes, ret, err);
@@ -102,7 +107,7 @@ const kvq_backend *kvq_cpu_backend(void) {
                                     .take = take,
                                     .give = give,
                                     .copy = copy,
-                                    .workspace_bytes = kvq_cpu_workspace_bytes,
+                                    .workspace_bytes = workspace_bytes,
                                     .stream_new = stream_new,
                                     .stream_free = kvq_cpu_stream_free,
                                     .stream_threads = kvq_cpu_stream_threads,

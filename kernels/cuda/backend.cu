@@ -14,6 +14,9 @@ struct kvq_device {
     char isa[16];
     size_t shared_bytes; /* of a block, at most */
     int capability, n_sms;
+    int cublas_rows;            /* of a step that has products for cuBLAS, at least */
+    bool looked_for_cublas;     /* when first asked */
+    kvq_cublas_library *cublas; /* NULL: there is none */
 };
 
 static kvq_status fail_call(kvq_error *err, cudaError_t error, const char *what) {
@@ -86,6 +89,7 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
     d->shared_bytes = properties.sharedMemPerBlockOptin;
     d->capability = properties.major * 10 + properties.minor;
     d->n_sms = properties.multiProcessorCount;
+    d->cublas_rows = kvq_cuda_least_cublas_rows(d->capability);
     if (d->capability < LEAST_CAPABILITY)
         return kvq_fail(err, KVQ_DEVICE, "'%s' has compute capability %d.%d, this backend runs on " ARCHITECTURES,
                         properties.name, properties.major, properties.minor);
@@ -107,6 +111,7 @@ static void fill(kvq_ops *ops, const char *isa) {
 }
 
 static void close_device(kvq_device *d) {
+    if (d) kvq_cublas_close(d->cublas);
     free(d);
 }
 
@@ -194,11 +199,53 @@ static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes
     return error == cudaSuccess ? KVQ_OK : fail_call(err, error, "copying to the GPU");
 }
 
+/* ---- cuBLAS ---- */
+
+static void tell_without_cublas(kvq_device *d, const kvq_error *why) {
+    snprintf(d->info.cublas, sizeof d->info.cublas, "not used: %.170s", why->text);
+}
+
+/* Whether a stream of these shapes would have products for it, and there is one: looked for only then, since to load it
+ * takes time and memory of the host. */
+static bool wants_cublas(kvq_device *d, const kvq_shapes *shapes) {
+    kvq_error err;
+    if (!shapes->depends_on_batch || shapes->max_rows < d->cublas_rows) return false;
+    if (!d->looked_for_cublas && kvq_cublas_open(&d->cublas, &err)) tell_without_cublas(d, &err);
+    d->looked_for_cublas = true;
+    if (d->cublas)
+        snprintf(d->info.cublas, sizeof d->info.cublas, "'%.120s' for %d rows a step and more",
+                 kvq_cublas_file(d->cublas), d->cublas_rows);
+    return d->cublas != NULL;
+}
+
+/* For a stream that has all but that. What does not start is told, and the stream does without: its products are
+ * linear_halves.cu's then. */
+static void open_cublas(kvq_stream *s) {
+    kvq_device *d = s->device;
+    kvq_error err;
+    kvq_status status = take(d, KVQ_MEMORY_DEVICE, KVQ_CUBLAS_BYTES, true, "cuBLAS", &s->cublas_memory, &err);
+    if (!status) status = kvq_cublas_new(d->cublas, s->cuda, s->cublas_memory, &s->cublas, &err);
+    if (!status) status = kvq_cuda_try_cublas(s, &err);
+    if (!status) {
+        int version = kvq_cublas_version(s->cublas);
+        snprintf(d->info.cublas, sizeof d->info.cublas, "%d.%d.%d for %d rows a step and more", version / 10000,
+                 version / 100 % 100, version % 100, d->cublas_rows);
+        return;
+    }
+    tell_without_cublas(d, &err);
+    kvq_cublas_free(s->cublas);
+    give(d, KVQ_MEMORY_DEVICE, s->cublas_memory, KVQ_CUBLAS_BYTES);
+    s->cublas = NULL;
+    s->cublas_memory = NULL;
+}
+
 /* ---- streams ---- */
 
-static size_t operator_bytes(const kvq_shapes *shapes) {
+static size_t operator_bytes(const kvq_shapes *shapes, bool has_cublas) {
     size_t most = kvq_cuda_linear_bytes(shapes), refine = kvq_cuda_refine_bytes(shapes);
     size_t attend = kvq_cuda_attend_bytes(shapes), sample = kvq_cuda_sample_bytes(shapes);
+    size_t cublas = has_cublas ? kvq_cuda_cublas_bytes(shapes) : 0;
+    if (cublas > most) most = cublas;
     if (refine > most) most = refine;
     if (sample > most) most = sample;
     return attend > most ? attend : most;
@@ -222,8 +269,10 @@ static size_t room_bytes(const kvq_shapes *shapes) {
            kvq_cuda_aligned(seqs * sizeof(kvq_sample_row) + (size_t)shapes->vocab_size * sizeof(kvq_sample_edit));
 }
 
-static size_t workspace_bytes(const kvq_shapes *shapes) {
-    return operator_bytes(shapes) + lists_bytes(shapes) + room_bytes(shapes);
+static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
+    bool has_cublas = wants_cublas(d, shapes);
+    return operator_bytes(shapes, has_cublas) + lists_bytes(shapes) + room_bytes(shapes) +
+           (has_cublas ? KVQ_CUBLAS_BYTES : 0);
 }
 
 static void stream_free(kvq_stream *s) {
@@ -231,8 +280,10 @@ static void stream_free(kvq_stream *s) {
     if (s->cuda) (void)cudaStreamSynchronize(s->cuda); /* an error was told or does not matter any more */
     if (s->uploaded) (void)cudaEventDestroy(s->uploaded);
     kvq_cuda_graphs_done(s);
+    kvq_cublas_free(s->cublas);
     if (s->cuda) (void)cudaStreamDestroy(s->cuda);
     give(s->device, KVQ_MEMORY_DEVICE, s->workspace, 0);
+    give(s->device, KVQ_MEMORY_DEVICE, s->cublas_memory, 0);
     give(s->device, KVQ_MEMORY_DEVICE, s->lists, 0);
     give(s->device, KVQ_MEMORY_SHARED, s->staging, 0);
     free(s);
@@ -245,9 +296,11 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
                         shapes->max_in, shapes->n_kv_heads);
     kvq_stream *s = (kvq_stream *)calloc(1, sizeof *s);
     if (!s) return kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
+    bool has_cublas = wants_cublas(d, shapes);
     s->device = d;
     s->shapes = *shapes;
-    s->workspace_bytes = operator_bytes(shapes);
+    s->cublas_rows = d->cublas_rows;
+    s->workspace_bytes = operator_bytes(shapes, has_cublas);
     s->lists_bytes = lists_bytes(shapes);
     s->room_bytes = room_bytes(shapes);
     s->shared_bytes = d->shared_bytes;
@@ -263,6 +316,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");
         if (!status && !kvq_cuda_graphs_init(s)) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
     }
+    if (!status && has_cublas) open_cublas(s);
     if (status) {
         stream_free(s);
         return status;

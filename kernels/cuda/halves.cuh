@@ -1,5 +1,5 @@
 /* halves.cuh: the weights of ../matrix.h as halves, in the places where tensor cores take them. Included by
- * linear_halves.cu.
+ * linear_halves.cu and linear_cublas.cu.
  *
  * As in fragments.cuh a warp has 32 output rows, a step is 32 inputs, and what a lane loads are its own words of A:
  * rows 4 g .. 4 g + 3, inputs 8 t .. 8 t + 7 (g = lane / 4, t = lane % 4). A step is two products of 16 inputs for each
@@ -36,6 +36,12 @@ typedef struct kvq_half_weights {
 static __device__ __forceinline__ void kvq_put_pairs(kvq_half_weights *ret, int i, const uint32_t *pairs) {
 #pragma unroll
     for (int n = 0; n < 4; n++) ret->a[i / 2][n / 2][n % 2 * 2 + i % 2] = pairs[n];
+}
+
+/* Row i's eight inputs, in the order of kvq_half_input. */
+static __device__ __forceinline__ uint4 kvq_row_pairs(const kvq_half_weights &w, int i) {
+    const uint32_t *low = w.a[i / 2][0], *high = w.a[i / 2][1];
+    return uint4{low[i % 2], low[2 + i % 2], high[i % 2], high[2 + i % 2]};
 }
 
 /* ---- coded weights ---- */
@@ -87,6 +93,11 @@ template <typename K> struct kvq_half_coded {
     template <typename Bytes> static __device__ __forceinline__ void load(raw *ret, Bytes step, Bytes super, int lane) {
         kvq_load_step<K>(ret, step, super, lane);
     }
+    /* The same from where the matrix is, instead of shared memory. */
+    static __device__ __forceinline__ void load_from_tile(raw *ret, const uint8_t *step, const uint8_t *super,
+                                                          int lane) {
+        load(ret, step, super, lane);
+    }
 
     static __device__ __forceinline__ void unpack(kvq_half_weights *ret, const raw &from, int lane) {
         bool second = K::HALVES == 2 && lane % 4 / 2 == 1; /* of the step's halves: where the lane's codes are */
@@ -133,6 +144,11 @@ template <kvq_format KIND> struct kvq_half_floats {
             int chunk = place((8 * t + i) * 2 + r / 8);
             kvq_read_words<2>(ret->rows[i], step + (16 * chunk + r % 8 * 2));
         }
+    }
+    static __device__ __forceinline__ void load_from_tile(raw *ret, const uint8_t *step, const uint8_t *, int lane) {
+        int t = lane % 4, r = lane / 4 % 4 * KVQ_LANE_ROWS;
+#pragma unroll
+        for (int i = 0; i < 8; i++) kvq_read_words<2>(ret->rows[i], step + ((8 * t + i) * KVQ_TILE_ROWS + r) * 2);
     }
 
     static __device__ __forceinline__ void unpack(kvq_half_weights *ret, const raw &from, int) {

@@ -5,7 +5,7 @@
  *   The steps of a row are cut into at most 16 slices, by n_in alone. A slice is one chain, slices are added in order.
  *
  * Both kernels keep to that, so that the bits of a result do not depend on how many rows a step has (where they may,
- * linear_halves.cu takes the large products):
+ * linear_halves.cu and linear_cublas.cu take the large products):
  *
  *   few_rows   up to 64 rows: a block is 32 output rows times up to 16 activation rows, a warp is a slice. Weights go
  *              from memory to registers, each byte once per 16 rows; blocks that share them run side by side, so that
@@ -343,7 +343,7 @@ static void linear(kvq_stream *s, const kvq_linear *job) {
     const kvq_matrix *m = job->w;
     activations x = {};
     bool coded = false;
-    if (job->n_rows == 0 || kvq_cuda_linear_halves(s, job)) return;
+    if (job->n_rows == 0 || kvq_cuda_linear_cublas(s, job) || kvq_cuda_linear_halves(s, job)) return;
     for (int p = 0; p < m->n_parts; p++) coded |= m->parts[p].layout.bits > 0;
     if (coded && !quantize(s, job, &x)) return;
     for (int p = 0; p < m->n_parts; p++) {

@@ -1,4 +1,5 @@
-/* linear.cuh: what linear.cu and linear_halves.cu share: the layouts there are, tiles, and how results are stored. */
+/* linear.cuh: what linear.cu, linear_halves.cu and linear_cublas.cu share: the layouts there are, tiles, and how
+ * results are stored. */
 #ifndef KVQ_CUDA_LINEAR_CUH
 #define KVQ_CUDA_LINEAR_CUH
 

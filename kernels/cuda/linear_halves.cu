@@ -12,11 +12,12 @@
  * computed again in float, one by one. A row with a NaN or an infinity gives NaN with codes, and what floats give with
  * floats, as everywhere.
  *
- * Weights in F16 and BF16 go the same way. Not measured on any GPU yet; docs/cuda.md counts. */
+ * Weights in F16 and BF16 go the same way. Steps of still more rows are linear_cublas.cu's on some devices. Not
+ * measured on any GPU yet; docs/cuda.md counts. */
 #include "stream.h"
 
 #include "halves.cuh"
-#include "linear.cuh"
+#include "linear_halves.cuh"
 #include "warp.cuh"
 
 #define CONVERT_THREADS 256
@@ -30,17 +31,6 @@
 #define STAGES 4
 
 #define LEAST_ROWS 65 /* fewer are linear.cu's */
-
-/* Where an SM adds at least 1,024 products of halves in float a cycle; with fewer, many_rows' integers are as fast, so
- * that kernels for codes are not compiled for the others. capability: 90 is 9.0. */
-static __host__ __device__ constexpr bool has_fast_halves(int capability) {
-    return capability == 80 || capability == 87 || (capability >= 90 && capability < 120);
-}
-#ifdef __CUDA_ARCH__
-#define BUILT_FOR(coded) (!(coded) || has_fast_halves(__CUDA_ARCH__ / 10))
-#else
-#define BUILT_FOR(coded) true
-#endif
 
 /* Activations of a launch. */
 typedef struct half_activations {
@@ -75,24 +65,29 @@ static __device__ __forceinline__ float scale_of(int bits, float *inverse) {
 }
 
 /* A block is a row; a thread has eight inputs at a time, a lane's of the products. */
-__global__ void convert_rows(const float *in, half_activations x) {
+__global__ void convert_rows(const float *in, kvq_half_rows to) {
     KVQ_SHARED(int, scratch, KVQ_WARP_LANES);
-    int row = blockIdx.x, n_in = x.n_steps * KVQ_STEP, largest = 0;
-    const float *from = in + (size_t)row * n_in;
-    for (int i = threadIdx.x; i < n_in; i += CONVERT_THREADS)
+    int row = blockIdx.x, largest = 0;
+    const float *from = in + (size_t)row * to.n_in;
+    for (int i = threadIdx.x; i < to.n_in; i += CONVERT_THREADS)
         largest = kvq_larger<int>(largest, __float_as_int(fabsf(from[i])));
     float inverse, scale = scale_of(kvq_block_max<int>(largest, scratch), &inverse);
-    if (threadIdx.x == 0) x.scale[row] = scale;
-    for (int i = threadIdx.x * 8; i < n_in; i += CONVERT_THREADS * 8) {
+    if (threadIdx.x == 0) to.scale[row] = scale;
+    uint16_t *halves =
+        to.halves + (size_t)(row / KVQ_COLUMNS) * KVQ_COLUMNS * to.n_in + (size_t)(row % KVQ_COLUMNS) * to.row_apart;
+    for (int i = threadIdx.x * 8; i < to.n_in; i += CONVERT_THREADS * 8) {
         float4 low = *(const float4 *)(from + i), high = *(const float4 *)(from + i + 4);
         uint4 words;
         words.x = kvq_two_halves(low.x * inverse, low.z * inverse); /* the order of kvq_half_input */
         words.y = kvq_two_halves(low.y * inverse, low.w * inverse);
         words.z = kvq_two_halves(high.x * inverse, high.z * inverse);
         words.w = kvq_two_halves(high.y * inverse, high.w * inverse);
-        kvq_half_columns *to = x.columns + (size_t)(row / KVQ_COLUMNS) * x.n_steps + i / KVQ_STEP;
-        *(uint4 *)(to->x[row % KVQ_COLUMNS] + i % KVQ_STEP) = words;
+        *(uint4 *)(halves + (size_t)(i / KVQ_STEP) * to.step_apart + i % KVQ_STEP) = words;
     }
+}
+
+void kvq_cuda_convert_rows(kvq_stream *s, const kvq_linear *job, const kvq_half_rows *to) {
+    KVQ_LAUNCH(convert_rows, dim3(job->n_rows), dim3(CONVERT_THREADS), 0, s, job->in, *to);
 }
 
 /* ---- copies ---- */
@@ -152,10 +147,6 @@ static __device__ __forceinline__ void copy_step(KVQ_SHARED_PTR(uint8_t) to, con
 
 /* ---- results ---- */
 
-static __device__ __forceinline__ bool is_finite(float x) {
-    return (__float_as_int(x) & 0x7f800000) != 0x7f800000;
-}
-
 /* Outputs o to o + 3 of a row; in one store where they lie so. */
 static __device__ __forceinline__ void store_four(const kvq_linear &job, const kvq_matrix_part &part, int n_out, int o,
                                                   int row, const float *value) {
@@ -176,16 +167,6 @@ static __device__ __forceinline__ void store_four(const kvq_linear &job, const k
         sum.x += r.x, sum.y += r.y, sum.z += r.z, sum.w += r.w;
     }
     *(float4 *)(job.out + at) = sum;
-}
-
-/* A result in float, for weights that are no halves. */
-static __device__ __attribute__((noinline)) void store_exactly(const kvq_linear &job, const kvq_matrix_part &part,
-                                                               int n_in, int n_out, int o, int row) {
-    if (o >= part.n_rows || row >= job.n_rows) return;
-    const float *x = job.in + (size_t)row * n_in;
-    float sum = 0;
-    for (int i = 0; i < n_in; i++) sum = fmaf(kvq_matrix_value(&part, o, i), x[i], sum);
-    kvq_store(job, part, n_out, o, row, sum);
 }
 
 /* ---- products ---- */
@@ -239,24 +220,25 @@ static __device__ __forceinline__ void multiply(const kvq_linear &job, const kvq
             const float *c = acc[p][0] + n, *d = acc[p][1] + n;
             float scale = r < job.n_rows ? x.scale[r] : 0.0f;
             float sum[KVQ_LANE_ROWS] = {c[0], c[2], d[0], d[2]};
-            bool finite = is_finite(sum[0]) && is_finite(sum[1]) && is_finite(sum[2]) && is_finite(sum[3]);
+            bool finite =
+                kvq_is_finite(sum[0]) && kvq_is_finite(sum[1]) && kvq_is_finite(sum[2]) && kvq_is_finite(sum[3]);
 #pragma unroll
             for (int i = 0; i < KVQ_LANE_ROWS; i++) sum[i] *= scale;
-            if (is_finite(scale) ? finite : W::CODED) /* an infinity among floats is more than a NaN */
+            if (kvq_is_finite(scale) ? finite : W::CODED) /* an infinity among floats is more than a NaN */
                 store_four(job, part, n_out, o, r, sum);
             else
                 again |= 1u << (p * KVQ_LANE_COLUMNS + n);
         }
     for (int e = 0; again != 0; e++, again >>= 1)
         for (int i = 0; i < KVQ_LANE_ROWS && again % 2 == 1; i++)
-            store_exactly(job, part, x.n_steps * KVQ_STEP, n_out, o + i,
-                          row + e / KVQ_LANE_COLUMNS * KVQ_COLUMNS + 2 * t + e % KVQ_LANE_COLUMNS);
+            kvq_store_exactly(job, part, x.n_steps * KVQ_STEP, n_out, o + i,
+                              row + e / KVQ_LANE_COLUMNS * KVQ_COLUMNS + 2 * t + e % KVQ_LANE_COLUMNS);
 }
 
 template <typename W>
 __global__ void __launch_bounds__(THREADS, 1)
     half_rows(kvq_linear job, kvq_matrix_part part, half_activations x, int n_out) {
-    if constexpr (BUILT_FOR(W::CODED)) multiply<W>(job, part, x, n_out);
+    if constexpr (KVQ_BUILT_FOR_HALVES(W::CODED)) multiply<W>(job, part, x, n_out);
 }
 
 /* ---- the host's part ---- */
@@ -317,7 +299,7 @@ bool kvq_cuda_takes_halves(const kvq_stream *s, const kvq_matrix *m, int n_rows)
         coded |= m->parts[p].layout.bits > 0;
     }
     int n_blocks = kvq_cuda_blocks(n_rows, ROWS) * kvq_cuda_blocks(m->n_out, OUTS);
-    return !coded || (has_fast_halves(s->capability) && 2 * n_blocks >= s->n_sms);
+    return !coded || (kvq_has_fast_halves(s->capability) && 2 * n_blocks >= s->n_sms);
 }
 
 bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job) {
@@ -329,7 +311,9 @@ bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job) {
     x.columns = (kvq_half_columns *)kvq_cuda_take(s, &used, columns_bytes(job->n_rows, m->n_in));
     x.scale = (float *)kvq_cuda_take(s, &used, (size_t)job->n_rows * sizeof(float));
     if (!x.columns || !x.scale) return true; /* an error of the stream */
-    KVQ_LAUNCH(convert_rows, dim3(job->n_rows), dim3(CONVERT_THREADS), 0, s, job->in, x);
+    const kvq_half_rows rows = {(uint16_t *)x.columns, x.scale, m->n_in, KVQ_STEP,
+                                (int)(sizeof(kvq_half_columns) / sizeof(uint16_t))};
+    kvq_cuda_convert_rows(s, job, &rows);
     for (int p = 0; p < m->n_parts; p++) find_kind(&m->parts[p].layout)->launch(s, job, &m->parts[p], &x);
     return true;
 }

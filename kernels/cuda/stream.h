@@ -9,6 +9,7 @@ extern "C" {
 #include "../hadamard.h"
 #include "../runs.h"
 }
+#include "cublas.cuh"
 #include "launch.cuh"
 #include "ptx.cuh"
 
@@ -50,9 +51,12 @@ struct kvq_stream {
     size_t shared_bytes; /* that a block may have */
     int capability;      /* 90: compute capability 9.0 */
     int n_sms;
+    kvq_cublas *cublas; /* NULL: not for a stream of such shapes, or there is none */
+    int cublas_rows;    /* of a product that is cuBLAS', at least */
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
+    uint8_t *cublas_memory;   /* KVQ_CUBLAS_BYTES, the library's own */
     uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
     size_t lists_bytes, room_bytes, room_used;
     cudaEvent_t uploaded; /* staging may be written again */
@@ -108,6 +112,7 @@ static inline int kvq_cuda_splits(int n_tokens, int block_tokens) {
 /* What operators need of the workspace at most; each stands beside its operator. */
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's part of linear's */
+size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes); /* linear_cublas.cu's, of streams that have cuBLAS */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);
@@ -131,5 +136,12 @@ kvq_status kvq_cuda_allow_halves(size_t shared_bytes, kvq_error *err);
 bool kvq_cuda_takes_halves(const kvq_stream *s, const kvq_matrix *m, int n_rows);
 /* Makes it; false, and nothing done, where kvq_cuda_takes_halves says no. */
 bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job);
+/* The same by cuBLAS (linear_cublas.cu), of more rows still; false, and nothing done, where it is not for this product
+ * or the stream has none. */
+bool kvq_cuda_linear_cublas(kvq_stream *s, const kvq_linear *job);
+/* A first product, at the start. Errors: KVQ_DEVICE. */
+kvq_status kvq_cuda_try_cublas(kvq_stream *s, kvq_error *err);
+/* From how many rows on a device takes it; INT_MAX: never. */
+int kvq_cuda_least_cublas_rows(int capability);
 
 #endif

@@ -13,7 +13,8 @@
 #define EPS 0x1p-24
 #define COUNT(array) ((int)(sizeof array / sizeof *array))
 
-#define SCALES 0.02 /* deviation of the scales, where they are not to be too large for something */
+#define CUBLAS_ROWS 1024 /* of a product that cuBLAS makes where it does (kernels/cuda/linear_halves.cuh), at least */
+#define SCALES 0.02      /* deviation of the scales, where they are not to be too large for something */
 
 /* Random bytes of a format whose scales are reasonable: every half in the block's scale places is set small. The
  * formats of this table say where their halves are; a byte of any other place may be anything. */
@@ -290,21 +291,34 @@ typedef struct halves_shape {
     bool bias, residual;
     check_fill fill;
     double scales;
-    float odd; /* one input; 0: none */
+    float odd;   /* one input; 0: none */
+    int max_out; /* of the stream; 0: 1024 */
 } halves_shape;
 
-static void halves_case(check *c, kvq_format format, const halves_shape *shape) {
+/* Where the device takes cuBLAS for such shapes (the shim does: its name is given by the test), it must have started.
+ */
+static void check_cublas(check *c, const check_level *level) {
+    kvq_device_info info;
+    level->backend->describe(level->device, &info);
+    if (!c->device_memory && (!info.cublas[0] || strncmp(info.cublas, "not used", 8) == 0))
+        check_fail(c, CHECK_STREAM, "cuBLAS: '%s'; KVQ_CUDA_CUBLAS names the false one", info.cublas);
+}
+
+/* Each format is a part of shape->n_out outputs. */
+static void halves_case(check *c, const char *name, const kvq_format *formats, int n_formats,
+                        const halves_shape *shape) {
     check_level *level = &c->levels[1], before = *level;
-    if (!level->device || !check_begin(c, "linear_halves_%s_%s", kvq_format_get(format)->name, shape->what)) return;
-    kvq_shapes sizes = shapes_of_matrices(shape->n_rows, shape->n_in, 1024, 1);
+    if (!level->device || !check_begin(c, "linear_halves_%s_%s", name, shape->what)) return;
+    kvq_shapes sizes = shapes_of_matrices(shape->n_rows, shape->n_in, shape->max_out ? shape->max_out : 1024, 1);
     sizes.depends_on_batch = true;
     kvq_error error;
     kvq_status status = level->backend->stream_new(level->device, &sizes, &level->one, &error);
     sizes.threads = CHECK_THREADS;
     if (!status) status = level->backend->stream_new(level->device, &sizes, &level->many, &error);
     if (status) check_fail(c, CHECK_STREAM, "%s", error.text);
+    if (shape->n_rows >= CUBLAS_ROWS) check_cublas(c, level);
     kvq_matrix m = {.n_in = shape->n_in};
-    add_scaled_part(c, &m, format, shape->n_out, shape->scales);
+    for (int f = 0; f < n_formats; f++) add_scaled_part(c, &m, formats[f], shape->n_out, shape->scales);
     size_t n = (size_t)shape->n_rows * m.n_out;
     kvq_linear job = {.w = &m, .n_rows = shape->n_rows};
     float *in = check_floats(c, (size_t)shape->n_rows * m.n_in, shape->fill);
@@ -332,18 +346,40 @@ static void halves_case(check *c, kvq_format format, const halves_shape *shape) 
     free(bounds);
 }
 
+/* Slices of outputs are as wide as max_out. */
+static void cublas_cases(check *c, kvq_format format) {
+    static const halves_shape shapes[] = {
+        {"cublas_slices", 75, 256, 1024, true, true, CHECK_OUTLIERS, SCALES, 0, 32},
+        {"cublas_one_slice", 40, 1280, 1030, false, false, CHECK_NORMAL, SCALES, 0, 64},
+        {"cublas_huge", 20, 256, 1025, false, true, CHECK_HUGE, SCALES, 0, 32},
+        {"cublas_too_large", 20, 256, 1025, true, false, CHECK_NORMAL, SCALES * 0x1p20, 0, 32},
+        {"cublas_nan", 20, 256, 1024, false, false, CHECK_NORMAL, SCALES, NAN, 32},
+        {"cublas_infinity", 20, 256, 1024, false, false, CHECK_NORMAL, SCALES, -INFINITY, 32},
+    };
+    const char *name = kvq_format_get(format)->name;
+    for (int s = 0; s < COUNT(shapes); s++) halves_case(c, name, &format, 1, &shapes[s]);
+}
+
+/* Parts that begin and end within slices. */
+static void fused_cublas_case(check *c) {
+    static const kvq_format formats[] = {KVQ_FORMAT_Q4_K, KVQ_FORMAT_F16, KVQ_FORMAT_Q6_K};
+    const halves_shape shape = {"cublas_slices", 45, 512, 1026, true, true, CHECK_OUTLIERS, SCALES, 0, 64};
+    halves_case(c, "fused", formats, COUNT(formats), &shape);
+}
+
 static void halves_cases(check *c, kvq_format format) {
     static const halves_shape shapes[] = {
-        {"two_blocks_of_rows", 40, 512, 130, true, true, CHECK_OUTLIERS, SCALES, 0},
-        {"two_blocks_of_outputs", 300, 256, 65, false, false, CHECK_OUTLIERS, SCALES, 0},
-        {"one_step_more_than_stages", 257, 1280, 70, false, true, CHECK_NORMAL, SCALES, 0},
-        {"huge", 20, 256, 129, false, false, CHECK_HUGE, SCALES, 0},
-        {"tiny", 20, 256, 129, true, false, CHECK_TINY, SCALES, 0},
-        {"too_large", 20, 256, 129, true, true, CHECK_NORMAL, SCALES * 0x1p20, 0},
-        {"nan", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, NAN},
-        {"infinity", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, -INFINITY},
+        {"two_blocks_of_rows", 40, 512, 130, true, true, CHECK_OUTLIERS, SCALES, 0, 0},
+        {"two_blocks_of_outputs", 300, 256, 65, false, false, CHECK_OUTLIERS, SCALES, 0, 0},
+        {"one_step_more_than_stages", 257, 1280, 70, false, true, CHECK_NORMAL, SCALES, 0, 0},
+        {"huge", 20, 256, 129, false, false, CHECK_HUGE, SCALES, 0, 0},
+        {"tiny", 20, 256, 129, true, false, CHECK_TINY, SCALES, 0, 0},
+        {"too_large", 20, 256, 129, true, true, CHECK_NORMAL, SCALES * 0x1p20, 0, 0},
+        {"nan", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, NAN, 0},
+        {"infinity", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, -INFINITY, 0},
     };
-    for (int s = 0; s < COUNT(shapes); s++) halves_case(c, format, &shapes[s]);
+    const char *name = kvq_format_get(format)->name;
+    for (int s = 0; s < COUNT(shapes); s++) halves_case(c, name, &format, 1, &shapes[s]);
 }
 
 static void call_refine(const kvq_ops *ops, kvq_stream *s, void *job) {
@@ -434,10 +470,12 @@ void suite_linear(check *c) {
         not_finite_case(c, (kvq_format)f, NAN, "nan");
         not_finite_case(c, (kvq_format)f, INFINITY, "infinity");
         if (f != KVQ_FORMAT_F32) halves_cases(c, (kvq_format)f);
+        if (f != KVQ_FORMAT_F32) cublas_cases(c, (kvq_format)f);
         refine_cases(c, (kvq_format)f);
         for (int r = 0; r < 4; r++) embed_case(c, (kvq_format)f, r);
     }
     fused_cases(c);
+    fused_cublas_case(c);
 }
 
 /* ---- bench: decode (one row) against the memory's bandwidth, prefill against the machine's products ---- */

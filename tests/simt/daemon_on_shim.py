@@ -29,6 +29,22 @@ def telemetry_names_the_gpu(fault_file):
         equal({key: m[key] for key in want}, want, "telemetry")
 
 
+def info_tells_of_cublas(fault_file):
+    wish = {"KVQ_CUDA_CUBLAS": "/nowhere/libcublas.so", "KVQ_CUDA_CUBLAS_ROWS": "100"}
+    os.environ.update(wish)
+    for prefill, reproducible, told in ((200, "no", True), (60, "no", False), (200, "yes", False)):
+        with World(CONFIG.replace("[telemetry]", f"max_batch_size = 8\nmax_prefill_token_num = {prefill}\nreproducible = {reproducible}\n[telemetry]")) as w:
+            w.start()
+            w.out.rewind()
+            cublas = w.wait("info", lambda m: m.json()["kv"]).json()["backend"]["cublas"]
+            if told:
+                check(cublas.startswith("not used: it cannot be opened: /nowhere/libcublas.so"), f"cublas: {cublas}")
+            else:
+                equal(cublas, None, f"cublas at {prefill} tokens, reproducible = {reproducible}")
+    for name in wish:
+        del os.environ[name]
+
+
 def an_unusable_gpu_is_degraded(fault_file):
     for fault, text in (("no_driver", "no NVIDIA driver is installed"), ("old_driver", "the NVIDIA driver is too old"),
                         ("no_device", "no NVIDIA GPU is found"), ("no_image", "cudaErrorNoKernelImageForDevice")):
@@ -63,7 +79,7 @@ def main():
     fault_file = pathlib.Path(tempfile.mkdtemp(prefix="kvqd-test-")) / "fault"
     os.environ.update(KVQ_CUDA_PLUGIN=SHIM, KVQ_SIMT_FAULT=f"@{fault_file}", LD_LIBRARY_PATH=FAKE_NVML)
     try:
-        for test in (telemetry_names_the_gpu, an_unusable_gpu_is_degraded, a_prompt_outlives_a_lost_gpu):
+        for test in (telemetry_names_the_gpu, info_tells_of_cublas, an_unusable_gpu_is_degraded, a_prompt_outlives_a_lost_gpu):
             test(fault_file)
             print(f"ok {test.__name__}", flush=True)
     finally:

@@ -8,6 +8,8 @@
  *   KVQ_SIMT_MEMORY = bytes of device memory (4 GiB) */
 #include "simt.h"
 
+#include "simt_stream.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -624,6 +626,7 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind 
  */
 
 struct simt_stream {
+    simt_stream_front front;
     simt_launch *first, **end;
     bool reverse;
 };
@@ -637,10 +640,27 @@ typedef struct copy_body {
     size_t bytes;
 } copy_body;
 
+static void call_in_turn(simt_stream_front *s, void (*run)(void *body), void (*drop)(void *body), void *body) {
+    simt_launch call = {};
+    call.run = run;
+    call.drop = drop;
+    call.body = body;
+    simt_enqueue((cudaStream_t)s, &call);
+}
+
+static bool is_device(const void *memory, size_t bytes) {
+    const uint8_t *at = (const uint8_t *)memory;
+    for (const allocation *a = allocations; a; a = a->next)
+        if (a->is_device && at >= a->data && at <= a->data + a->bytes && bytes <= (size_t)(a->data + a->bytes - at))
+            return true;
+    return false;
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *ret, unsigned flags) {
     (void)flags;
     *ret = (cudaStream_t)calloc(1, sizeof **ret);
     if (!*ret) abort();
+    (*ret)->front = simt_stream_front{call_in_turn, is_device};
     (*ret)->end = &(*ret)->first;
     return cudaSuccess;
 }

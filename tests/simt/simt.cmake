@@ -16,6 +16,10 @@ set_source_files_properties(${CMAKE_SOURCE_DIR}/tests/simt/simt.cc PROPERTIES CO
 add_library(kvq_cuda_shim MODULE ${KVQ_CUDA_SOURCES} ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc $<TARGET_OBJECTS:kvq_cuda_common>)
 set_target_properties(kvq_cuda_shim PROPERTIES PREFIX lib OUTPUT_NAME kvq-cuda-shim)
 target_link_libraries(kvq_cuda_shim PRIVATE kvq_simt_flags)
+# What it opens as cuBLAS, where a test says so.
+add_library(fake_cublas MODULE ${CMAKE_SOURCE_DIR}/tests/simt/fake_cublas.c $<TARGET_OBJECTS:kvq_cuda_common>)
+target_include_directories(fake_cublas PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/tests/simt)
+target_link_libraries(fake_cublas PRIVATE kvq_flags)
 # The shim itself: broken kernels, each of which it must find, and what ptx.cuh says of the instructions.
 add_executable(test_simt ${CMAKE_SOURCE_DIR}/tests/simt/test_simt.cc ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc $<TARGET_OBJECTS:kvq_cuda_common>)
 target_link_libraries(test_simt PRIVATE kvq_simt_flags)
@@ -27,11 +31,13 @@ if(KVQ_SANITIZE)
 endif()
 add_test(NAME check_kernels_cuda COMMAND check_kernels --plugin=$<TARGET_FILE:kvq_cuda_shim> --host-memory --sample=${KVQ_SHIM_SAMPLE})
 set_tests_properties(check_kernels_cuda PROPERTIES TIMEOUT 900 COST 90)
-set_property(TEST check_kernels_cuda PROPERTY ENVIRONMENT "ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
+set_property(TEST check_kernels_cuda PROPERTY ENVIRONMENT "KVQ_CUDA_CUBLAS=$<TARGET_FILE:fake_cublas>;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
 # The whole engine on it.
 add_executable(test_engine_on_shim ${CMAKE_SOURCE_DIR}/tests/simt/test_engine_on_shim.c)
 target_link_libraries(test_engine_on_shim PRIVATE kvq_flags kvq_engine_world)
-add_dependencies(test_engine_on_shim kvq_cuda_shim)
+add_dependencies(test_engine_on_shim kvq_cuda_shim fake_cublas)
+target_include_directories(test_engine_on_shim PRIVATE ${CMAKE_SOURCE_DIR}/tests/simt)
+target_compile_definitions(test_engine_on_shim PRIVATE FAKE_CUBLAS="$<TARGET_FILE:fake_cublas>")
 add_test(NAME test_engine_on_shim COMMAND test_engine_on_shim --sample)
 add_test(NAME test_overlap_on_shim COMMAND test_overlap --cuda)
 # And the daemon: what it tells of a GPU, and what it does without one.

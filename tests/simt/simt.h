@@ -56,6 +56,8 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
+#define CUDART_VERSION 0 /* of no CUDA, whose libraries could not use this GPU: by that name there is no cuBLAS */
+
 /* ---- the machine (simt.cc) ---- */
 
 enum { SIMT_WARP = 32, SIMT_MAX_THREADS = 1024, SIMT_SHARED_BYTES = 227 * 1024, SIMT_SLOT_BYTES = 64 };

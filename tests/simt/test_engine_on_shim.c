@@ -15,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fake_cublas.h"
 #include "world.h"
 #include "tests/sample.h"
 
@@ -80,6 +81,24 @@ static double divergence(const float *a, const float *b) {
         kl += exp(log_a) * (log_a - log_b);
     }
     return kl;
+}
+
+static int no_fault(void **state) {
+    (void)state;
+    return unsetenv("KVQ_SIMT_FAULT") || unsetenv("KVQ_SIMT_MEMORY") || unsetenv("KVQ_CUDA_CUBLAS") ||
+           unsetenv("KVQ_CUDA_CUBLAS_ROWS") || unsetenv("FAKE_CUBLAS_FAULT");
+}
+
+/* What the shim counts, by the name of its function. */
+static uint64_t count_of(const char *name) {
+    void *plugin = dlopen(getenv("KVQ_CUDA_PLUGIN"), RTLD_NOW | RTLD_NOLOAD);
+    assert_non_null(plugin);
+    void *symbol = dlsym(plugin, name);
+    uint64_t (*count)(void);
+    assert_non_null(symbol);
+    memcpy(&count, &symbol, sizeof count);
+    (void)dlclose(plugin);
+    return count();
 }
 
 enum { N_ANSWERS = 5 };
@@ -199,12 +218,173 @@ static void prompts_are_read_in_halves_where_that_is_allowed(void **state) {
     free(halves.logits);
 }
 
-/* ---- faults ------------------------------------------------------------------------------------------------------ */
+/* ---- cuBLAS ------------------------------------------------------------------------------------------------------ */
 
-static int no_fault(void **state) {
-    (void)state;
-    return unsetenv("KVQ_SIMT_FAULT") || unsetenv("KVQ_SIMT_MEMORY");
+/* What the false one counts. It stays loaded, as the real one would. */
+static fake_cublas_counts cublas_counts(void) {
+    void *library = dlopen(FAKE_CUBLAS, RTLD_NOW);
+    assert_non_null(library);
+    const fake_cublas_counts *counts = dlsym(library, "fake_cublas");
+    assert_non_null(counts);
+    fake_cublas_counts ret = *counts;
+    (void)dlclose(library);
+    return ret;
 }
+
+/* Steps of a whole prompt go to cuBLAS then; fault NULL: it works. */
+static kvq_options cublas_options(const char *library, const char *fault) {
+    kvq_options o = cuda_options(TINY_LLAMA, "0");
+    o.max_prefill_token_num = N_IDS;
+    o.reproducible = false;
+    setenv("KVQ_CUDA_CUBLAS", library, 1);
+    setenv("KVQ_CUDA_CUBLAS_ROWS", "100", 1);
+    if (fault)
+        setenv("FAKE_CUBLAS_FAULT", fault, 1);
+    else
+        unsetenv("FAKE_CUBLAS_FAULT");
+    return o;
+}
+
+static void prompts_are_read_by_cublas_where_there_is_one(void **state) {
+    (void)state;
+    kvq_options o = cublas_options(FAKE_CUBLAS, NULL), cpu = o;
+    cpu.backend = "cpu";
+    rows want = logits_of(cpu);
+    int before = cublas_counts().n_products;
+    rows got = logits_of(o);
+    assert_in_range(cublas_counts().n_products - before, 2 * 4, 1000); /* four products in each of two layers */
+    double worst = 0, mean = 0;
+    for (int i = 0; i < N_IDS; i++) {
+        double kl = divergence(want.logits + i * TINY_VOCAB, got.logits + i * TINY_VOCAB);
+        worst = fmax(worst, kl);
+        mean += kl / N_IDS;
+    }
+    printf("cuBLAS: divergence from the CPU backend %.2g in the mean, %.2g at most\n", mean, worst);
+    assert_true(mean <= 9e-3 && worst <= 5e-2); /* as halves; false for a NaN */
+    assert_int_equal(cublas_counts().n_handles, 0);
+    free(want.logits);
+    free(got.logits);
+}
+
+/* Its memory is in the plan and taken at the start; a prompt allocates nothing, and decode steps stay graphs. */
+static void cublas_has_its_memory_from_the_plan(void **state) {
+    (void)state;
+    static answer answers[2];
+    int ids[N_IDS];
+    kvq_error err = {0};
+    kvq_options o = cublas_options(FAKE_CUBLAS, NULL);
+    o.cache_max_entry_count = "0.5";
+    setenv("KVQ_SIMT_MEMORY", "400000000", 1);
+    kvq_plan *plan = NULL;
+    if (kvq_plan_open(&o, &plan, &err)) fail_msg("%s", err.text);
+    uint64_t workspace_bytes = kvq_plan_info(plan)->workspace_bytes;
+    kvq_plan_close(plan);
+    for (int i = 0; i < 2; i++) {
+        kvq_engine *e = world_open(&o);
+        assert_string_equal(kvq_get_info(e)->cublas, "13.0.1 for 100 rows a step and more");
+        assert_int_equal(kvq_get_info(e)->workspace_bytes, workspace_bytes);
+        uint64_t left = 400000000 - kvq_get_info(e)->weight_bytes - workspace_bytes;
+        assert_in_range(kvq_get_info(e)->pool_bytes, left / 2 - left / 50, left / 2);
+        uint64_t allocations = count_of("simt_count_allocations"), graphs = count_of("simt_count_graph_launches");
+        int products = cublas_counts().n_products;
+        kvq_request r = world_request(ids, N_IDS, 7, answer_tokens);
+        (void)world_submit(e, &r, &answers[i]);
+        (void)world_run(e);
+        assert_int_equal(count_of("simt_count_allocations"), allocations);
+        assert_true(cublas_counts().n_products > products);
+        if (i == 0) assert_true(count_of("simt_count_graph_launches") > graphs);
+        kvq_close(e);
+        setenv("KVQ_CUDA_GRAPHS", "0", 1);
+    }
+    unsetenv("KVQ_CUDA_GRAPHS");
+    world_same(&answers[0], &answers[1], "two runs, one without graphs");
+    o.reproducible = true;
+    kvq_engine *e = world_open(&o);
+    assert_null(kvq_get_info(e)->cublas);
+    assert_in_range(kvq_get_info(e)->workspace_bytes, 1, workspace_bytes - (32 << 20));
+    kvq_close(e);
+    o.reproducible = false;
+    o.max_prefill_token_num = 60; /* and at most 8 sequences: no step of a hundred rows */
+    e = world_open(&o);
+    assert_null(kvq_get_info(e)->cublas);
+    kvq_close(e);
+}
+
+/* Decode steps of so many sequences that their products are cuBLAS': what was kept for a graph goes before each. */
+enum { MANY = 70 };
+
+static void large_decode_steps_leave_their_graph_for_cublas(void **state) {
+    (void)state;
+    static answer answers[2][MANY];
+    static int ids[MANY][4];
+    kvq_options o = cublas_options(FAKE_CUBLAS, NULL);
+    o.max_batch_size = MANY;
+    o.max_prefill_token_num = 60; /* so that no prompt has a step of its own for it */
+    setenv("KVQ_CUDA_CUBLAS_ROWS", "66", 1);
+    for (int run = 0; run < 2; run++) {
+        kvq_engine *e = world_open(&o);
+        int products = cublas_counts().n_products;
+        for (int i = 0; i < MANY; i++) {
+            kvq_request r = world_request(ids[i], 2, (uint64_t)i + 1, 5);
+            (void)world_submit(e, &r, &answers[run][i]);
+        }
+        (void)world_run(e);
+        assert_true(cublas_counts().n_products > products);
+        kvq_close(e);
+        setenv("KVQ_CUDA_GRAPHS", "0", 1);
+    }
+    unsetenv("KVQ_CUDA_GRAPHS");
+    for (int i = 0; i < MANY; i++) world_same(&answers[0][i], &answers[1][i], "graphs and none");
+}
+
+/* One that is not there or does not start is told, and prompts are read in halves as without it. */
+static void without_cublas_halves_serve_and_the_reason_is_told(void **state) {
+    (void)state;
+    static const struct {
+        const char *library, *fault, *text;
+    } cases[] = {
+        {"/nowhere/libcublas.so", NULL, "not used: it cannot be opened: /nowhere/libcublas.so: "},
+        {"0", NULL, "not used: KVQ_CUDA_CUBLAS is 0"},
+        {"", NULL, "not used: it cannot be opened: libcublas.so.0: "}, /* the shim's CUDA has no version */
+        {OLD_PLUGIN, NULL, "has no 'cublasCreate_v2'"},
+        {FAKE_CUBLAS, "create", "not used: cuBLAS: starting it: CUBLAS_STATUS_ALLOC_FAILED"},
+        {FAKE_CUBLAS, "workspace", "not used: cuBLAS: giving it a stream and memory: CUBLAS_STATUS_ALLOC_FAILED"},
+        {FAKE_CUBLAS, "first", "rows: CUBLAS_STATUS_EXECUTION_FAILED"},
+    };
+    rows want = logits_of(cublas_options("0", NULL));
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        kvq_options o = cublas_options(cases[i].library, cases[i].fault);
+        kvq_engine *e = world_open(&o);
+        const char *text = kvq_get_info(e)->cublas;
+        if (!text || !strstr(text, cases[i].text)) fail_msg("'%s' instead of '%s'", text, cases[i].text);
+        kvq_close(e);
+        assert_int_equal(cublas_counts().n_handles, 0);
+    }
+    rows got = logits_of(cublas_options(FAKE_CUBLAS, "create"));
+    assert_memory_equal(got.logits, want.logits, N_IDS * TINY_VOCAB * sizeof(float));
+    free(want.logits);
+    free(got.logits);
+}
+
+/* A product that is refused in a step ends it with the library's words, as a lost GPU does. */
+static void a_product_that_cublas_refuses_ends_the_step(void **state) {
+    (void)state;
+    kvq_options o = cublas_options(FAKE_CUBLAS, "later");
+    kvq_engine *e = world_open(&o);
+    int ids[N_IDS];
+    kvq_request r = world_request(ids, N_IDS, 7, 2);
+    uint64_t id;
+    const kvq_event *events;
+    size_t n;
+    kvq_error err = {0};
+    assert_int_equal(kvq_submit(e, &r, &id, &err), KVQ_OK);
+    assert_int_equal(kvq_step(e, &events, &n, &err), KVQ_DEVICE);
+    if (!strstr(err.text, "rows: CUBLAS_STATUS_EXECUTION_FAILED")) fail_msg("'%s'", err.text);
+    kvq_close(e);
+    assert_int_equal(cublas_counts().n_handles, 0);
+}
+
+/* ---- faults ------------------------------------------------------------------------------------------------------ */
 
 static void every_missing_piece_is_named(void **state) {
     (void)state;
@@ -309,18 +489,6 @@ static void the_pool_is_a_share_of_the_gpus_memory(void **state) {
     uint64_t left = 200000000 - i->weight_bytes - i->workspace_bytes;
     assert_in_range(i->pool_bytes, left / 2 - left / 50, left / 2);
     kvq_close(e);
-}
-
-/* What the shim counts, by the name of its function. */
-static uint64_t count_of(const char *name) {
-    void *plugin = dlopen(getenv("KVQ_CUDA_PLUGIN"), RTLD_NOW | RTLD_NOLOAD);
-    assert_non_null(plugin);
-    void *symbol = dlsym(plugin, name);
-    uint64_t (*count)(void);
-    assert_non_null(symbol);
-    memcpy(&count, &symbol, sizeof count);
-    (void)dlclose(plugin);
-    return count();
 }
 
 /* An integrated GPU's memory is the system's: MemAvailable, not what the driver says is free. */
@@ -471,6 +639,11 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
         cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),
         cmocka_unit_test_setup(prompts_are_read_in_halves_where_that_is_allowed, no_fault),
+        cmocka_unit_test_setup(prompts_are_read_by_cublas_where_there_is_one, no_fault),
+        cmocka_unit_test_setup(cublas_has_its_memory_from_the_plan, no_fault),
+        cmocka_unit_test_setup(large_decode_steps_leave_their_graph_for_cublas, no_fault),
+        cmocka_unit_test_setup(without_cublas_halves_serve_and_the_reason_is_told, no_fault),
+        cmocka_unit_test_setup(a_product_that_cublas_refuses_ends_the_step, no_fault),
         cmocka_unit_test_setup(every_missing_piece_is_named, no_fault),
         cmocka_unit_test_setup(auto_takes_the_gpu_where_one_is, no_fault),
         cmocka_unit_test_setup(a_gpu_that_is_not_there_is_named, no_fault),
