@@ -30,13 +30,26 @@ if(KVQ_CUDA)
     set(KVQ_LAST_ARCHITECTURE ${architecture})
   endforeach()
   list(APPEND KVQ_GENCODE -gencode arch=compute_${KVQ_LAST_ARCHITECTURE},code=compute_${KVQ_LAST_ARCHITECTURE})
+  # For another machine nvcc takes that one's compiler, headers and runtime. For arm64 the runtime is a Jetson's (aarch64-linux) where
+  # the toolkit has it, else that of servers, which with CUDA 12 is not said to run on a Jetson; 13 has one for both.
+  set(KVQ_CUDA_LIBRARIES ${KVQ_CUDA_ROOT}/lib64)
+  set(KVQ_NVCC_TARGET)
+  if(CMAKE_CROSSCOMPILING)
+    set(target sbsa-linux)
+    if(EXISTS ${KVQ_CUDA_ROOT}/targets/aarch64-linux/lib/libcudart_static.a)
+      set(target aarch64-linux)
+    endif()
+    set(KVQ_CUDA_LIBRARIES ${KVQ_CUDA_ROOT}/targets/${target}/lib)
+    set(KVQ_NVCC_TARGET -ccbin ${CMAKE_SYSTEM_PROCESSOR}-linux-gnu-g++ -target-dir ${target})
+    message(STATUS "The CUDA backend is compiled for ${target}")
+  endif()
   set(KVQ_CUDA_OBJECTS)
   foreach(source ${KVQ_CUDA_SOURCES})
     get_filename_component(name ${source} NAME_WE)
     set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
     add_custom_command(OUTPUT ${object}
       COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/cuda
-      COMMAND ${KVQ_NVCC} -std=c++20 -O3 -fmad=false -Werror all-warnings ${KVQ_GENCODE}
+      COMMAND ${KVQ_NVCC} -std=c++20 -O3 -fmad=false -Werror all-warnings ${KVQ_NVCC_TARGET} ${KVQ_GENCODE}
               -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall -c ${source} -o ${object}
       DEPENDS ${source} ${KVQ_CUDA_HEADERS} COMMENT "nvcc ${name}.cu" VERBATIM)
     list(APPEND KVQ_CUDA_OBJECTS ${object})
@@ -45,7 +58,7 @@ if(KVQ_CUDA)
   add_library(kvq_cuda MODULE ${KVQ_CUDA_OBJECTS} $<TARGET_OBJECTS:kvq_cuda_common>)
   set_target_properties(kvq_cuda PROPERTIES PREFIX lib OUTPUT_NAME kvq-cuda LINKER_LANGUAGE C)
   target_link_options(kvq_cuda PRIVATE -Wl,--exclude-libs,ALL -Wl,-z,defs)
-  target_link_libraries(kvq_cuda PRIVATE ${KVQ_CUDA_ROOT}/lib64/libcudart_static.a stdc++ Threads::Threads m rt ${CMAKE_DL_LIBS})
+  target_link_libraries(kvq_cuda PRIVATE ${KVQ_CUDA_LIBRARIES}/libcudart_static.a stdc++ Threads::Threads m rt ${CMAKE_DL_LIBS})
   install(TARGETS kvq_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/kvqd/backends)
 endif()
 
