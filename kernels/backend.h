@@ -25,11 +25,11 @@ typedef struct kvq_device_options {
 } kvq_device_options;
 
 typedef struct kvq_device_info {
-    char name[96];    /* "NVIDIA H100 80GB HBM3"; empty for the CPU */
-    char version[96]; /* "driver 13.0, runtime 13.0"; empty for the CPU */
-    char bus_id[24];  /* its PCI address, "0000:65:00.0"; empty for the CPU */
-    char cublas[192]; /* how large products are made by cuBLAS, or why not; empty where that is not asked for */
-    bool is_host;     /* DEVICE memory is the host's own: pointers work on both sides */
+    char name[96];                /* "NVIDIA H100 80GB HBM3"; empty for the CPU */
+    char version[96];             /* "driver 13.0, runtime 13.0"; empty for the CPU */
+    char bus_id[24];              /* its PCI address, "0000:65:00.0"; empty for the CPU */
+    char cublas[KVQ_ERROR_BYTES]; /* how it makes large products, or why it does not; empty: not asked */
+    bool is_host;                 /* DEVICE memory is the host's own: pointers work on both sides */
     bool
         shares_memory; /* its memory is the system's (CPU, integrated GPUs): what is free is what the system has free */
 } kvq_device_info;

@@ -202,7 +202,9 @@ static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes
 /* ---- cuBLAS ---- */
 
 static void tell_without_cublas(kvq_device *d, const kvq_error *why) {
-    snprintf(d->info.cublas, sizeof d->info.cublas, "not used: %.170s", why->text);
+    kvq_error text;
+    (void)kvq_fail(&text, why->code, "not used: %s", why->text); /* cut on a character, as info's text must be */
+    snprintf(d->info.cublas, sizeof d->info.cublas, "%s", text.text);
 }
 
 /* Whether a stream of these shapes would have products for it, and there is one: looked for only then, since to load it
@@ -213,8 +215,8 @@ static bool wants_cublas(kvq_device *d, const kvq_shapes *shapes) {
     if (!d->looked_for_cublas && kvq_cublas_open(&d->cublas, &err)) tell_without_cublas(d, &err);
     d->looked_for_cublas = true;
     if (d->cublas)
-        snprintf(d->info.cublas, sizeof d->info.cublas, "'%.120s' for %d rows a step and more",
-                 kvq_cublas_file(d->cublas), d->cublas_rows);
+        snprintf(d->info.cublas, sizeof d->info.cublas, "'%s' for %d rows a step and more", kvq_cublas_file(d->cublas),
+                 d->cublas_rows);
     return d->cublas != NULL;
 }
 

@@ -55,11 +55,11 @@ static void name_file(char *ret, size_t ret_bytes) {
 }
 
 static kvq_status look_up(kvq_cublas_library *l, void *file, kvq_error *err) {
-#define CUBLAS_LOOK_UP(member, name, answer, arguments)                                         \
-    {                                                                                           \
-        void *found = dlsym(file, name);                                                        \
-        if (!found) return kvq_fail(err, KVQ_NOT_FOUND, "'%.200s' has no '" name "'", l->file); \
-        memcpy(&l->member, &found, sizeof found);                                               \
+#define CUBLAS_LOOK_UP(member, name, answer, arguments)                                     \
+    {                                                                                       \
+        void *found = dlsym(file, name);                                                    \
+        if (!found) return kvq_fail(err, KVQ_NOT_FOUND, "'%s' has no '" name "'", l->file); \
+        memcpy(&l->member, &found, sizeof found);                                           \
     }
     CUBLAS_FUNCTIONS(CUBLAS_LOOK_UP)
 #undef CUBLAS_LOOK_UP
@@ -75,7 +75,7 @@ kvq_status kvq_cublas_open(kvq_cublas_library **ret, kvq_error *err) {
     if (strcmp(l->file, "0") == 0)
         status = kvq_fail(err, KVQ_NOT_FOUND, "KVQ_CUDA_CUBLAS is 0");
     else if (!file)
-        status = kvq_fail(err, KVQ_NOT_FOUND, "it cannot be opened: %.200s", dlerror());
+        status = kvq_fail(err, KVQ_NOT_FOUND, "it cannot be opened: %s", dlerror());
     else
         status = look_up(l, file, err);
     if (status) {
