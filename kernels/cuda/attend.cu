@@ -411,7 +411,12 @@ template <tile_kind KIND>
 static void launch_split(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a) {
     KVQ_LAUNCH(attend_split<KIND>, grid, dim3(threads), shared_bytes, s, a);
 }
+/* Copies pass the first-level cache by, so all of its memory may be shared memory, and as many blocks as fit there run
+ * beside each other. */
 template <tile_kind KIND> static cudaError_t allow_split(size_t shared_bytes) {
+    cudaError_t error = cudaFuncSetAttribute(attend_split<KIND>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                             cudaSharedmemCarveoutMaxShared);
+    if (error != cudaSuccess) return error;
     return cudaFuncSetAttribute(attend_split<KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
 }
 

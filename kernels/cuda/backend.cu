@@ -281,6 +281,7 @@ static void stream_free(kvq_stream *s) {
     if (!s) return;
     if (s->cuda) (void)cudaStreamSynchronize(s->cuda); /* an error was told or does not matter any more */
     if (s->uploaded) (void)cudaEventDestroy(s->uploaded);
+    kvq_cuda_times_done(s->times);
     kvq_cuda_graphs_done(s);
     kvq_cublas_free(s->cublas);
     if (s->cuda) (void)cudaStreamDestroy(s->cuda);
@@ -316,6 +317,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");
+        s->times = kvq_cuda_times_new();
         if (!status && !kvq_cuda_graphs_init(s)) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
     }
     if (!status && has_cublas) open_cublas(s);

@@ -42,8 +42,10 @@ static void tell_refusal(kvq_stream *s, cudaError_t error, const char *kernel, d
 }
 
 static void launch_now(kvq_stream *s, const kvq_cuda_call *c) {
+    if (s->times) kvq_cuda_times_begin(s->times, s->cuda);
     tell_refusal(s, cudaLaunchKernel(c->kernel, c->grid, c->block, c->args, c->shared_bytes, s->cuda), c->name, c->grid,
                  c->block, c->shared_bytes);
+    if (s->times) kvq_cuda_times_end(s->times, s->cuda, c->name, c->grid);
 }
 
 /* ---- kept launches ---- */
@@ -242,7 +244,7 @@ void kvq_cuda_flush(kvq_stream *s) {
 
 bool kvq_cuda_graphs_init(kvq_stream *s) {
     const char *wish = secure_getenv("KVQ_CUDA_GRAPHS");
-    s->uses_graphs = !wish || strcmp(wish, "0") != 0;
+    s->uses_graphs = !s->times && (!wish || strcmp(wish, "0") != 0);
     bool ok = calls_init(&s->calls);
     for (int i = 0; i < KVQ_CUDA_GRAPHS && ok; i++) {
         kvq_cuda_graph *g = &s->graphs[i];

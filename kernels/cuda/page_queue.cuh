@@ -16,7 +16,7 @@
 #include "kv.cuh"
 
 #define KVQ_PIECE_TOKENS 64
-#define KVQ_QUEUE_STEPS 3
+#define KVQ_QUEUE_STEPS 5
 #define KVQ_QUEUE_STEP_BYTES 2048 /* 4 entries of 16 bytes a lane */
 #define KVQ_QUEUE_ENTRY_BYTES (16 * KVQ_WARP_LANES)
 
@@ -170,6 +170,8 @@ static __device__ __forceinline__ void kvq_queue_begin(kvq_page_queue &s, int pi
     s.end = end;
     s.is_v = false;
     s.parity = s.put = s.got = 0;
+    s.bits = s.step = s.n_steps = 0; /* a warp may have no piece at all */
+    s.codes = nullptr;
     kvq_queue_open_half<HALVES>(s);
 #pragma unroll
     for (int i = 1; i < KVQ_QUEUE_STEPS; i++) kvq_queue_put<HALVES>(s);

@@ -67,6 +67,7 @@ struct kvq_stream {
     kvq_cuda_calls calls;
     kvq_cuda_graph graphs[KVQ_CUDA_GRAPHS];
     uint64_t n_steps, n_replays;
+    struct kvq_cuda_times *times; /* of kernels; NULL: nobody wants to know */
 };
 
 /* Keeps the first error of the stream. */
@@ -79,6 +80,13 @@ void kvq_cuda_keep_calls(kvq_stream *s);
 void kvq_cuda_flush(kvq_stream *s);
 bool kvq_cuda_graphs_init(kvq_stream *s); /* false: no memory of the host */
 void kvq_cuda_graphs_done(kvq_stream *s);
+
+/* Times of kernels (times.cu); NULL where they were not asked for. _done prints them and frees. */
+typedef struct kvq_cuda_times kvq_cuda_times;
+kvq_cuda_times *kvq_cuda_times_new(void);
+void kvq_cuda_times_begin(kvq_cuda_times *t, cudaStream_t stream); /* around each launch */
+void kvq_cuda_times_end(kvq_cuda_times *t, cudaStream_t stream, const char *name, dim3 grid);
+void kvq_cuda_times_done(kvq_cuda_times *t); /* NULL allowed */
 
 /* `bytes` of the workspace from *used on; NULL after an error of the stream when it is too small, which only a job
  * beyond the stream's shapes can cause. */

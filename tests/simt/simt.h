@@ -242,7 +242,11 @@ typedef enum cudaError_t {
 typedef struct simt_stream *cudaStream_t;
 typedef struct simt_event *cudaEvent_t;
 typedef enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 } cudaMemcpyKind;
-typedef enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
+typedef enum cudaFuncAttribute {
+    cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+    cudaFuncAttributePreferredSharedMemoryCarveout = 9
+} cudaFuncAttribute;
+enum { cudaSharedmemCarveoutMaxShared = 100 };
 typedef struct cudaDeviceProp {
     char name[256];
     int major, minor, integrated, multiProcessorCount;
@@ -270,6 +274,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end); /* always 1: there is no time here */
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 /* A launch of a kernel that was announced (below), now or as a node of a graph. A graph's nodes run in the order in
  * which they were added; each must depend on the one before, since nothing else is used here. */
