@@ -2,7 +2,7 @@
  * row: it stays in shared memory from the projection's output to its codes. Two tokens that share bytes (4-bit V of
  * LMDeploy's format: t and t + 4 of 8) are written by one block, one after the other.
  *
- * Bytes: the row of q | k | v once, the codes once. Not measured on any GPU yet. */
+ * Bytes: the row of q | k | v once, the codes once. */
 #include "stream.h"
 
 #include "kv.cuh"

@@ -5,7 +5,7 @@
  * merges them in order too and turns the result back. So a row's result depends on nothing but its own query, its
  * position and the cache: not on the rows beside it, nor on how many warps a block has.
  *
- * What it costs and needs, by counting, stands in docs/cuda.md; nothing of it was measured on a GPU yet. */
+ * What it costs and needs stands in docs/cuda.md. */
 #include "stream.h"
 
 #include "attend_piece.cuh"

@@ -1,7 +1,7 @@
 /* close.cu: the closed image of a page that became full, from its wide image (../kv.h). A block is one KV head of one
  * page. K: a thread per channel for the mean, then a thread per token. V: a warp per eight tokens, which share bytes; a
  * token's 4-bit codes follow from its 8-bit codes alone, in integers but for one rounding without ties, so they are the
- * CPU's bit for bit. Not measured on any GPU yet. */
+ * CPU's bit for bit. */
 #include "stream.h"
 
 #include "kv.cuh"

@@ -15,7 +15,7 @@
  * A call of a library is not a launch that can be kept: what was kept before it goes first (graph.cu), and the rest of
  * such a step is launched one by one. Only a decode step of a thousand sequences ever comes to that.
  *
- * Not measured on any GPU yet; docs/cuda.md counts. */
+ * What it costs: docs/cuda.md. */
 #include "stream.h"
 
 #include "halves.cuh"

@@ -12,8 +12,8 @@
  * computed again in float, one by one. A row with a NaN or an infinity gives NaN with codes, and what floats give with
  * floats, as everywhere.
  *
- * Weights in F16 and BF16 go the same way. Steps of still more rows are linear_cublas.cu's on some devices. Not
- * measured on any GPU yet; docs/cuda.md counts. */
+ * Weights in F16 and BF16 go the same way. Steps of still more rows are linear_cublas.cu's on some devices. What
+ * they cost: docs/cuda.md. */
 #include "stream.h"
 
 #include "halves.cuh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""shape_gguf.py SHAPE FILE: a GGUF of a known model's shape whose weights are rubbish, for benches of speed: Q4_0 blocks with one scale and
-codes from a fixed pseudo-random megabyte, over and over. Needs nothing but Python; writes as fast as the disk takes it. The vocabulary
+"""shape_gguf.py SHAPE FILE: a GGUF of a known model's shape whose weights are rubbish, for benches of speed: Q4_0 blocks with one scale a
+tensor and codes from a fixed pseudo-random megabyte, over and over. Needs nothing but Python; writes as fast as the disk takes it. The vocabulary
 has the shape's size and the byte tokens, so that text can be read; what is answered means nothing. SHAPE: llama-3-8b, llama-2-7b, tiny.
 """
 import pathlib
@@ -21,10 +21,10 @@ TYPE_F32, TYPE_Q4_0 = 0, 2
 BLOCK_VALUES, BLOCK_BYTES = 32, 18
 
 
-def make_blocks():
-    """A megabyte of Q4_0 blocks: scale 1/512 in half precision, then 16 bytes of codes."""
+def make_blocks(scale):
+    """A megabyte of Q4_0 blocks: the scale in half precision, then 16 bytes of codes."""
     rnd = random.Random(8)
-    return b"".join(struct.pack("<H", 0x1800) + rnd.randbytes(16) for _ in range((1 << 20) // BLOCK_BYTES))
+    return b"".join(struct.pack("<e", scale) + rnd.randbytes(16) for _ in range((1 << 20) // BLOCK_BYTES))
 
 
 def write_tensor(f, kind, n, blocks):
@@ -70,11 +70,12 @@ def main():
         n_bytes = 4 * n if kind == TYPE_F32 else n // BLOCK_VALUES * BLOCK_BYTES
         offset += n_bytes + -n_bytes % 32
     start = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys)) + b"".join(keys) + b"".join(infos)
-    blocks = make_blocks()
+    # The output matrix is 64 times larger: else all logits lie within a few nats, and `refine` has all tiles to do instead of some 4 %.
+    weights, output = make_blocks(1 / 512), make_blocks(1 / 8)
     with open(sys.argv[2], "wb") as f:
         f.write(start + b"\0" * (-len(start) % 32))
-        for _, kind, dims in tensors:
-            write_tensor(f, kind, dims[0] * (dims[1] if len(dims) > 1 else 1), blocks)
+        for name, kind, dims in tensors:
+            write_tensor(f, kind, dims[0] * (dims[1] if len(dims) > 1 else 1), output if name == "output.weight" else weights)
 
 
 main()
