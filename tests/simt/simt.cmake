@@ -59,8 +59,4 @@ target_compile_definitions(test_engine_on_shim PRIVATE OLD_PLUGIN="$<TARGET_FILE
 # The fake stack makes every switch of fibers dear (and see check_kernels.cmake).
 set_tests_properties(test_engine_on_shim PROPERTIES TIMEOUT 900 COST 95 ENVIRONMENT
   "KVQ_CUDA_PLUGIN=$<TARGET_FILE:kvq_cuda_shim>;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
-# Sanitized, test_engine_on_shim goes through a step ahead, too; this one would take a minute and a half more.
-if(NOT KVQ_SANITIZE)
-  add_test(NAME test_overlap_on_shim COMMAND test_overlap --cuda)
-  set_tests_properties(test_overlap_on_shim PROPERTIES TIMEOUT 900 COST 95 ENVIRONMENT "KVQ_CUDA_PLUGIN=$<TARGET_FILE:kvq_cuda_shim>")
-endif()
+# Its steps are launched ahead, too; test_overlap --cuda, which compares them with steps that are not, is for --long.
