@@ -218,6 +218,14 @@ static bool copy_name(char *out, size_t out_bytes, kvq_text text) {
     return is_good;
 }
 
+/* Points into `from`. */
+static void fill_device(kvq_info *info, const kvq_device_info *from) {
+    info->device = from->name;
+    info->device_version = from->version;
+    info->device_bus_id = from->bus_id;
+    info->cublas = from->cublas[0] ? from->cublas : NULL;
+}
+
 static void fill_names(kvq_info *info, const kvq_gguf *g, char *name, size_t name_bytes, char *type,
                        size_t type_bytes) {
     kvq_text text;
@@ -421,11 +429,8 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     fill_names(&e->info, e->gguf, e->model_name, sizeof e->model_name, e->file_type, sizeof e->file_type);
     e->info.backend = e->forward.ops->backend;
     e->info.isa = e->forward.ops->isa;
-    e->info.device = e->machine.info.name;
-    e->info.device_version = e->machine.info.version;
-    e->info.device_bus_id = e->machine.info.bus_id;
     kvq_machine_describe(&e->machine);
-    e->info.cublas = e->machine.info.cublas[0] ? e->machine.info.cublas : NULL;
+    fill_device(&e->info, &e->machine.info);
     e->info.passed_over = e->machine.passed_over.code ? e->machine.passed_over.text : NULL;
     e->info.threads = e->machine.backend->stream_threads(e->stream);
     e->overlaps = kvq_machine_overlaps(&e->machine);
@@ -951,10 +956,7 @@ kvq_status kvq_plan_open(const kvq_options *o, kvq_plan **ret, kvq_error *err) {
         plan->info.isa = machine.backend->ops(machine.device)->isa;
         kvq_machine_describe(&machine);
         plan->device = machine.info;
-        plan->info.device = plan->device.name;
-        plan->info.device_version = plan->device.version;
-        plan->info.device_bus_id = plan->device.bus_id;
-        plan->info.cublas = plan->device.cublas[0] ? plan->device.cublas : NULL;
+        fill_device(&plan->info, &plan->device);
         plan->info.threads = o->threads;
         plan->passed_over = machine.passed_over;
         plan->info.passed_over = plan->passed_over.code ? plan->passed_over.text : NULL;

@@ -346,6 +346,10 @@ static void halves_case(check *c, const char *name, const kvq_format *formats, i
     free(bounds);
 }
 
+static void each_halves_case(check *c, kvq_format format, const halves_shape *shapes, int n_shapes) {
+    for (int s = 0; s < n_shapes; s++) halves_case(c, kvq_format_get(format)->name, &format, 1, &shapes[s]);
+}
+
 /* Slices of outputs are as wide as max_out. */
 static void cublas_cases(check *c, kvq_format format) {
     static const halves_shape shapes[] = {
@@ -356,8 +360,7 @@ static void cublas_cases(check *c, kvq_format format) {
         {"cublas_nan", 20, 256, 1024, false, false, CHECK_NORMAL, SCALES, NAN, 32},
         {"cublas_infinity", 20, 256, 1024, false, false, CHECK_NORMAL, SCALES, -INFINITY, 32},
     };
-    const char *name = kvq_format_get(format)->name;
-    for (int s = 0; s < COUNT(shapes); s++) halves_case(c, name, &format, 1, &shapes[s]);
+    each_halves_case(c, format, shapes, COUNT(shapes));
 }
 
 /* Parts that begin and end within slices. */
@@ -378,8 +381,7 @@ static void halves_cases(check *c, kvq_format format) {
         {"nan", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, NAN, 0},
         {"infinity", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, -INFINITY, 0},
     };
-    const char *name = kvq_format_get(format)->name;
-    for (int s = 0; s < COUNT(shapes); s++) halves_case(c, name, &format, 1, &shapes[s]);
+    each_halves_case(c, format, shapes, COUNT(shapes));
 }
 
 static void call_refine(const kvq_ops *ops, kvq_stream *s, void *job) {
