@@ -11,17 +11,13 @@
 #define RUNS_A_THREAD 6               /* at least, when there are tiles enough, so that threads finish together */
 #define PACK_VALUES 16384             /* of one packing item */
 
-#define CHUNK_BYTES ((size_t)256 << 10) /* of panels that a tile, unpacked once, is multiplied by */
-#define CHUNK_PANELS 12                 /* at least */
+#define CHUNK_ROWS 144 /* that a tile, unpacked once, is multiplied by: at least */
+#define MOST_TILES 2   /* unpacked at a time */
 
-static size_t unpacked_bytes(int n_in) {
-    return (size_t)kvq_items(n_in, KVQ_ACT_GROUP) * KVQ_UNPACKED_GROUP_BYTES;
-}
-
-/* Panels, of which those of floats are the largest, and a tile per worker; ref wants less. */
+/* Panels, of which those of floats are the largest, and tiles per worker; ref wants less. */
 size_t kvq_linear_workspace_bytes(const kvq_shapes *shapes, int threads) {
     size_t n_in = (size_t)shapes->max_in + KVQ_ACT_GROUP, n_rows = (size_t)shapes->max_rows;
-    return n_rows * n_in * sizeof(float) + (size_t)threads * unpacked_bytes((int)n_in) + 8 * KVQ_ALIGN;
+    return n_rows * n_in * sizeof(float) + (size_t)threads * MOST_TILES * kvq_unpacked_bytes((int)n_in) + 8 * KVQ_ALIGN;
 }
 
 typedef struct linear_work {
@@ -30,9 +26,10 @@ typedef struct linear_work {
     bool floats; /* the parts with float layouts, or those with codes */
     uint8_t *panels;
     size_t row_bytes; /* of a panel, per row */
-    int n_panels, panels_per_item;
+    int panel_rows, n_panels, panels_per_item;
     int tiles_per_item;
     uint8_t *tiles; /* where workers unpack theirs; NULL: panels are multiplied by tiles as they are */
+    size_t worker_bytes, cache_bytes; /* of a worker's tiles; of a core's second-level cache */
 } linear_work;
 
 static bool wanted(const linear_work *w, const kvq_matrix_part *part) {
@@ -86,17 +83,25 @@ static void set_panel(const linear_work *w, kvq_linear_run *run, int p) {
     run->residual = job->residual ? job->residual + at : NULL;
 }
 
-/* All panels, a chunk at a time that stays in the second-level cache while the tiles, each in the first-level cache
- * if it is not too large, pass. */
+/* Panels that stay in half of the second-level cache while tiles pass. */
+static int panels_of_chunk(const linear_work *w) {
+    size_t n_rows = w->cache_bytes / 2 / w->row_bytes;
+    return kvq_items(n_rows > CHUNK_ROWS ? (int)n_rows : CHUNK_ROWS, w->panel_rows);
+}
+
+/* All panels, a chunk at a time, while the tiles, in the first-level cache if they are not too large, pass. */
 static void run_unpacked(const linear_work *w, kvq_linear_run run, uint8_t *tile) {
     int end = run.tile_begin + run.n_tiles, begin = run.tile_begin;
-    int chunk = (int)(CHUNK_BYTES / (w->row_bytes * w->kernels->panel_rows));
-    if (chunk < CHUNK_PANELS) chunk = CHUNK_PANELS;
-    run.n_tiles = 1;
+    int chunk = panels_of_chunk(w), most = w->kernels->unpack_tiles;
     for (int from = 0; from < w->n_panels; from += chunk) {
         int to = from + chunk < w->n_panels ? from + chunk : w->n_panels;
-        for (run.tile_begin = begin; run.tile_begin < end; run.tile_begin++) {
-            w->kernels->unpack(&run, tile);
+        for (int first = begin; first < end; first += most) {
+            run.n_tiles = end - first < most ? end - first : most;
+            for (int t = 0; t < run.n_tiles; t++) {
+                run.tile_begin = first + t;
+                w->kernels->unpack(&run, tile + (size_t)t * kvq_unpacked_bytes(run.n_in));
+            }
+            run.tile_begin = first;
             for (int p = from; p < to; p++) {
                 set_panel(w, &run, p);
                 w->kernels->unpacked(&run, tile);
@@ -112,7 +117,7 @@ static void run_item(void *arg, int item, int worker) {
     run.bias = job->bias ? job->bias + run.part->row_begin : NULL;
     if (w->tiles) {
         if (w->kernels->enter) w->kernels->enter();
-        run_unpacked(w, run, w->tiles + (size_t)worker * unpacked_bytes(run.n_in));
+        run_unpacked(w, run, w->tiles + (size_t)worker * w->worker_bytes);
         if (w->kernels->leave) w->kernels->leave();
         return;
     }
@@ -149,16 +154,21 @@ static int choose_tiles_per_item(const linear_work *w, int threads) {
 
 static void run_parts(kvq_stream *s, linear_work *w) {
     int n_in = w->job->w->n_in, threads = kvq_workers_count(s->workers);
+    bool unpacks = w->kernels->unpack && !w->floats && w->job->n_rows >= w->kernels->unpack_from;
+    int tiles_at_once = unpacks ? w->kernels->unpack_tiles : 1;
     size_t used = 0;
-    w->tiles_per_item = choose_tiles_per_item(w, threads);
+    w->panel_rows = unpacks ? w->kernels->unpack_rows : w->kernels->panel_rows;
+    w->n_panels = kvq_items(w->job->n_rows, w->panel_rows);
+    w->tiles_per_item = kvq_items(choose_tiles_per_item(w, threads), tiles_at_once) * tiles_at_once;
     int n_items = count_items(w);
     if (n_items == 0) return;
     w->row_bytes = w->floats ? (size_t)n_in * sizeof(float) : (size_t)(n_in / KVQ_ACT_GROUP) * KVQ_PANEL_GROUP_BYTES;
     w->panels = kvq_stream_take(s, &used, (size_t)w->job->n_rows * w->row_bytes);
-    bool unpacks = w->kernels->unpack && !w->floats && w->n_panels >= w->kernels->unpack_panels;
-    w->tiles = unpacks ? kvq_stream_take(s, &used, (size_t)threads * unpacked_bytes(n_in)) : NULL;
+    w->worker_bytes = (size_t)tiles_at_once * kvq_unpacked_bytes(n_in);
+    w->tiles = unpacks ? kvq_stream_take(s, &used, (size_t)threads * w->worker_bytes) : NULL;
     if (s->error.code != KVQ_OK) return;
-    int panel_values = n_in * w->kernels->panel_rows;
+    w->cache_bytes = s->cache_bytes;
+    int panel_values = n_in * w->panel_rows;
     w->panels_per_item = panel_values < PACK_VALUES ? PACK_VALUES / panel_values : 1;
     kvq_workers_run(s->workers, pack_item, w, kvq_items(w->n_panels, w->panels_per_item));
     kvq_workers_run(s->workers, run_item, w, n_items);
@@ -166,7 +176,7 @@ static void run_parts(kvq_stream *s, linear_work *w) {
 
 void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels) {
     if (job->n_rows == 0) return;
-    linear_work work = {.job = job, .kernels = kernels, .n_panels = kvq_items(job->n_rows, kernels->panel_rows)};
+    linear_work work = {.job = job, .kernels = kernels};
     run_parts(s, &work);
     work.floats = true;
     run_parts(s, &work);

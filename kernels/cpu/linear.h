@@ -35,14 +35,19 @@ typedef struct kvq_linear_run {
  * most. */
 #define KVQ_UNPACKED_GROUP_BYTES (KVQ_ACT_GROUP * KVQ_TILE_ROWS + 4 * KVQ_TILE_ROWS * 4)
 
+static inline size_t kvq_unpacked_bytes(int n_in) {
+    return (size_t)kvq_items(n_in, KVQ_ACT_GROUP) * KVQ_UNPACKED_GROUP_BYTES;
+}
+
 typedef struct kvq_linear_kernels {
     int panel_rows;
     void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
     void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
     void (*coded)(const kvq_linear_run *run);                              /* tiles as they are */
-    /* Where it pays to unpack a tile once for so many panels or more (else NULL): the first tile of the run to `tile`,
-     * and that tile times the run's panel. */
-    int unpack_panels;
+    /* Where it pays to unpack tiles once, from so many rows on (else NULL): the first tile of the run to `tile`, and
+     * the run's tiles, at most unpack_tiles, which lie kvq_unpacked_bytes apart, times its panel, of at most
+     * unpack_rows. */
+    int unpack_from, unpack_rows, unpack_tiles;
     void (*unpack)(const kvq_linear_run *run, uint8_t *tile);
     void (*unpacked)(const kvq_linear_run *run, const uint8_t *tile);
     /* What a worker does before and after it calls `unpacked` some times; NULL: nothing. */

@@ -160,8 +160,9 @@ static bool all_coded(const kvq_matrix *m) {
 static void linear(kvq_stream *s, const kvq_linear *job) {
     kvq_linear_kernels kernels = kvq_linear_kernels_avx512;
     if (job->n_rows >= MIN_ROWS && all_coded(job->w)) {
-        kernels.panel_rows = TILE_ROWS;
-        kernels.unpack_panels = 1; /* always */
+        kernels.unpack_from = MIN_ROWS;
+        kernels.unpack_rows = TILE_ROWS;
+        kernels.unpack_tiles = 1;
         kernels.unpack = unpack;
         kernels.unpacked = unpacked;
         kernels.enter = enter;

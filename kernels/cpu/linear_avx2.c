@@ -8,6 +8,8 @@
 #define PANEL_ROWS 4
 #endif
 
-#define UNPACK_PANELS 2
+#define UNPACK_FROM (PANEL_ROWS + 1)
+#define UNPACK_TILES 1
+#define UNPACK_ROWS PANEL_ROWS
 
 #include "linear_tmpl.h"

@@ -6,8 +6,13 @@
 /* 12 integer and 12 float accumulators, weights, scales and constants fill the 32 registers. */
 #ifndef PANEL_ROWS /* sanitizer builds say 2: all of the template, a tenth of the code */
 #define PANEL_ROWS 12
+#define UNPACK_ROWS 6
+#else
+#define UNPACK_ROWS 1
 #endif
 /* Prefill of 512 rows is 5 % faster for it, 16 rows, two panels, are 4 % slower (SmolLM2, Q4_1, Emerald Rapids). */
-#define UNPACK_PANELS 4
+#define UNPACK_FROM 37
+/* An input and its share of the zero are read, and spread over all lanes, for both. */
+#define UNPACK_TILES 2
 
 #include "linear_tmpl.h"

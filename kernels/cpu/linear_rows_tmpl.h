@@ -9,10 +9,11 @@
 /* X(1, ..) to X(PANEL_ROWS, ..) */
 #define PANEL_MAP(X, ...) V_JOIN(PANEL_MAP, PANEL_ROWS)(X, __VA_ARGS__)
 /* clang-format off */
-#define PANEL_MAP_2(X, ...) X(1, __VA_ARGS__) X(2, __VA_ARGS__)
+#define PANEL_MAP_1(X, ...) X(1, __VA_ARGS__)
+#define PANEL_MAP_2(X, ...) PANEL_MAP_1(X, __VA_ARGS__) X(2, __VA_ARGS__)
 #define PANEL_MAP_4(X, ...) PANEL_MAP_2(X, __VA_ARGS__) X(3, __VA_ARGS__) X(4, __VA_ARGS__)
-#define PANEL_MAP_12(X, ...) PANEL_MAP_4(X, __VA_ARGS__) \
-    X(5, __VA_ARGS__) X(6, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__) \
+#define PANEL_MAP_6(X, ...) PANEL_MAP_4(X, __VA_ARGS__) X(5, __VA_ARGS__) X(6, __VA_ARGS__)
+#define PANEL_MAP_12(X, ...) PANEL_MAP_6(X, __VA_ARGS__) X(7, __VA_ARGS__) X(8, __VA_ARGS__) \
     X(9, __VA_ARGS__) X(10, __VA_ARGS__) X(11, __VA_ARGS__) X(12, __VA_ARGS__)
 /* clang-format on */
 #define KERNEL_ENTRY(R, name) name##_##R,

@@ -1,6 +1,7 @@
 /* linear_tmpl.h: a tile of weights times a panel of activations (matrix.h, linear.h). Included after a simd_*.h by
  * linear_generic.c, linear_avx2.c, linear_avx512.c, which say PANEL_ROWS, the rows of a full panel; called through
- * linear.c. UNPACK_PANELS, if defined, says for how many panels or more tiles are unpacked once.
+ * linear.c. UNPACK_FROM, if defined, says from how many rows on tiles are unpacked once; then UNPACK_TILES of them are
+ * multiplied by a panel of UNPACK_ROWS at a time.
  *
  * Lanes are the tile's 16 outputs. Per group and row: the integer dot product of 4 inputs of 16 outputs is one
  * instruction on AVX-512 VNNI, eight for a group of 32, and the group costs four more (the zero's share, to float,
@@ -56,6 +57,13 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
 
 /* ---- coded weights ---- */
 
+#ifdef UNPACK_FROM
+#define MOST_TILES UNPACK_TILES
+#else
+#define MOST_TILES 1
+#endif
+#define MOST_SUMS PANEL_ROWS
+
 /* `factor` for both halves of a pair of sums. */
 V_INLINE v16i both_halves(int factor) {
     return v_set1_i((int32_t)((uint32_t)(uint16_t)factor * 0x10001));
@@ -67,84 +75,99 @@ V_INLINE v16i pair_of(const uint8_t *sums) {
     return v_set1_i(pair);
 }
 
-/* dot[r] of a group at w times rows q, of codes of at most 6 bits. Sums may be kept in narrow lanes, which hold a group
- * whose codes have their zero taken away; codes of 5 bits without a zero are given one, and its share back. `pairs` are
- * the rows' sums of these inputs. */
-V_INLINE void narrow_dots(v16i *dot, const uint8_t *w, const int stored, const int bits, const int group,
-                          const bool has_zero, int zero, const uint8_t *q, const uint8_t *pairs, const int R) {
+/* dot[t * R + r] of a group of T tiles at w times R rows at q, of codes of at most 6 bits. Sums may be kept
+ * in narrow lanes, which hold a group whose codes have their zero taken away; codes of 5 bits without a zero are given
+ * one, and its share back. `pairs` are the rows' sums of these inputs. */
+V_INLINE void narrow_dots(v16i *dot, const uint8_t *const *w, const int stored, const int bits, const int group,
+                          const bool has_zero, int zero, const uint8_t *q, const uint8_t *pairs, const int T,
+                          const int R) {
     const int half_sum = group / 2 * 127, middle = 1 << (bits - 1);
     _Static_assert(16 * 16 * 127 <= V_SUM_MAX && 8 * 32 * 127 <= V_SUM_MAX, "groups of 5 and 6 bits fit");
     const bool lifted = !has_zero && half_sum * (2 * middle - 1) > V_SUM_MAX;
     const v16i minus = both_halves(lifted ? -middle : -zero), back = both_halves(middle);
-    v16s sum[PANEL_ROWS];
-    V_UNROLL for (int r = 0; r < R; r++) sum[r] =
-        has_zero || lifted ? v_sum_begin(pair_of(pairs + 4 * r), minus) : v_sum_zero();
-    V_UNROLL for (int k = 0; k < group / 4; k++) {
-        v64b codes = load_codes(w, stored, k);
-        V_UNROLL for (int r = 0; r < R; r++) sum[r] = v_sum_dot(sum[r], codes, v_splat4(q + r * KVQ_ACT_GROUP + 4 * k));
-    }
+    v16s sum[MOST_SUMS];
     V_UNROLL for (int r = 0; r < R; r++) {
-        dot[r] = v_sum_end(sum[r]);
-        if (lifted) dot[r] = v_dot_pair(dot[r], pair_of(pairs + 4 * r), back);
+        const v16s begin = has_zero || lifted ? v_sum_begin(pair_of(pairs + 4 * r), minus) : v_sum_zero();
+        V_UNROLL for (int t = 0; t < T; t++) sum[t * R + r] = begin;
+    }
+    V_UNROLL for (int k = 0; k < group / 4; k++) {
+        v64b codes[MOST_TILES];
+        V_UNROLL for (int t = 0; t < T; t++) codes[t] = load_codes(w[t], stored, k);
+        V_UNROLL for (int r = 0; r < R; r++) {
+            const v64b x = v_splat4(q + r * KVQ_ACT_GROUP + 4 * k);
+            V_UNROLL for (int t = 0; t < T; t++) sum[t * R + r] = v_sum_dot(sum[t * R + r], codes[t], x);
+        }
+    }
+    V_UNROLL for (int a = 0; a < T * R; a++) {
+        dot[a] = v_sum_end(sum[a]);
+        if (lifted) dot[a] = v_dot_pair(dot[a], pair_of(pairs + 4 * (a % R)), back);
     }
 }
 
 /* The same for codes of 8 bits, whose zero is what the instruction set's bias leaves of it. */
-V_INLINE void wide_dots(v16i *dot, const uint8_t *w, const int group, const bool has_zero, int zero, const uint8_t *q,
-                        const uint8_t *pairs, const int R) {
+V_INLINE void wide_dots(v16i *dot, const uint8_t *const *w, const int group, const bool has_zero, int zero,
+                        const uint8_t *q, const uint8_t *pairs, const int T, const int R) {
     const v16i minus = both_halves(-zero);
     V_UNROLL for (int r = 0; r < R; r++) {
-        dot[r] = v_zero_i();
-        if (has_zero) dot[r] = v_dot_pair(dot[r], pair_of(pairs + 4 * r), minus);
+        const v16i begin = has_zero ? v_dot_pair(v_zero_i(), pair_of(pairs + 4 * r), minus) : v_zero_i();
+        V_UNROLL for (int t = 0; t < T; t++) dot[t * R + r] = begin;
     }
     V_UNROLL for (int k = 0; k < group / 4; k++) {
-        v64b codes = v_load_b(w + 64 * k);
-        V_UNROLL for (int r = 0; r < R; r++) dot[r] =
-            v_dot_wide(dot[r], codes, v_splat4(q + r * KVQ_ACT_GROUP + 4 * k));
+        v64b codes[MOST_TILES];
+        V_UNROLL for (int t = 0; t < T; t++) codes[t] = v_load_b(w[t] + 64 * k);
+        V_UNROLL for (int r = 0; r < R; r++) {
+            const v64b x = v_splat4(q + r * KVQ_ACT_GROUP + 4 * k);
+            V_UNROLL for (int t = 0; t < T; t++) dot[t * R + r] = v_dot_wide(dot[t * R + r], codes[t], x);
+        }
     }
 }
 
-/* One tile at w times R rows. What is const here is known to the compiler, which leaves straight code per group. The
- * tile is as the layout says, or as unpack_tile left it. */
-V_INLINE void coded_tile(const kvq_linear_run *run, int tile, const uint8_t *w, const bool is_unpacked, const int bits,
-                         const int group, const bool has_zero, const int R) {
+/* T tiles times a panel of R rows. What is const here is known to the compiler, which leaves straight code per group.
+ * The tiles are one as the layout says, or as many as unpack_tile left. */
+V_INLINE void coded_tiles(const kvq_linear_run *run, int tile, const uint8_t *const *tiles, const bool is_unpacked,
+                          const int bits, const int group, const bool has_zero, const int T, const int R) {
     const kvq_layout *layout = &run->part->layout;
     const bool has_min = layout->has_min;
     const int stored = is_unpacked ? 8 : bits;
     const kvq_scale_type scale_type = is_unpacked ? KVQ_SCALE_F32 : layout->scale_type;
     const int zero = layout->zero - (bits == 8 ? V_WIDE_BIAS : 0);
     const int n_lines = group * stored / 32; /* cache lines of codes */
-    const uint8_t *panel = run->panel;
+    const uint8_t *panel = run->panel, *w[MOST_TILES];
     supers super = {v_zero(), v_zero()};
-    v16f acc[PANEL_ROWS];
-    V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
+    v16f acc[MOST_SUMS], scale[MOST_TILES];
+    V_UNROLL for (int t = 0; t < T; t++) w[t] = tiles[t];
+    V_UNROLL for (int a = 0; a < T * R; a++) acc[a] = v_zero();
 
     for (int i = 0; i < run->n_in; i += KVQ_ACT_GROUP, panel += R * KVQ_PANEL_GROUP_BYTES) {
         const float *d = (const float *)(panel + R * KVQ_PANEL_SCALE);
-        if (scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0) super = load_supers(&w, has_min);
+        if (scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0) super = load_supers(&w[0], has_min);
         V_UNROLL for (int half = 0; half < KVQ_ACT_GROUP / group; half++) {
             const int part = group == KVQ_ACT_GROUP ? 0 : 1 + half; /* of the panel's sums */
             const uint8_t *q = panel + half * 16, *pairs = panel + R * (KVQ_PANEL_SUMS + 4 * part);
             const float *d_sums = (const float *)(panel + R * (KVQ_PANEL_D_SUMS + 4 * part));
-            v16i dot[PANEL_ROWS];
+            v16i dot[MOST_SUMS];
             if (bits == 8)
-                wide_dots(dot, w, group, has_zero, zero, q, pairs, R);
+                wide_dots(dot, w, group, has_zero, zero, q, pairs, T, R);
             else
-                narrow_dots(dot, w, stored, bits, group, has_zero, zero, q, pairs, R);
+                narrow_dots(dot, w, stored, bits, group, has_zero, zero, q, pairs, T, R);
             V_UNROLL for (int line = 0; line < n_lines && !is_unpacked; line++)
-                v_prefetch(w + PREFETCH_BYTES + 64 * line);
-            w += 64 * n_lines;
-            v16f scale = load_scales(&w, scale_type, super.d);
-            V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(v_float(dot[r]), v_mul(scale, v_set1(d[r])), acc[r]);
+                v_prefetch(w[0] + PREFETCH_BYTES + 64 * line);
+            V_UNROLL for (int t = 0; t < T; t++) {
+                w[t] += 64 * n_lines;
+                scale[t] = load_scales(&w[t], scale_type, super.d);
+            }
+            V_UNROLL for (int a = 0; a < T * R; a++) acc[a] =
+                v_fma(v_float(dot[a]), v_mul(scale[a / R], v_set1(d[a % R])), acc[a]);
             if (!has_min) continue;
-            v16f min = load_scales(&w, scale_type, super.dmin);
-            V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(min, v_set1(d_sums[r]), acc[r]);
+            V_UNROLL for (int t = 0; t < T; t++) scale[t] = load_scales(&w[t], scale_type, super.dmin);
+            V_UNROLL for (int a = 0; a < T * R; a++) acc[a] = v_fma(scale[a / R], v_set1(d_sums[a % R]), acc[a]);
         }
     }
-    V_UNROLL for (int r = 0; r < R; r++) store(run, tile, r, acc[r]);
+    V_UNROLL for (int a = 0; a < T * R; a++) if (T == 1 || a / R < run->n_tiles)
+        store(run, tile + a / R, a % R, acc[a]);
 }
 
-#ifdef UNPACK_PANELS
+#ifdef UNPACK_FROM
 /* A tile's codes as bytes, its scales and minimums as floats, for all panels to read. */
 V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bits, const int group) {
     const kvq_layout *layout = &run->part->layout;
@@ -166,24 +189,33 @@ V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bit
 
 /* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits have zero 128 (only
  * they exceed 127, which v_dot_wide is for), which an instruction set's bias may be already. */
-#define CODED_KERNEL(R, name, is_unpacked, bits, group, has_zero)                   \
+#define CODED_KERNEL(R, name, bits, group, has_zero)                                \
     static void name##_##R(const kvq_linear_run *run, int tile, const uint8_t *w) { \
-        coded_tile(run, tile, w, is_unpacked, bits, group, has_zero, R);            \
+        coded_tiles(run, tile, &w, false, bits, group, has_zero, 1, R);             \
     }
 typedef void coded_kernel(const kvq_linear_run *run, int tile, const uint8_t *w);
+
+#ifdef UNPACK_FROM
+#define UNPACKED_MAP(X, ...) V_JOIN(PANEL_MAP, UNPACK_ROWS)(X, __VA_ARGS__)
+#define UNPACKED_KERNEL(R, name, bits, group, has_zero)                                         \
+    static void name##_##R(const kvq_linear_run *run, const uint8_t *const *tiles) {            \
+        coded_tiles(run, run->tile_begin, tiles, true, bits, group, has_zero, UNPACK_TILES, R); \
+    }
+typedef void unpacked_kernel(const kvq_linear_run *run, const uint8_t *const *tiles);
 typedef void unpack_kernel(const kvq_linear_run *run, uint8_t *tile);
 
-#ifdef UNPACK_PANELS
 #define CODED_KIND(name, bits, group, has_zero)                           \
-    PANEL_MAP(CODED_KERNEL, name, false, bits, group, has_zero)           \
-    PANEL_MAP(CODED_KERNEL, name##_unpacked, true, bits, group, has_zero) \
+    PANEL_MAP(CODED_KERNEL, name, bits, group, has_zero)                  \
+    UNPACKED_MAP(UNPACKED_KERNEL, name##_unpacked, bits, group, has_zero) \
     static void name##_unpack(const kvq_linear_run *run, uint8_t *tile) { \
         unpack_tile(run, tile, bits, group);                              \
     }
-#define CODED_ENTRIES(name) {PANEL_MAP(KERNEL_ENTRY, name)}, {PANEL_MAP(KERNEL_ENTRY, name##_unpacked)}, name##_unpack
+#define CODED_ENTRIES(name) \
+    {PANEL_MAP(KERNEL_ENTRY, name)}, {UNPACKED_MAP(KERNEL_ENTRY, name##_unpacked)}, name##_unpack
 #else
-#define CODED_KIND(name, bits, group, has_zero) PANEL_MAP(CODED_KERNEL, name, false, bits, group, has_zero)
-#define CODED_ENTRIES(name) {PANEL_MAP(KERNEL_ENTRY, name)}, {NULL}, NULL
+#define CODED_KIND(name, bits, group, has_zero) PANEL_MAP(CODED_KERNEL, name, bits, group, has_zero)
+#define CODED_ENTRIES(name) \
+    { PANEL_MAP(KERNEL_ENTRY, name) }
 #endif
 
 CODED_KIND(coded4_32, 4, 32, false)
@@ -199,8 +231,11 @@ CODED_KIND(coded8_32_zero, 8, 32, V_WIDE_BIAS == 0)
 static const struct coded_kind {
     int bits, group;
     bool has_zero;
-    coded_kernel *rows[PANEL_ROWS], *unpacked_rows[PANEL_ROWS];
+    coded_kernel *rows[PANEL_ROWS];
+#ifdef UNPACK_FROM
+    unpacked_kernel *unpacked_rows[UNPACK_ROWS];
     unpack_kernel *unpack;
+#endif
 } coded_kinds[] = {
     {4, 32, false, CODED_ENTRIES(coded4_32)},
     {4, 32, true,  CODED_ENTRIES(coded4_32_zero)},
@@ -225,13 +260,17 @@ static void coded(const kvq_linear_run *run) {
     for (int t = 0; t < run->n_tiles; t++, w += run->part->tile_bytes) kernel(run, run->tile_begin + t, w);
 }
 
-#ifdef UNPACK_PANELS
+#ifdef UNPACK_FROM
 static void unpack(const kvq_linear_run *run, uint8_t *tile) {
     kind_of(&run->part->layout)->unpack(run, tile);
 }
 
+/* A tile that has no second one is multiplied twice and stored once. */
 static void unpacked(const kvq_linear_run *run, const uint8_t *tile) {
-    kind_of(&run->part->layout)->unpacked_rows[run->n_rows - 1](run, run->tile_begin, tile);
+    const uint8_t *tiles[UNPACK_TILES];
+    for (int t = 0; t < UNPACK_TILES; t++)
+        tiles[t] = tile + (t < run->n_tiles ? (size_t)t * kvq_unpacked_bytes(run->n_in) : 0);
+    kind_of(&run->part->layout)->unpacked_rows[run->n_rows - 1](run, tiles);
 }
 #endif
 
@@ -263,8 +302,10 @@ const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
                                                        .quantize = quantize,
                                                        .transpose = transpose,
                                                        .coded = coded,
-#ifdef UNPACK_PANELS
-                                                       .unpack_panels = UNPACK_PANELS,
+#ifdef UNPACK_FROM
+                                                       .unpack_from = UNPACK_FROM,
+                                                       .unpack_rows = UNPACK_ROWS,
+                                                       .unpack_tiles = UNPACK_TILES,
                                                        .unpack = unpack,
                                                        .unpacked = unpacked,
 #endif

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "features.h"
+
 static int threads_of(const kvq_shapes *shapes) {
     return shapes->threads > 0 ? shapes->threads : kvq_physical_cores();
 }
@@ -27,6 +29,7 @@ kvq_status kvq_cpu_stream_new(const kvq_shapes *shapes, kvq_stream **ret, kvq_er
     if (status != KVQ_OK) goto fail;
     s->shapes = *shapes;
     s->shapes.threads = kvq_workers_count(s->workers);
+    s->cache_bytes = kvq_cpu_cache_bytes();
     s->workspace_bytes = kvq_cpu_workspace_bytes(&s->shapes);
     s->workspace = aligned_alloc(KVQ_ALIGN, s->workspace_bytes);
     if (!s->workspace) {
