@@ -24,6 +24,7 @@ typedef struct linear_work {
     const kvq_linear *job;
     const kvq_linear_kernels *kernels;
     bool floats; /* the parts with float layouts, or those with codes */
+    bool halves; /* some of those have groups of 16 */
     uint8_t *panels;
     size_t row_bytes; /* of a panel, per row */
     int panel_rows, n_panels, panels_per_item;
@@ -34,6 +35,12 @@ typedef struct linear_work {
 
 static bool wanted(const linear_work *w, const kvq_matrix_part *part) {
     return (part->layout.bits == 0) == w->floats;
+}
+
+static bool has_halves(const kvq_matrix *m) {
+    for (int p = 0; p < m->n_parts; p++)
+        if (m->parts[p].layout.bits > 0 && m->parts[p].layout.group < KVQ_ACT_GROUP) return true;
+    return false;
 }
 
 static int tiles_of(const kvq_matrix_part *part) {
@@ -49,11 +56,15 @@ static void pack_item(void *arg, int item, int worker) {
     (void)worker;
     const linear_work *w = arg;
     const kvq_linear *job = w->job;
-    void (*pack)(const float *, int, int, void *) = w->floats ? w->kernels->transpose : w->kernels->quantize;
     int end = (item + 1) * w->panels_per_item;
     for (int p = item * w->panels_per_item; p < end && p < w->n_panels; p++) {
         int row = panel_begin(w, p), n_rows = panel_begin(w, p + 1) - row;
-        pack(job->in + (size_t)row * job->w->n_in, job->w->n_in, n_rows, w->panels + (size_t)row * w->row_bytes);
+        const float *in = job->in + (size_t)row * job->w->n_in;
+        uint8_t *panel = w->panels + (size_t)row * w->row_bytes;
+        if (w->floats)
+            w->kernels->transpose(in, job->w->n_in, n_rows, panel);
+        else
+            w->kernels->quantize(in, job->w->n_in, n_rows, w->halves, panel);
     }
 }
 
@@ -176,7 +187,7 @@ static void run_parts(kvq_stream *s, linear_work *w) {
 
 void kvq_cpu_linear(kvq_stream *s, const kvq_linear *job, const kvq_linear_kernels *kernels) {
     if (job->n_rows == 0) return;
-    linear_work work = {.job = job, .kernels = kernels};
+    linear_work work = {.job = job, .kernels = kernels, .halves = has_halves(job->w)};
     run_parts(s, &work);
     work.floats = true;
     run_parts(s, &work);

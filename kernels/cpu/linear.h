@@ -41,7 +41,8 @@ static inline size_t kvq_unpacked_bytes(int n_in) {
 
 typedef struct kvq_linear_kernels {
     int panel_rows;
-    void (*quantize)(const float *in, int n_in, int n_rows, void *panel);  /* rows of n_in values into a panel */
+    /* Rows of n_in values into a panel; without the sums of halves where no layout has groups of 16. */
+    void (*quantize)(const float *in, int n_in, int n_rows, bool halves, void *panel);
     void (*transpose)(const float *in, int n_in, int n_rows, void *panel); /* the same for float weights */
     void (*coded)(const kvq_linear_run *run);                              /* tiles as they are */
     /* Where it pays to unpack tiles once, from so many rows on (else NULL): the first tile of the run to `tile`, and

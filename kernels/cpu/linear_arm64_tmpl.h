@@ -44,7 +44,7 @@ _Static_assert(GROUP_BYTES <= KVQ_PANEL_GROUP_BYTES, "panels have room");
 /* Whether row r of R has another beside it in its pair. */
 #define IS_PAIRED(r, R) (PAIR == 2 && ((r) | 1) < (R))
 
-static void quantize(const float *in, int n_in, int n_rows, void *panel) {
+static void quantize(const float *in, int n_in, int n_rows, bool halves, void *panel) {
     uint8_t *at = panel;
     for (int i = 0; i < n_in; i += KVQ_ACT_GROUP, at += n_rows * GROUP_BYTES) {
         float *d = (float *)(at + n_rows * SCALE_AT), *d_sums = (float *)(at + n_rows * D_SUMS_AT);
@@ -55,7 +55,7 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
             d[r] = quantize_group(in + (size_t)r * n_in + i, q, integers);
             const int32_t half[2] = {v_hsum_i(integers[0]), v_hsum_i(integers[1])};
             const int32_t sum[3] = {half[0] + half[1], half[0], half[1]};
-            for (int s = 0; s < 3; s++) {
+            for (int s = 0; s < (halves ? 3 : 1); s++) {
                 d_sums[s * n_rows + r] = d[r] * (float)sum[s];
                 sums[s * n_rows + r] = (int16_t)sum[s];
             }

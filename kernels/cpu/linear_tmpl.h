@@ -25,16 +25,18 @@ V_INLINE int low_of(int32_t pair) {
 V_INLINE int high_of(int32_t pair) {
     return (int16_t)(pair >> 16);
 }
-V_INLINE int32_t add_pairs(int32_t a, int32_t b) {
-    return (int32_t)((uint32_t)(uint16_t)(low_of(a) + low_of(b)) | (uint32_t)(high_of(a) + high_of(b)) << 16);
-}
 
 /* Inputs ahead that a row is asked for: with as many rows at a time as a panel has the hardware does not do it. A tenth
  * of the time (512 rows, Emerald Rapids). */
 #define AHEAD (4 * KVQ_ACT_GROUP)
 
-static void quantize(const float *in, int n_in, int n_rows, void *panel) {
-    uint8_t *at = panel;
+/* What one group's row adds up to, part 0, 1 or 2 of a panel's sums. */
+V_INLINE void store_sums(int16_t *sums, float *d_sums, int at, int32_t pair, float d) {
+    memcpy(&sums[2 * at], &pair, sizeof pair);
+    d_sums[at] = d * (float)(low_of(pair) + high_of(pair));
+}
+
+V_INLINE void quantize_rows(const float *in, int n_in, int n_rows, uint8_t *at, const bool halves) {
     for (int i = 0; i < n_in; i += KVQ_ACT_GROUP, at += n_rows * KVQ_PANEL_GROUP_BYTES) {
         float *scale = (float *)(at + n_rows * KVQ_PANEL_SCALE), *d_sums = (float *)(at + n_rows * KVQ_PANEL_D_SUMS);
         int16_t *sums = (int16_t *)(at + n_rows * KVQ_PANEL_SUMS);
@@ -43,16 +45,20 @@ static void quantize(const float *in, int n_in, int n_rows, void *panel) {
             const float *x = in + (size_t)r * n_in + i;
             v_prefetch(x + AHEAD);
             v_prefetch(x + AHEAD + V_LANES);
-            const float d = quantize_group(x, (int8_t *)at + r * KVQ_ACT_GROUP, codes);
-            scale[r] = d;
-            const int32_t first = v_hsum_pairs(codes[0]), second = v_hsum_pairs(codes[1]);
-            const int32_t pairs[3] = {add_pairs(first, second), first, second};
-            V_UNROLL for (int part = 0; part < 3; part++) {
-                memcpy(&sums[2 * (part * n_rows + r)], &pairs[part], sizeof pairs[part]);
-                d_sums[part * n_rows + r] = d * (float)(low_of(pairs[part]) + high_of(pairs[part]));
-            }
+            const float d = scale[r] = quantize_group(x, (int8_t *)at + r * KVQ_ACT_GROUP, codes);
+            store_sums(sums, d_sums, r, v_hsum_pairs(codes[0], codes[1]), d);
+            if (!halves) continue;
+            store_sums(sums, d_sums, n_rows + r, v_hsum_pairs(codes[0], v_zero_i()), d);
+            store_sums(sums, d_sums, 2 * n_rows + r, v_hsum_pairs(codes[1], v_zero_i()), d);
         }
     }
+}
+
+static void quantize(const float *in, int n_in, int n_rows, bool halves, void *panel) {
+    if (halves)
+        quantize_rows(in, n_in, n_rows, panel, true);
+    else
+        quantize_rows(in, n_in, n_rows, panel, false);
 }
 
 /* ---- coded weights ---- */

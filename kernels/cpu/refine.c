@@ -42,7 +42,7 @@ static void prepare_row(void *arg, int r, int worker) {
     int n_in = w->job->w->n_in, n_out = w->job->w->n_out;
     float *rest = w->rest + (size_t)worker * n_in;
     kvq_ref_remainder(w->job->in + (size_t)r * n_in, n_in, rest);
-    w->kernels->quantize(rest, n_in, 1, w->panels + r * w->panel_bytes);
+    w->kernels->quantize(rest, n_in, 1, true, w->panels + r * w->panel_bytes);
     w->threshold[r] = largest_of(w->job->x + (size_t)r * n_out, n_out) - w->job->margin;
 }
 

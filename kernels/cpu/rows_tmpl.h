@@ -68,11 +68,16 @@ V_INLINE v16f gelu(v16f x) {
     return sigmoid_times(x, v_mul(v_fma(cubed, v_set1(0.044715f), x), v_set1(-1.59576912f))); /* -2 sqrt(2 / pi) */
 }
 
+/* Values ahead that both inputs of glu are asked for: a division and an exponential do not hide their latency. */
+#define AHEAD (8 * V_LANES)
+
 static void glu_row(const kvq_glu *job, int r) {
     int n = job->ffn_dim;
     const float *gate = job->gate_up + (size_t)r * 2 * n, *up = gate + n;
     float *out = job->out + (size_t)r * n;
     for (int i = 0; i < n; i += V_LANES) {
+        v_prefetch(gate + i + AHEAD);
+        v_prefetch(up + i + AHEAD);
         v16f x = load_row(gate + i, n - i);
         v16f y = job->activation == KVQ_ACT_SILU ? silu(x) : gelu(x);
         store_row(out + i, v_mul(y, load_row(up + i, n - i)), n - i);

@@ -31,8 +31,8 @@
  *             v_sum_zero   v_sum_begin(pair, factor): as v_dot_pair   v_sum_dot: as v_dot_narrow   v_sum_end: as integers
  *             V_SUM_MAX    what the products of bytes 0 and 1, and of 2 and 3, of all dots may come to in the end, a
  *                          sum's beginning counted; on the way they may be anything
- *             v_hsum_pairs(i)  of numbers -127 .. 127: the sum of the lanes l % 4 < 2 in the low 16 bits, of the others
- *                              in the high ones
+ *             v_hsum_pairs(i, j)  of numbers -127 .. 127: the sum of both vectors' lanes l % 4 < 2 in the low 16 bits, of
+ *                              the others in the high ones
  *   of attention, K (codes times signed bytes) or V (times unsigned ones) as the constant is_v says; AVX2 has its own,
  * the others simd_sums.h's:
  *             v_dot_factors(acc, v_codes_of(b, is_v), v_splat_factors(p), is_v)   b: 8-bit codes; p: 4 v_factors, which

@@ -197,9 +197,10 @@ V_INLINE int32_t v_hsum_i(v16i x) {
     return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d)));
 }
 
-V_INLINE int32_t v_hsum_pairs(v16i x) {
-    int32x4_t y = vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d));
-    return vget_lane_s32(vreinterpret_s32_s16(vmovn_s32(vpaddq_s32(y, y))), 0);
+V_INLINE int32_t v_hsum_pairs(v16i x, v16i y) {
+    int32x4_t a = vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d));
+    int32x4_t b = vaddq_s32(vaddq_s32(y.a, y.b), vaddq_s32(y.c, y.d)), sum = vaddq_s32(a, b);
+    return vget_lane_s32(vreinterpret_s32_s16(vmovn_s32(vpaddq_s32(sum, sum))), 0);
 }
 
 V_INLINE v64b v_load_b(const void *p) {

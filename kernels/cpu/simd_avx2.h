@@ -235,9 +235,11 @@ V_INLINE void v_store_low_b(void *p, v16i x) {
     _mm_storeu_si128((__m128i *)p, _mm_unpacklo_epi64(v_low_bytes8(x.a), v_low_bytes8(x.b)));
 }
 /* By way of the bytes, which the caller stores anyway. */
-V_INLINE int32_t v_hsum_pairs(v16i a) {
+V_INLINE int32_t v_hsum_pairs(v16i a, v16i b) {
+    const __m128i one = _mm_set1_epi8(1);
     __m128i x = _mm_unpacklo_epi64(v_low_bytes8(a.a), v_low_bytes8(a.b));
-    x = _mm_maddubs_epi16(_mm_set1_epi8(1), x);
+    __m128i y = _mm_unpacklo_epi64(v_low_bytes8(b.a), v_low_bytes8(b.b));
+    x = _mm_add_epi16(_mm_maddubs_epi16(one, x), _mm_maddubs_epi16(one, y));
     x = _mm_add_epi16(x, _mm_shuffle_epi32(x, 0xB1));
     return _mm_cvtsi128_si32(_mm_add_epi16(x, _mm_shuffle_epi32(x, 0x4E)));
 }

@@ -158,8 +158,10 @@ V_INLINE int32_t v_hsum_i(v16i a) {
 }
 
 /* By way of the bytes, which the caller stores anyway. */
-V_INLINE int32_t v_hsum_pairs(v16i a) {
-    __m128i x = _mm_maddubs_epi16(_mm_set1_epi8(1), _mm512_cvtepi32_epi8(a));
+V_INLINE int32_t v_hsum_pairs(v16i a, v16i b) {
+    const __m128i one = _mm_set1_epi8(1);
+    __m128i x =
+        _mm_add_epi16(_mm_maddubs_epi16(one, _mm512_cvtepi32_epi8(a)), _mm_maddubs_epi16(one, _mm512_cvtepi32_epi8(b)));
     x = _mm_add_epi16(x, _mm_shuffle_epi32(x, 0xB1));
     return _mm_cvtsi128_si32(_mm_add_epi16(x, _mm_shuffle_epi32(x, 0x4E)));
 }

@@ -122,9 +122,9 @@ V_INLINE int32_t v_hsum_i(v16i x) {
     return v_wrap(sum);
 }
 
-V_INLINE int32_t v_hsum_pairs(v16i x) {
+V_INLINE int32_t v_hsum_pairs(v16i x, v16i y) {
     uint32_t sum[2] = {0, 0};
-    for (int l = 0; l < V_LANES; l++) sum[l / 2 % 2] += (uint32_t)x.v[l];
+    for (int l = 0; l < V_LANES; l++) sum[l / 2 % 2] += (uint32_t)x.v[l] + (uint32_t)y.v[l];
     return v_wrap((sum[0] & 0xFFFF) | sum[1] << 16);
 }
 
