@@ -116,7 +116,8 @@ V_INLINE void append_row(const int d, const kvq_append *job, int r) {
     const kvq_batch *b = job->batch;
     int p = b->pos[r] / kv->block_tokens, t = b->pos[r] % kv->block_tokens;
     const kvq_kv_page *page = &b->seqs[b->row_seq[r]].pages[layer->group][p];
-    const float *q = job->qkv + (size_t)r * (size_t)(job->n_heads + 2 * kv->n_kv_heads) * (size_t)d;
+    const size_t row_floats = (size_t)(job->n_heads + 2 * kv->n_kv_heads) * (size_t)d;
+    const float *q = job->qkv + (size_t)r * row_floats;
     const float *k = q + job->n_heads * d, *v = k + kv->n_kv_heads * d;
     float *q_out = job->q_out + (size_t)r * (size_t)job->n_heads * (size_t)d;
     v16f x[HEAD_VECTORS];
@@ -124,6 +125,7 @@ V_INLINE void append_row(const int d, const kvq_append *job, int r) {
     head_rope_init(&rope, job->rope + (size_t)r * (size_t)job->n_rot, job->n_rot, job->neox, d);
 
     for (int h = 0; h < job->n_heads; h++) {
+        head_ask_ahead(q + h * d, d, row_floats);
         prepare_head(x, d, job, q + h * d, job->q_norm, &rope);
         head_store(q_out + h * d, d, x);
     }
@@ -134,6 +136,8 @@ V_INLINE void append_row(const int d, const kvq_append *job, int r) {
         else
             kvq_kv_closed_halves(kv, job->layer, page, g, &k_half, &v_half);
 
+        head_ask_ahead(k + g * d, d, row_floats);
+        head_ask_ahead(v + g * d, d, row_floats);
         prepare_head(x, d, job, k + g * d, job->k_norm, &rope);
         if (layer->k_ref) {
             const float *k_ref = layer->k_ref + ((size_t)p * (size_t)kv->n_kv_heads + (size_t)g) * (size_t)d;

@@ -77,8 +77,9 @@ typedef struct block {
 
 /* ---- queries ---- */
 
-V_INLINE void quantize_query(const int d, queries *qs, int n) {
+V_INLINE void quantize_query(const int d, queries *qs, int n, size_t row_floats) {
     v16f q[HEAD_VECTORS], largest = v_zero();
+    head_ask_ahead(qs->q[n], d, 2 * row_floats);
     head_load(q, d, qs->q[n]);
     for (int v = 0; v < d / V_LANES; v++) largest = v_max(v_abs(q[v]), largest);
     float max = v_hmax(largest);
@@ -104,7 +105,7 @@ static void load_queries(queries *qs, const kvq_attend_tile *tile) {
         int r = tile->row_begin + n / tile->n_heads, h = tile->head_begin + n % tile->n_heads;
         qs->q[n] = job->q + ((size_t)r * (size_t)job->n_heads + (size_t)h) * (size_t)d;
         qs->pos[n] = job->batch->pos[r];
-        if (job->kv->policy->k_bits != 16) HEAD_CALL(quantize_query, d, qs, n);
+        if (job->kv->policy->k_bits != 16) HEAD_CALL(quantize_query, d, qs, n, (size_t)job->n_heads * (size_t)d);
     }
 }
 

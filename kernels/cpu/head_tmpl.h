@@ -20,6 +20,12 @@ V_INLINE void head_store(float *to, const int d, const v16f *x) {
     for (int v = 0; v < d / V_LANES; v++) v_store(to + V_LANES * v, x[v]);
 }
 
+/* Asks for the head n_floats behind x, if there is one: memory's stream of rows is slower than what is done to a head
+ * in registers, and the hardware does not fetch far enough ahead by itself. */
+V_INLINE void head_ask_ahead(const float *x, const int d, size_t n_floats) {
+    for (int i = 0; i < d; i += V_LANES) v_prefetch((const void *)((uintptr_t)(x + i) + n_floats * sizeof *x));
+}
+
 /* x / sqrt(mean(x^2) + eps) * weight; the mean in 16 lanes. */
 V_INLINE void head_norm(v16f *x, const int d, const float *weight, float eps) {
     v16f sum = v_zero();
