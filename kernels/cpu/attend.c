@@ -73,8 +73,8 @@ static void tile_item(void *arg, int item, int worker) {
     float total[2 * KVQ_ATTEND_QUERIES + KVQ_ATTEND_QUERIES * KVQ_MAX_HEAD_DIM];
     float part[2 * KVQ_ATTEND_QUERIES + KVQ_ATTEND_QUERIES * KVQ_MAX_HEAD_DIM];
     splits_of(w, tile.row_begin, &begin, &end);
-    kvq_attend_state_clear(total, n_queries, d);
-    for (int split = begin; split < end; split++) {
+    w->kernels->split(&tile, begin, total);
+    for (int split = begin + 1; split < end; split++) {
         w->kernels->split(&tile, split, part);
         w->kernels->merge(total, part, n_queries, d);
     }
@@ -94,10 +94,8 @@ static void split_item(void *arg, int item, int worker) {
     if (atomic_fetch_sub(&w->left[index], n) > n) return;
 
     int n_queries = tile.n_rows * tile.n_heads, d = w->job->kv->head_dim;
-    float total[2 * KVQ_ATTEND_QUERIES + KVQ_ATTEND_QUERIES * KVQ_MAX_HEAD_DIM];
-    kvq_attend_state_clear(total, n_queries, d);
-    for (int i = 0; i < n_splits; i++) w->kernels->merge(total, states + (size_t)i * w->state_floats, n_queries, d);
-    w->kernels->finish(&tile, total);
+    for (int i = 1; i < n_splits; i++) w->kernels->merge(states, states + (size_t)i * w->state_floats, n_queries, d);
+    w->kernels->finish(&tile, states);
 }
 
 /* Cuts by split when there are too few tiles to keep every thread busy, some tile has several splits and the states

@@ -23,7 +23,7 @@ static inline size_t kvq_attend_state_floats(int n_queries, int head_dim) {
 
 typedef struct kvq_attend_kernels {
     void (*split)(const kvq_attend_tile *tile, int split, float *state); /* the pages of one split */
-    void (*merge)(float *into, const float *from, int n_queries, int d); /* in order of splits; into begins empty */
+    void (*merge)(float *into, const float *from, int n_queries, int d); /* in order of splits */
     void (*finish)(const kvq_attend_tile *tile, float *state);           /* state to job->out; spoils it */
 } kvq_attend_kernels;
 

@@ -77,22 +77,23 @@ typedef struct block {
 
 /* ---- queries ---- */
 
-static void quantize_query(queries *qs, int n, int d, float scale) {
-    const float *q = qs->q[n];
-    v16f largest = v_zero();
-    for (int i = 0; i < d; i += V_LANES) largest = v_max(v_abs(v_load(q + i)), largest);
+V_INLINE void quantize_query(const int d, queries *qs, int n, size_t row_floats) {
+    v16f q[HEAD_VECTORS], largest = v_zero();
+    head_ask_ahead(qs->q[n], d, 2 * row_floats);
+    head_load(q, d, qs->q[n]);
+    for (int v = 0; v < d / V_LANES; v++) largest = v_max(v_abs(q[v]), largest);
     float max = v_hmax(largest);
     v16f per_code = v_set1(max > 1e-30f ? 127.0f / max : 0.0f);
     v16i sum = v_zero_i();
-    for (int i = 0; i < d; i += V_LANES) {
-        v16f x = v_mul(v_load(q + i), per_code);
+    for (int v = 0; v < d / V_LANES; v++) {
+        v16f x = v_mul(q[v], per_code);
         v16i code = v_rint(v_min(v_max(x, v_set1(-127.0f)), v_set1(127.0f)));
-        v_store_low_b(&qs->bytes[n * d + i], code);
-        v_store_factors(&qs->factors[n * d + i], code);
+        v_store_low_b(&qs->bytes[n * d + V_LANES * v], code);
+        v_store_factors(&qs->factors[n * d + V_LANES * v], code);
         sum = v_add_i(sum, code);
     }
     qs->sum[n] = v_hsum_i(sum);
-    qs->scale[n] = max * (1.0f / 127.0f) * scale;
+    qs->scale[n] = max * (1.0f / 127.0f) * qs->unit;
 }
 
 static void load_queries(queries *qs, const kvq_attend_tile *tile) {
@@ -104,7 +105,7 @@ static void load_queries(queries *qs, const kvq_attend_tile *tile) {
         int r = tile->row_begin + n / tile->n_heads, h = tile->head_begin + n % tile->n_heads;
         qs->q[n] = job->q + ((size_t)r * (size_t)job->n_heads + (size_t)h) * (size_t)d;
         qs->pos[n] = job->batch->pos[r];
-        if (job->kv->policy->k_bits != 16) quantize_query(qs, n, d, qs->unit);
+        if (job->kv->policy->k_bits != 16) HEAD_CALL(quantize_query, d, qs, n, (size_t)job->n_heads * (size_t)d);
     }
 }
 
@@ -616,17 +617,22 @@ static void attend_merge(float *into, const float *from, int n_queries, int d) {
     }
 }
 
+V_INLINE void finish_query(const int d, float *out, const float *acc, float total, bool rotated) {
+    v16f x[HEAD_VECTORS], unit = v_set1(1.0f / total);
+    for (int v = 0; v < d / V_LANES; v++) x[v] = v_mul(v_load(acc + V_LANES * v), unit);
+    if (rotated) head_hadamard(x, d);
+    head_store(out, d, x);
+}
+
 static void attend_finish(const kvq_attend_tile *tile, float *state) {
     const kvq_attend *job = tile->job;
+    bool rotated = job->kv->policy->rotated;
     int d = job->kv->head_dim;
     for (int n = 0; n < tile->n_rows * tile->n_heads; n++) {
         int r = tile->row_begin + n / tile->n_heads, h = tile->head_begin + n % tile->n_heads;
-        float *x = state + 2 * MAX_QUERIES + (size_t)n * (size_t)d;
+        const float *acc = state + 2 * MAX_QUERIES + (size_t)n * (size_t)d;
         float *out = job->out + ((size_t)r * (size_t)job->n_heads + (size_t)h) * (size_t)d;
-        v16f unit = v_set1(1.0f / state[MAX_QUERIES + n]);
-        for (int i = 0; i < d; i += V_LANES) v_store(x + i, v_mul(v_load(x + i), unit));
-        if (job->kv->policy->rotated) head_hadamard(x, d);
-        memcpy(out, x, (size_t)d * sizeof *x);
+        HEAD_CALL(finish_query, d, out, acc, state[MAX_QUERIES + n], rotated);
     }
 }
 

@@ -26,6 +26,7 @@ static const kv_world_spec shapes[] = {
     {0,   256,   4,  1,  64, true, 256, true,  false, false,  70,  50, {140,  63,   3}, 6},
     {0,    16,  40,  1,  32, false, 16, false, true,  false,  33,   0, { 90,   2,  65}, 7},
     {0,   320,   2,  2,  32, true, 320, false, true,  false,   0,   0, { 70,  33,   1}, 8},
+    {0,   128,   4,  2,  32, true, 128, true,  false, false,   0,   0, { 70,  32,   5}, 9},
 };
 /* clang-format on */
 
