@@ -5,6 +5,10 @@
  * has to wait for it: the caller waits for items, not for workers. Whoever holds an item of generation g knows that g's
  * fn and job stay, because the caller cannot publish g + 1 before that item is counted in `done`.
  *
+ * Which item that is: the next of the worker's own share, an equal run of all items, or of another's when that is
+ * done. So what one operator leaves of some rows in a core's cache the next one finds there (prefill of 512 tokens,
+ * two threads: see docs/performance.md).
+ *
  * A decode step has some two hundred jobs of a few microseconds, so a worker that runs out spins for SPIN_NS before it
  * parks on a futex; an idle engine uses no CPU. */
 #define _GNU_SOURCE
@@ -36,6 +40,12 @@ typedef struct worker {
     pthread_t thread;
 } worker;
 
+/* Items [next, end) of the job are not begun. */
+typedef struct share {
+    _Alignas(CACHE_LINE) _Atomic uint32_t next;
+    uint32_t end;
+} share;
+
 struct kvq_workers {
     _Alignas(CACHE_LINE) _Atomic uint64_t open; /* generation << 32 | items not taken yet */
     _Alignas(CACHE_LINE) _Atomic uint32_t done; /* items finished; the caller may wait on it */
@@ -51,6 +61,7 @@ struct kvq_workers {
 
     int n_threads, n_started; /* the caller included; started without the caller */
     worker workers[MAX_THREADS];
+    share shares[MAX_THREADS];
 };
 
 static void relax(void) {
@@ -93,6 +104,16 @@ static uint32_t items_left(uint64_t open) {
     return (uint32_t)open;
 }
 
+/* For who has taken one: there are as many as have been taken, so all shares cannot be done. */
+static uint32_t next_item(kvq_workers *pool, int index) {
+    for (int i = index;; i = (i + 1) % pool->n_threads) {
+        share *s = &pool->shares[i];
+        if (atomic_load_explicit(&s->next, memory_order_relaxed) >= s->end) continue;
+        uint32_t item = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
+        if (item < s->end) return item;
+    }
+}
+
 /* Takes and does items until none is left. */
 static void work(kvq_workers *pool, int index) {
     uint64_t open = atomic_load_explicit(&pool->open, memory_order_acquire);
@@ -101,7 +122,7 @@ static void work(kvq_workers *pool, int index) {
                                                    memory_order_acquire))
             continue;
         uint32_t n_items = pool->n_items;
-        pool->fn(pool->job, (int)(n_items - items_left(open)), index);
+        pool->fn(pool->job, (int)next_item(pool, index), index);
         uint32_t done = atomic_fetch_add(&pool->done, 1) + 1;
         if (done == n_items && atomic_load(&pool->caller_waits)) futex_wake(&pool->done);
         open = atomic_load_explicit(&pool->open, memory_order_acquire);
@@ -152,6 +173,11 @@ void kvq_workers_run(kvq_workers *pool, kvq_work_fn *fn, void *job, int n_items)
     pool->fn = fn;
     pool->job = job;
     pool->n_items = (uint32_t)n_items;
+    for (int i = 0; i < pool->n_threads; i++) {
+        atomic_store_explicit(&pool->shares[i].next, (uint32_t)((int64_t)i * n_items / pool->n_threads),
+                              memory_order_relaxed);
+        pool->shares[i].end = (uint32_t)((int64_t)(i + 1) * n_items / pool->n_threads);
+    }
     atomic_store(&pool->done, 0);
     uint64_t generation = atomic_load_explicit(&pool->generation, memory_order_relaxed) + 1;
     atomic_store(&pool->open, generation << 32 | (uint32_t)n_items);
