@@ -66,13 +66,15 @@ V_INLINE void write_k_codes(const kvq_kv *kv, const kvq_kv_half *k, int t, const
 }
 
 /* Token t of V: every fourth byte, or its low or high nibble; the other tokens' stay. A run of rows never cuts the 8
- * tokens that share lanes (append.c). */
+ * tokens that share lanes (append.c). While those are written, each asks for its part of the lanes behind. */
 V_INLINE void write_v_codes(const kvq_kv_half *half, int t, const v16i *codes, const int d) {
+    const int shared = 32 / half->bits, row_bytes = d * half->bits / 8;
     int32_t *to = (int32_t *)(void *)(half->codes + kvq_kv_code_index(half->bits, d, t - t % 4, 0));
     int shift = 8 * (t % 4) + (kvq_kv_code_is_high(half->bits, t) ? 4 : 0);
     v16i keep = v_set1_i((int32_t) ~((half->bits == 8 ? 255u : 15u) << shift));
     for (int v = 0; v < d / V_LANES; v++, to += V_LANES)
         v_store_i(to, v_add_i(v_and_i(v_load_i(to), keep), v_shl_i(codes[v], shift)));
+    for (int i = 0; i < row_bytes; i += 64) v_prefetch(half->codes + (t + shared) * row_bytes + i);
 }
 
 V_INLINE void write_halves(const kvq_kv *kv, const kvq_kv_half *half, const bool is_v, int t, const v16f *x,
