@@ -1,16 +1,5 @@
 /* features.c: CPUID and XGETBV on x86-64, the kernel's auxiliary vector on arm64; see features.h. */
-#define _GNU_SOURCE
 #include "features.h"
-
-#include <unistd.h>
-
-#define CACHE_LEAST (512L << 10)
-#define CACHE_MOST (2048L << 10)
-
-size_t kvq_cpu_cache_bytes(void) {
-    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); /* -1 and 0 mean unknown */
-    return (size_t)(bytes < CACHE_LEAST ? CACHE_LEAST : bytes > CACHE_MOST ? CACHE_MOST : bytes);
-}
 
 bool kvq_cpu_has_ref(void) {
     return true;
@@ -24,6 +13,7 @@ bool kvq_cpu_has_generic(void) {
 #include <cpuid.h>
 #include <stdint.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 typedef struct registers {
     uint32_t eax, ebx, ecx, edx;

@@ -3,7 +3,6 @@
 #define KVQ_FEATURES_H
 
 #include <stdbool.h>
-#include <stddef.h>
 
 #include "../isas.h"
 
@@ -12,9 +11,5 @@
 #define KVQ_ISA_HAS(name, rows, linear, kv) bool kvq_cpu_has_##name(void);
 KVQ_ISA_MAP_HERE(KVQ_ISA_HAS)
 #undef KVQ_ISA_HAS
-
-/* Bytes of a core's second-level cache as the system says, but between 512 KiB, which it also is where the system says
- * nothing, and 2 MiB: some cores share one, and virtual machines may say anything. */
-size_t kvq_cpu_cache_bytes(void);
 
 #endif

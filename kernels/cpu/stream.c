@@ -1,10 +1,13 @@
 /* stream.c: the CPU's stream. Made by the engine at open, one per engine; see stream.h. */
+#define _GNU_SOURCE
 #include "stream.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "features.h"
+#define CACHE_LEAST (512L << 10)
+#define CACHE_MOST (2048L << 10)
 
 static int threads_of(const kvq_shapes *shapes) {
     return shapes->threads > 0 ? shapes->threads : kvq_physical_cores();
@@ -18,6 +21,13 @@ size_t kvq_cpu_workspace_bytes(const kvq_shapes *shapes) {
     return kvq_aligned(most > sample ? most : sample);
 }
 
+/* Bytes of a core's second-level cache as the system says, which may be nothing: -1 or 0. Some cores share one, and
+ * virtual machines may say anything, so it is kept between what is usual at least and at most. */
+static size_t second_level_cache(void) {
+    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return (size_t)(bytes < CACHE_LEAST ? CACHE_LEAST : bytes > CACHE_MOST ? CACHE_MOST : bytes);
+}
+
 kvq_status kvq_cpu_stream_new(const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
     if (shapes->max_rows < 1 || shapes->max_in < 1 || shapes->max_out < 1)
         return kvq_fail(err, KVQ_BAD_ARGUMENT,
@@ -29,7 +39,7 @@ kvq_status kvq_cpu_stream_new(const kvq_shapes *shapes, kvq_stream **ret, kvq_er
     if (status != KVQ_OK) goto fail;
     s->shapes = *shapes;
     s->shapes.threads = kvq_workers_count(s->workers);
-    s->cache_bytes = kvq_cpu_cache_bytes();
+    s->cache_bytes = second_level_cache();
     s->workspace_bytes = kvq_cpu_workspace_bytes(&s->shapes);
     s->workspace = aligned_alloc(KVQ_ALIGN, s->workspace_bytes);
     if (!s->workspace) {

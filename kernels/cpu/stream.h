@@ -13,7 +13,7 @@ struct kvq_stream {
     kvq_shapes shapes;
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
-    size_t cache_bytes; /* of a core's second-level cache (features.h) */
+    size_t cache_bytes; /* of a core's second-level cache */
     kvq_error error;
 };
 
