@@ -10,7 +10,7 @@
 #else
 #define UNPACK_ROWS 1
 #endif
-/* Prefill of 512 rows is 5 % faster for it, 16 rows, two panels, are 4 % slower (SmolLM2, Q4_1, Emerald Rapids). */
+/* Prefill of 512 rows is 5 % faster for it (Emerald Rapids), 16 and 32 rows a quarter slower (Zen 5; SmolLM2, Q4_1). */
 #define UNPACK_FROM 37
 /* An input and its share of the zero are read, and spread over all lanes, for both. */
 #define UNPACK_TILES 2
