@@ -335,11 +335,11 @@ template <tile_kind KIND> __global__ __launch_bounds__(ATTEND_THREADS) void atte
     __syncthreads();
 
     row_state state = {-INFINITY, 0};
-    for (int first = 0, parity = 0; first < n_pieces; first += n_warps, parity ^= 1) {
+    for (int first = 0, set = 0; first < n_pieces; first += n_warps, set = kvq_next_scales(set)) {
         int left = n_pieces - first;
         if (warp < left) {
             const piece_view view = view_of<KIND>(a, t, s, begin, first + warp);
-            attend_piece<KIND>(s, queue, parity, a.job.softcap, a.kv.policy.sym, view);
+            attend_piece<KIND>(s, queue, set, a.job.softcap, a.kv.policy.sym, view);
         }
         __syncthreads();
         merge_pieces<KIND>(s, left < n_warps ? left : n_warps, d, &state);

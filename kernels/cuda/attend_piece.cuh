@@ -363,7 +363,7 @@ static __device__ __forceinline__ void values_of_halves(KVQ_SHARED_PTR(float) v,
 
 /* The next piece of the queue: its result goes to the warp's place in s.piece and s.v. */
 template <tile_kind KIND>
-static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_queue &queue, int parity, float softcap,
+static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_queue &queue, int set, float softcap,
                                                     bool sym, const piece_view &view) {
     constexpr int rows = rows_of_lane<KIND>;
     int g = threadIdx.x % KVQ_WARP_LANES / 4, warp = threadIdx.x / KVQ_WARP_LANES;
@@ -379,7 +379,7 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
         }
         values_of_halves(v, x[0], queue);
     } else {
-        KVQ_SHARED_PTR(uint8_t) scales = queue.scales + parity * KVQ_QUEUE_SCALE_BYTES;
+        KVQ_SHARED_PTR(uint8_t) scales = queue.scales + set * KVQ_QUEUE_SCALE_BYTES;
         const kvq_kv_half k_half = s.pages[2 * view.page], v_half = s.pages[2 * view.page + 1];
         uint32_t w[rows][4];
         int zero[rows];
@@ -391,7 +391,7 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
             weigh_row<KIND>(x[r], softcap, view.last[r], view.before[r], view.masked, piece, g + 8 * r);
             weights_of_row(w[r], &zero[r], x[r], tokens, sym, piece, g + 8 * r);
         }
-        __syncwarp(); /* the scales are read: the copies of the piece after the next may overwrite them */
+        __syncwarp(); /* the scales are read: copies of a later piece may overwrite them */
         if (v_half.bits == 4)
             values_of_codes<4, KIND>(v, w, zero, queue);
         else

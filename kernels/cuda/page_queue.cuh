@@ -21,17 +21,20 @@
 #define KVQ_QUEUE_ENTRY_BYTES (16 * KVQ_WARP_LANES)
 
 enum { KVQ_QUEUE_K_SCALES, KVQ_QUEUE_K_MINS, KVQ_QUEUE_V_SCALES, KVQ_QUEUE_V_MINS, KVQ_QUEUE_SCALES };
-#define KVQ_QUEUE_SCALE_BYTES (KVQ_QUEUE_SCALES * KVQ_PIECE_TOKENS * 2)                      /* of a piece */
-#define KVQ_QUEUE_BYTES (KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES + 2 * KVQ_QUEUE_SCALE_BYTES) /* of a warp */
+#define KVQ_QUEUE_SCALE_BYTES (KVQ_QUEUE_SCALES * KVQ_PIECE_TOKENS * 2) /* of a piece */
+/* A piece has two steps at least, so the last of those under way may be of the piece after the next. */
+#define KVQ_QUEUE_SCALE_SETS ((KVQ_QUEUE_STEPS - 1) / 2 + 1)
+#define KVQ_QUEUE_BYTES \
+    (KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES + KVQ_QUEUE_SCALE_SETS * KVQ_QUEUE_SCALE_BYTES) /* of a warp */
 
 typedef struct kvq_page_queue {
     KVQ_SHARED_PTR(uint8_t) ring;      /* [KVQ_QUEUE_STEPS, 4 entries, 32 lanes, 16] */
-    KVQ_SHARED_PTR(uint8_t) scales;    /* [2 pieces, of which one is being used; KVQ_QUEUE_SCALES, 64] halves */
+    KVQ_SHARED_PTR(uint8_t) scales;    /* [KVQ_QUEUE_SCALE_SETS, KVQ_QUEUE_SCALES, 64] halves */
     KVQ_SHARED_PTR(kvq_kv_half) pages; /* [KVQ_SPLIT_PAGES, K and V] of the split */
     int head_dim, block_tokens;
-    int n_seen;             /* tokens from the split's first page on that may be looked at */
-    int piece, stride, end; /* the piece whose step is copied next, the one after, and where they end */
-    int step, n_steps, bits, parity, put, got; /* of the half; which scales; slots */
+    int n_seen;                             /* tokens from the split's first page on that may be looked at */
+    int piece, stride, end;                 /* the piece whose step is copied next, the one after, and where they end */
+    int step, n_steps, bits, set, put, got; /* of the half; which scales; slots */
     bool is_v;
     const uint8_t *codes; /* of the half */
 } kvq_page_queue;
@@ -47,6 +50,11 @@ static __device__ __forceinline__ int kvq_page_of_piece(int piece, int block_tok
 /* The token of its page that a piece begins with. */
 static __device__ __forceinline__ int kvq_begin_of_piece(int piece, int block_tokens) {
     return block_tokens > KVQ_PIECE_TOKENS ? piece * KVQ_PIECE_TOKENS % block_tokens : 0;
+}
+
+/* The set of scales of the warp's next piece. */
+static __device__ __forceinline__ int kvq_next_scales(int set) {
+    return set + 1 == KVQ_QUEUE_SCALE_SETS ? 0 : set + 1;
 }
 
 /* ---- one step: copies of a lane; what is not there becomes zeros ---- */
@@ -110,7 +118,7 @@ static __device__ __forceinline__ void kvq_queue_copy_scales(const kvq_page_queu
     const uint16_t *of_k = part == KVQ_QUEUE_K_SCALES ? k.scales : k.mins;
     const uint16_t *from = part < KVQ_QUEUE_V_SCALES ? of_k : part == KVQ_QUEUE_V_SCALES ? v.scales : v.mins;
     bool is_there = from && token < s.block_tokens;
-    kvq_copy_async(s.scales + s.parity * KVQ_QUEUE_SCALE_BYTES + lane * 16, is_there ? from + token : k.scales,
+    kvq_copy_async(s.scales + s.set * KVQ_QUEUE_SCALE_BYTES + lane * 16, is_there ? from + token : k.scales,
                    is_there ? 16 : 0);
 }
 
@@ -152,7 +160,7 @@ template <bool HALVES> static __device__ __forceinline__ void kvq_queue_put(kvq_
         if (++s.step == s.n_steps) {
             if (s.is_v) {
                 s.piece += s.stride;
-                s.parity ^= 1;
+                s.set = kvq_next_scales(s.set);
             }
             s.is_v = !s.is_v;
             kvq_queue_open_half<HALVES>(s);
@@ -169,7 +177,7 @@ static __device__ __forceinline__ void kvq_queue_begin(kvq_page_queue &s, int pi
     s.stride = stride;
     s.end = end;
     s.is_v = false;
-    s.parity = s.put = s.got = 0;
+    s.set = s.put = s.got = 0;
     s.bits = s.step = s.n_steps = 0; /* a warp may have no piece at all */
     s.codes = nullptr;
     kvq_queue_open_half<HALVES>(s);

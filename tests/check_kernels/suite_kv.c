@@ -27,6 +27,7 @@ static const kv_world_spec shapes[] = {
     {0,    16,  40,  1,  32, false, 16, false, true,  false,  33,   0, { 90,   2,  65}, 7},
     {0,   320,   2,  2,  32, true, 320, false, true,  false,   0,   0, { 70,  33,   1}, 8},
     {0,   128,   4,  2,  32, true, 128, true,  false, false,   0,   0, { 70,  32,   5}, 9},
+    {0,    64,   1,  1, 128, false, 64, false, true,  false,   0,   0, {540,   9,  20}, 10},
 };
 /* clang-format on */
 
