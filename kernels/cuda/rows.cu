@@ -27,19 +27,42 @@ static void embed(kvq_stream *s, const kvq_embed *job) {
 
 /* ---- norm: the mean in 256 lanes (lane = index % 256, in order), then kvq_block_sum's order ---- */
 
+/* Values that a thread has at a time: all are asked for before the first is used, since a row has one block only and
+ * waits for memory. */
+#define NORM_VALUES 8
+
+/* x[u] = from[begin + u * blockDim.x], 0 behind the row's end, `absent` where there is no `from`. */
+static __device__ __forceinline__ void load_values(float x[NORM_VALUES], const float *from, int begin, int n,
+                                                   float absent) {
+#pragma unroll
+    for (int u = 0; u < NORM_VALUES; u++) {
+        int i = begin + u * (int)blockDim.x;
+        x[u] = !from ? absent : i < n ? from[i] : 0.0f;
+    }
+}
+
 __global__ void norm_rows(kvq_norm job) {
     KVQ_SHARED(float, scratch, 32);
     size_t at = (size_t)blockIdx.x * job.n_cols;
-    const float *in = job.in + at;
-    float sum = 0;
-    for (int i = threadIdx.x; i < job.n_cols; i += blockDim.x) sum = fmaf(in[i], in[i], sum);
+    int n = job.n_cols, at_once = NORM_VALUES * (int)blockDim.x;
+    float sum = 0, x[NORM_VALUES], weight[NORM_VALUES], residual[NORM_VALUES];
+    for (int begin = threadIdx.x; begin < n; begin += at_once) {
+        load_values(x, job.in + at, begin, n, 0);
+#pragma unroll
+        for (int u = 0; u < NORM_VALUES; u++) sum = fmaf(x[u], x[u], sum);
+    }
     sum = kvq_block_sum(sum, scratch);
-    float factor = 1.0f / sqrtf(sum / (float)job.n_cols + job.eps);
-    for (int i = threadIdx.x; i < job.n_cols; i += blockDim.x) {
-        float y = in[i] * factor;
-        if (job.weight) y = y * job.weight[i];
-        if (job.residual) y = y + job.residual[at + i];
-        job.out[at + i] = y;
+    float factor = 1.0f / sqrtf(sum / (float)n + job.eps);
+    for (int begin = threadIdx.x; begin < n; begin += at_once) {
+        load_values(x, job.in + at, begin, n, 0);
+        load_values(weight, job.weight, begin, n, 1);
+        load_values(residual, job.residual ? job.residual + at : nullptr, begin, n, 0);
+#pragma unroll
+        for (int u = 0; u < NORM_VALUES; u++) {
+            int i = begin + u * (int)blockDim.x;
+            float y = x[u] * factor * weight[u];
+            if (i < n) job.out[at + i] = job.residual ? y + residual[u] : y;
+        }
     }
 }
 
