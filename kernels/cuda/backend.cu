@@ -164,6 +164,13 @@ static kvq_status no_memory(kvq_device *d, kvq_memory_kind kind, uint64_t bytes,
                     (bytes + 1048575) >> 20, left >> 20);
 }
 
+/* Waits for what was asked of the default stream. cudaMemset and copies from pageable memory may return before the
+ * device has done them, and a kvq_stream, which does not block on that stream, would overtake them: on a GPU that
+ * another program kept busy, zeros came over a step's lists after they had been sent. */
+static cudaError_t finish_default_stream(void) {
+    return cudaStreamSynchronize(cudaStreamLegacy);
+}
+
 /* Plain allocations, the device's always resident; pinned memory of the host for what both sides see. */
 static kvq_status take(kvq_device *d, kvq_memory_kind kind, uint64_t bytes, bool resident, const char *what,
                        uint8_t **ret, kvq_error *err) {
@@ -177,6 +184,7 @@ static kvq_status take(kvq_device *d, kvq_memory_kind kind, uint64_t bytes, bool
         memset(memory, 0, bytes);
     else
         error = cudaMemset(memory, 0, bytes);
+    if (error == cudaSuccess) error = finish_default_stream();
     if (error != cudaSuccess) {
         (void)cudaFree(memory);
         return fail_call(err, error, what);
@@ -196,6 +204,7 @@ static kvq_status copy(kvq_device *d, void *to, const void *from, uint64_t bytes
     (void)d;
     if (bytes == 0) return KVQ_OK;
     cudaError_t error = cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice);
+    if (error == cudaSuccess) error = finish_default_stream();
     return error == cudaSuccess ? KVQ_OK : fail_call(err, error, "copying to the GPU");
 }
 

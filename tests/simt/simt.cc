@@ -607,7 +607,12 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     return cudaSuccess;
 }
 
+/* What cudaMemset and a copy from pageable memory may have left to do when they return. Streams here do not block on
+ * the default stream, so nothing may be given to one before that is waited for. */
+static bool default_stream_is_busy;
+
 cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
+    default_stream_is_busy = true;
     open_memory(true);
     memset(memory, value, bytes);
     open_memory(false);
@@ -615,7 +620,7 @@ cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-    (void)kind;
+    default_stream_is_busy = kind == cudaMemcpyHostToDevice;
     open_memory(true);
     memcpy(to, from, bytes);
     open_memory(false);
@@ -690,6 +695,10 @@ void simt_stream_reverse(cudaStream_t s, bool reverse) {
 void simt_enqueue(cudaStream_t s, const simt_launch *launch) {
     simt_launch *l = (simt_launch *)malloc(sizeof *l);
     if (!l) abort();
+    if (default_stream_is_busy) {
+        fprintf(stderr, "simt: a stream is given work while the default stream may have some left\n");
+        abort();
+    }
     *l = *launch;
     l->next = NULL;
     *s->end = l;
@@ -884,6 +893,10 @@ extern "C" __attribute__((visibility("default"))) uint64_t simt_count_waits(void
 /* Runs what was asked for so far. After a failure nothing runs any more, as on a device. */
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     cudaError_t error = simt.last;
+    if (s == cudaStreamLegacy) {
+        default_stream_is_busy = false;
+        return error;
+    }
     n_waits += s->first != NULL;
     open_memory(true);
     while (s->first) {

@@ -253,6 +253,7 @@ typedef struct cudaDeviceProp {
     int pciDomainID, pciBusID, pciDeviceID;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 } cudaDeviceProp;
+#define cudaStreamLegacy ((cudaStream_t)1)
 enum { cudaHostAllocMapped = 2, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 
 cudaError_t cudaGetDeviceCount(int *count);

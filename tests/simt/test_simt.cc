@@ -455,6 +455,7 @@ static void check_counts(int *device) {
     int out[THREADS], from[4 * THREADS];
     for (int i = 0; i < 4 * THREADS; i++) from[i] = i;
     cudaMemcpy(device + 2 * THREADS, from, sizeof from, cudaMemcpyHostToDevice);
+    cudaStreamSynchronize(cudaStreamLegacy);
     error_of(loads_matrices, "loads_matrices", device, false);
     cudaMemcpy(out, device, sizeof out, cudaMemcpyDeviceToHost);
     for (int i = 0; i < THREADS; i++) expect(out[i] == 0, "loads_matrices", "a wrong value");
