@@ -46,7 +46,6 @@ _Static_assert(GROUP_BYTES <= KVQ_PANEL_GROUP_BYTES, "panels have room");
 
 static void quantize(const float *in, int n_in, int n_rows, bool halves, void *panel) {
     uint8_t *at = panel;
-    (void)halves; /* they cost little here, and tiles of groups of 32 read them too */
     for (int i = 0; i < n_in; i += KVQ_ACT_GROUP, at += n_rows * GROUP_BYTES) {
         float *d = (float *)(at + n_rows * SCALE_AT), *d_sums = (float *)(at + n_rows * D_SUMS_AT);
         int16_t *sums = (int16_t *)(at + n_rows * SUMS_AT);
@@ -56,7 +55,7 @@ static void quantize(const float *in, int n_in, int n_rows, bool halves, void *p
             d[r] = quantize_group(in + (size_t)r * n_in + i, q, integers);
             const int32_t half[2] = {v_hsum_i(integers[0]), v_hsum_i(integers[1])};
             const int32_t sum[3] = {half[0] + half[1], half[0], half[1]};
-            for (int s = 0; s < 3; s++) {
+            for (int s = 0; s < (halves ? 3 : 1); s++) {
                 d_sums[s * n_rows + r] = d[r] * (float)sum[s];
                 sums[s * n_rows + r] = (int16_t)sum[s];
             }
@@ -550,6 +549,9 @@ const kvq_linear_kernels V_NAME(kvq_linear_kernels) = {.panel_rows = PANEL_ROWS,
                                                        .quantize = quantize,
                                                        .transpose = transpose,
                                                        .coded = coded,
+                                                       .unpack_from = 1, /* always */
+                                                       .unpack_rows = PANEL_ROWS,
+                                                       .unpack_tiles = 1,
                                                        .unpack = unpack,
                                                        .unpacked = unpacked,
                                                        .floats = floats};
