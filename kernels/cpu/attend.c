@@ -8,7 +8,6 @@
  *             cache */
 #include "attend.h"
 
-#include <math.h>
 #include <stdatomic.h>
 
 #include "../runs.h"
@@ -33,15 +32,6 @@ typedef struct attend_work {
     size_t state_floats;
     atomic_int *left; /* [tiles] splits not done */
 } attend_work;
-
-void kvq_attend_state_clear(float *state, int n_queries, int head_dim) {
-    for (int n = 0; n < n_queries; n++) {
-        state[n] = -INFINITY;
-        state[KVQ_ATTEND_QUERIES + n] = 0;
-    }
-    float *acc = state + 2 * KVQ_ATTEND_QUERIES;
-    for (size_t i = 0; i < (size_t)n_queries * (size_t)head_dim; i++) acc[i] = 0;
-}
 
 static kvq_attend_tile tile_of(const attend_work *w, int index) {
     const kvq_row_run *run = &w->runs[index / w->n_head_tiles];

@@ -24,12 +24,9 @@ static inline size_t kvq_attend_state_floats(int n_queries, int head_dim) {
 typedef struct kvq_attend_kernels {
     void (*split)(const kvq_attend_tile *tile, int split, float *state); /* the pages of one split */
     void (*merge)(float *into, const float *from, int n_queries, int d); /* in order of splits */
-    void (*finish)(const kvq_attend_tile *tile, float *state);           /* state to job->out; spoils it */
+    void (*finish)(const kvq_attend_tile *tile, const float *state);     /* state to job->out */
 } kvq_attend_kernels;
 
 void kvq_cpu_attend(kvq_stream *s, const kvq_attend *job, const kvq_attend_kernels *kernels);
-
-/* Makes a state empty: nothing seen. */
-void kvq_attend_state_clear(float *state, int n_queries, int head_dim);
 
 #endif

@@ -583,6 +583,15 @@ static void look_ahead(page *p, const kvq_attend_tile *tile, int index) {
     prefetch_halves(v.mins, kv->block_tokens);
 }
 
+/* Makes a state empty: nothing seen. */
+static void clear_state(float *state, int n_queries, int d) {
+    for (int n = 0; n < n_queries; n++) {
+        state[n] = -INFINITY;
+        state[MAX_QUERIES + n] = 0;
+    }
+    memset(state + 2 * MAX_QUERIES, 0, (size_t)n_queries * (size_t)d * sizeof *state);
+}
+
 static void attend_split(const kvq_attend_tile *tile, int split, float *state) {
     const kvq_attend *job = tile->job;
     int n_tokens = job->kv->block_tokens, pos_begin = job->batch->pos[tile->row_begin];
@@ -593,7 +602,7 @@ static void attend_split(const kvq_attend_tile *tile, int split, float *state) {
     queries qs;
     page p;
     load_queries(&qs, tile);
-    kvq_attend_state_clear(state, qs.n, job->kv->head_dim);
+    clear_state(state, qs.n, job->kv->head_dim);
     for (int i = begin; i < end; i++) {
         load_page(&p, tile, i);
         p.k_ahead = p.v_ahead = 0;
@@ -624,7 +633,7 @@ V_INLINE void finish_query(const int d, float *out, const float *acc, float tota
     head_store(out, d, x);
 }
 
-static void attend_finish(const kvq_attend_tile *tile, float *state) {
+static void attend_finish(const kvq_attend_tile *tile, const float *state) {
     const kvq_attend *job = tile->job;
     bool rotated = job->kv->policy->rotated;
     int d = job->kv->head_dim;

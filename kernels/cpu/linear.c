@@ -12,12 +12,12 @@
 #define PACK_VALUES 16384             /* of one packing item */
 
 #define CHUNK_ROWS 144 /* that a tile, unpacked once, is multiplied by: at least */
-#define MOST_TILES 2   /* unpacked at a time */
 
 /* Panels, of which those of floats are the largest, and tiles per worker; ref wants less. */
 size_t kvq_linear_workspace_bytes(const kvq_shapes *shapes, int threads) {
     size_t n_in = (size_t)shapes->max_in + KVQ_ACT_GROUP, n_rows = (size_t)shapes->max_rows;
-    return n_rows * n_in * sizeof(float) + (size_t)threads * MOST_TILES * kvq_unpacked_bytes((int)n_in) + 8 * KVQ_ALIGN;
+    return n_rows * n_in * sizeof(float) + (size_t)threads * KVQ_UNPACK_TILES_MOST * kvq_unpacked_bytes((int)n_in) +
+           8 * KVQ_ALIGN;
 }
 
 typedef struct linear_work {
@@ -27,10 +27,10 @@ typedef struct linear_work {
     bool halves; /* some of those have groups of 16 */
     uint8_t *panels;
     size_t row_bytes; /* of a panel, per row */
-    int panel_rows, n_panels, panels_per_item;
+    int panel_rows, n_panels, panels_per_item, panels_per_chunk;
     int tiles_per_item;
-    uint8_t *tiles; /* where workers unpack theirs; NULL: panels are multiplied by tiles as they are */
-    size_t worker_bytes, cache_bytes; /* of a worker's tiles; of a core's second-level cache */
+    uint8_t *tiles;      /* where workers unpack theirs; NULL: panels are multiplied by tiles as they are */
+    size_t worker_bytes; /* of a worker's tiles */
 } linear_work;
 
 static bool wanted(const linear_work *w, const kvq_matrix_part *part) {
@@ -94,16 +94,10 @@ static void set_panel(const linear_work *w, kvq_linear_run *run, int p) {
     run->residual = job->residual ? job->residual + at : NULL;
 }
 
-/* Panels that stay in half of the second-level cache while tiles pass. */
-static int panels_of_chunk(const linear_work *w) {
-    size_t n_rows = w->cache_bytes / 2 / w->row_bytes;
-    return kvq_items(n_rows > CHUNK_ROWS ? (int)n_rows : CHUNK_ROWS, w->panel_rows);
-}
-
 /* All panels, a chunk at a time, while the tiles, in the first-level cache if they are not too large, pass. */
 static void run_unpacked(const linear_work *w, kvq_linear_run run, uint8_t *tile) {
     int end = run.tile_begin + run.n_tiles, begin = run.tile_begin;
-    int chunk = panels_of_chunk(w), most = w->kernels->unpack_tiles;
+    int chunk = w->panels_per_chunk, most = w->kernels->unpack_tiles;
     for (int from = 0; from < w->n_panels; from += chunk) {
         int to = from + chunk < w->n_panels ? from + chunk : w->n_panels;
         for (int first = begin; first < end; first += most) {
@@ -163,6 +157,12 @@ static int choose_tiles_per_item(const linear_work *w, int threads) {
     return tiles > 0 ? tiles : 1;
 }
 
+/* Panels that stay in half of the second-level cache while tiles pass. */
+static int choose_panels_per_chunk(const linear_work *w, size_t cache_bytes) {
+    size_t n_rows = cache_bytes / 2 / w->row_bytes;
+    return kvq_items(n_rows > CHUNK_ROWS ? (int)n_rows : CHUNK_ROWS, w->panel_rows);
+}
+
 static void run_parts(kvq_stream *s, linear_work *w) {
     int n_in = w->job->w->n_in, threads = kvq_workers_count(s->workers);
     bool unpacks = w->kernels->unpack && !w->floats && w->job->n_rows >= w->kernels->unpack_from;
@@ -178,7 +178,7 @@ static void run_parts(kvq_stream *s, linear_work *w) {
     w->worker_bytes = (size_t)tiles_at_once * kvq_unpacked_bytes(n_in);
     w->tiles = unpacks ? kvq_stream_take(s, &used, (size_t)threads * w->worker_bytes) : NULL;
     if (s->error.code != KVQ_OK) return;
-    w->cache_bytes = s->cache_bytes;
+    w->panels_per_chunk = choose_panels_per_chunk(w, s->cache_bytes);
     int panel_values = n_in * w->panel_rows;
     w->panels_per_item = panel_values < PACK_VALUES ? PACK_VALUES / panel_values : 1;
     kvq_workers_run(s->workers, pack_item, w, kvq_items(w->n_panels, w->panels_per_item));

@@ -35,6 +35,8 @@ typedef struct kvq_linear_run {
  * most. */
 #define KVQ_UNPACKED_GROUP_BYTES (KVQ_ACT_GROUP * KVQ_TILE_ROWS + 4 * KVQ_TILE_ROWS * 4)
 
+#define KVQ_UNPACK_TILES_MOST 2 /* that an instruction set unpacks at a time */
+
 static inline size_t kvq_unpacked_bytes(int n_in) {
     return (size_t)kvq_items(n_in, KVQ_ACT_GROUP) * KVQ_UNPACKED_GROUP_BYTES;
 }

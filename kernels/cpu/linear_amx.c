@@ -84,7 +84,7 @@ static void unpack(const kvq_linear_run *run, uint8_t *tile) {
 #define AHEAD 2
 #define KEPT 4
 
-/* Integers of 16 rows at q and the group at w, by the tiles integers, a and b. */
+/* Integers of 16 rows at q and the group g at w, by one of the two sets of tiles. */
 #define DOTS(dots, q, w, integers, a, b)    \
     do {                                    \
         KVQ_TILE_ZERO(integers);            \
@@ -93,6 +93,13 @@ static void unpack(const kvq_linear_run *run, uint8_t *tile) {
         KVQ_TILE_DOT(integers, a, b);       \
         KVQ_TILE_STORE(integers, dots, 64); \
     } while (0)
+
+V_INLINE void dots_of(int32_t *dots, const uint8_t *q, const uint8_t *w, int g) {
+    if (g % 2)
+        DOTS(dots, q, w, 0, 1, 2);
+    else
+        DOTS(dots, q, w, 3, 4, 5);
+}
 
 /* A tile, unpacked, times a panel of R rows: linear_tmpl.h's chain of floats. */
 V_INLINE void tile_times_panel(const kvq_linear_run *run, const uint8_t *w, const bool has_min, const int R) {
@@ -105,11 +112,8 @@ V_INLINE void tile_times_panel(const kvq_linear_run *run, const uint8_t *w, cons
     V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
     for (int g = -AHEAD; g < n_groups; g++) {
         const int next = g + AHEAD;
-        const uint8_t *q = panel + (size_t)next * panel_bytes, *codes = w + (size_t)next * w_bytes;
-        if (next < n_groups && next % 2)
-            DOTS(dots[next % KEPT], q, codes, 0, 1, 2);
-        else if (next < n_groups)
-            DOTS(dots[next % KEPT], q, codes, 3, 4, 5);
+        if (next < n_groups)
+            dots_of(dots[next % KEPT], panel + (size_t)next * panel_bytes, w + (size_t)next * w_bytes, next);
         if (g < 0) continue;
         const uint8_t *at = panel + (size_t)g * panel_bytes;
         const float *d = (const float *)(at + R * KVQ_PANEL_SCALE);

@@ -65,6 +65,8 @@ static void quantize(const float *in, int n_in, int n_rows, bool halves, void *p
 
 #ifdef UNPACK_FROM
 #define MOST_TILES UNPACK_TILES
+_Static_assert(UNPACK_TILES <= KVQ_UNPACK_TILES_MOST, "the workspace has room for so many");
+_Static_assert(UNPACK_TILES *UNPACK_ROWS <= PANEL_ROWS, "as many sums as a panel has rows");
 #else
 #define MOST_TILES 1
 #endif
@@ -169,8 +171,9 @@ V_INLINE void coded_tiles(const kvq_linear_run *run, int tile, const uint8_t *co
             V_UNROLL for (int a = 0; a < T * R; a++) acc[a] = v_fma(scale[a / R], v_set1(d_sums[a % R]), acc[a]);
         }
     }
-    V_UNROLL for (int a = 0; a < T * R; a++) if (T == 1 || a / R < run->n_tiles)
-        store(run, tile + a / R, a % R, acc[a]);
+    V_UNROLL for (int a = 0; a < T * R; a++) {
+        if (T == 1 || a / R < run->n_tiles) store(run, tile + a / R, a % R, acc[a]);
+    }
 }
 
 #ifdef UNPACK_FROM

@@ -184,7 +184,7 @@ static kvq_status take(kvq_device *d, kvq_memory_kind kind, uint64_t bytes, bool
         memset(memory, 0, bytes);
     else
         error = cudaMemset(memory, 0, bytes);
-    if (error == cudaSuccess) error = finish_default_stream();
+    if (error == cudaSuccess && kind != KVQ_MEMORY_SHARED) error = finish_default_stream();
     if (error != cudaSuccess) {
         (void)cudaFree(memory);
         return fail_call(err, error, what);
