@@ -110,25 +110,42 @@ static void repack(loader *o, const kvq_matrix_part *part, const kvq_gguf_tensor
     }
 }
 
+static bool same_layout(const kvq_layout *a, const kvq_layout *b) {
+    return a->kind == b->kind && a->bits == b->bits && a->group == b->group && a->zero == b->zero &&
+           a->has_min == b->has_min && a->scale_type == b->scale_type;
+}
+
+/* A tensor's part becomes rows of the one before it where it has the same layout and lies right behind it: keys and
+ * values are small, and a backend's launch, or a worker's share, is then made of all of them. */
+static void add_part(kvq_matrix *m, const kvq_matrix_part *part) {
+    kvq_matrix_part *last = m->n_parts > 0 ? &m->parts[m->n_parts - 1] : NULL;
+    size_t last_bytes = last ? (size_t)(last->n_rows / KVQ_TILE_ROWS) * last->tile_bytes : 0;
+    if (last && same_layout(&last->layout, &part->layout) && last->n_rows % KVQ_TILE_ROWS == 0 &&
+        last_bytes % ARENA_ALIGNMENT == 0)
+        last->n_rows += part->n_rows;
+    else
+        m->parts[m->n_parts++] = *part;
+    m->n_out += part->n_rows;
+}
+
 /* Appends one tensor's rows to a matrix. */
 static void load_part(loader *o, kvq_matrix *m, const char *name, int n_in, int n_rows) {
     const kvq_gguf_tensor *t = find_tensor(o, name, true, n_in, n_rows);
     if (!t) return;
-    kvq_matrix_part *part = &m->parts[m->n_parts++];
-    *part = (kvq_matrix_part){.layout = kvq_layout_of(t->format), .row_begin = m->n_out, .n_rows = n_rows};
-    m->n_in = n_in;
-    m->n_out += n_rows;
-    size_t bytes = kvq_matrix_part_bytes(&part->layout, n_rows, n_in, &part->tile_bytes);
+    kvq_matrix_part part = {.layout = kvq_layout_of(t->format), .row_begin = m->n_out, .n_rows = n_rows};
+    size_t bytes = kvq_matrix_part_bytes(&part.layout, n_rows, n_in, &part.tile_bytes);
     if (bytes == 0) {
         o->status =
             kvq_fail(o->err, KVQ_UNSUPPORTED, "'%s': tensor '%s' has rows of %d, which %s cannot be multiplied in",
                      kvq_gguf_path(o->g), name, n_in, kvq_format_get(t->format)->name);
         return;
     }
-    part->data = arena_take(o, bytes);
+    part.data = arena_take(o, bytes);
+    m->n_in = n_in;
+    add_part(m, &part);
     o->model->n_parameters += (uint64_t)n_in * (uint64_t)n_rows;
-    if (!part->data) return;
-    repack(o, part, t, n_in);
+    if (!part.data) return;
+    repack(o, &part, t, n_in);
     kvq_gguf_drop(o->g, t);
     report(o);
 }

@@ -50,8 +50,8 @@ typedef struct kvq_layout {
     kvq_scale_type scale_type;
 } kvq_layout;
 
-/* One run of output rows that came from one tensor (fused matrices, such as QKV, have up to three of different
- * layouts). */
+/* One run of output rows of one layout: of one tensor, or of several that lie one behind the other (fused matrices,
+ * such as QKV, have up to three, of different layouts). */
 typedef struct kvq_matrix_part {
     kvq_layout layout;
     int row_begin, n_rows; /* outputs [row_begin, row_begin + n_rows) of the whole; n_rows any, tiles are padded */

@@ -9,6 +9,7 @@
 #include "stream.h"
 
 #include "attend_piece.cuh"
+#include "columns.cuh"
 
 #define ATTEND_WARPS 4
 #define ATTEND_THREADS (ATTEND_WARPS * KVQ_WARP_LANES)
@@ -27,6 +28,7 @@ typedef struct attend_job {
     int heads_a_tile, n_head_tiles, n_splits;
     float *states; /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
     int state_floats;
+    kvq_activations left; /* of attend_merge */
 } attend_job;
 
 /* A soft-max over part of the cache, one per query: maximum and sum, then acc [head_dim] scaled by 2^-maximum; a
@@ -381,8 +383,12 @@ __global__ void attend_merge(attend_job a) {
         if (c * MERGE_THREADS + (int)threadIdx.x < d) x[c * MERGE_THREADS + threadIdx.x] = acc[c] * unit;
     if (a.kv.policy.rotated) kvq_hadamard_block(x, other, d, a.hadamard);
     __syncthreads();
-    float *out = a.job.out + (query_of(a, t, n) - a.job.q);
-    for (int i = threadIdx.x; i < d; i += blockDim.x) out[i] = x[i];
+    size_t begin = query_of(a, t, n) - a.job.q, row_floats = (size_t)a.job.n_heads * d;
+    int row = (int)(begin / row_floats), first = (int)(begin % row_floats);
+    for (int i = threadIdx.x; i < d; i += blockDim.x) {
+        a.job.out[begin + i] = x[i];
+        if (a.left.columns) kvq_quantize_step(a.left, row, (first + i) / KVQ_STEP, x[i]); /* whole warps */
+    }
 }
 
 /* ---- the host's part ---- */
@@ -451,6 +457,8 @@ static void attend_tiles(kvq_stream *s, attend_job a, tile_kind kind, int end) {
     for (; a.states && a.first_tile < end; a.first_tile += tiles_a_launch) {
         int left = end - a.first_tile, n = left < tiles_a_launch ? left : tiles_a_launch;
         v->launch(s, dim3(n, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
+        if (a.kv.head_dim % KVQ_STEP == 0)
+            a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim);
         KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles, v->rows), dim3(MERGE_THREADS), 0, s, a);
     }
 }

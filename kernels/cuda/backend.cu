@@ -259,7 +259,7 @@ static size_t operator_bytes(const kvq_shapes *shapes, bool has_cublas) {
     if (cublas > most) most = cublas;
     if (refine > most) most = refine;
     if (sample > most) most = sample;
-    return attend > most ? attend : most;
+    return kvq_cuda_aligned(attend > most ? attend : most);
 }
 
 /* Rows, sequences, page tables, closing pages and tiles of the largest step (step.cu's order). */
@@ -282,8 +282,8 @@ static size_t room_bytes(const kvq_shapes *shapes) {
 
 static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
     bool has_cublas = wants_cublas(d, shapes);
-    return operator_bytes(shapes, has_cublas) + lists_bytes(shapes) + room_bytes(shapes) +
-           (has_cublas ? KVQ_CUBLAS_BYTES : 0);
+    return operator_bytes(shapes, has_cublas) + kvq_cuda_columns_bytes(shapes) + lists_bytes(shapes) +
+           room_bytes(shapes) + (has_cublas ? KVQ_CUBLAS_BYTES : 0);
 }
 
 static void stream_free(kvq_stream *s) {
@@ -318,11 +318,12 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->shared_bytes = d->shared_bytes;
     s->capability = d->capability;
     s->n_sms = d->n_sms;
-    size_t lists = s->lists_bytes + s->room_bytes;
-    kvq_status status = take(d, KVQ_MEMORY_DEVICE, s->workspace_bytes, true, "workspace", &s->workspace, err);
+    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kvq_cuda_columns_bytes(shapes);
+    kvq_status status = take(d, KVQ_MEMORY_DEVICE, all, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);
     if (!status) status = take(d, KVQ_MEMORY_SHARED, lists, true, "a step's lists", &s->staging, err);
     if (!status) {
+        s->columns = (struct kvq_columns *)(s->workspace + s->workspace_bytes);
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");

@@ -23,13 +23,11 @@
 #ifndef KVQ_CUDA_FRAGMENTS_CUH
 #define KVQ_CUDA_FRAGMENTS_CUH
 
-#include "matrix.cuh"
+#include "columns.cuh"
 
-#define KVQ_STEP KVQ_ACT_GROUP
 #define KVQ_WARP_ROWS (2 * KVQ_TILE_ROWS) /* output rows of a warp */
 #define KVQ_LANE_ROWS 4
 #define KVQ_LANE_COLUMNS 2 /* activation rows of a lane, of the 8 of a product */
-#define KVQ_COLUMNS 8      /* activation rows of a product */
 
 /* A coded layout whose numbers are constants. */
 template <int BITS_, int GROUP_, int ZERO_, kvq_scale_type SCALE_, bool HAS_MIN_> struct kvq_coded {
@@ -73,15 +71,7 @@ template <typename K> struct kvq_weights {
     float scale[K::HALVES][KVQ_LANE_ROWS], min[K::HALVES][KVQ_LANE_ROWS];
 };
 
-/* 8 activation rows of a step, as the quantizer writes them: a lane's loads stand side by side with the other lanes'.
- */
-typedef struct kvq_columns {
-    uint8_t q[KVQ_COLUMNS][KVQ_STEP];         /* signed */
-    float d[KVQ_COLUMNS], d_sum[KVQ_COLUMNS]; /* scales, and times the sums of the bytes */
-    float d_sums[KVQ_COLUMNS][2];             /* of each 16 inputs */
-} kvq_columns;
-
-/* What a lane has of them. */
+/* What a lane has of 8 activation rows of a step. */
 template <typename K> struct kvq_lane_columns {
     uint32_t q[2];                                                      /* column g, inputs 8 t .. 8 t + 7 */
     uint32_t d[KVQ_LANE_COLUMNS], d_sums[KVQ_LANE_COLUMNS * K::HALVES]; /* floats, of columns 2 t and 2 t + 1 */

@@ -224,6 +224,7 @@ static void launch_as_graph(kvq_stream *s) {
 /* ---- what the others call ---- */
 
 void kvq_cuda_call_kernel(kvq_stream *s, const kvq_cuda_call *call) {
+    s->n_launches++;
     if (s->keeps_calls && call->n_args <= MAX_ARGS && keep(&s->calls, call)) return;
     kvq_cuda_flush(s); /* no room: what was kept goes first */
     launch_now(s, call);

@@ -1,6 +1,6 @@
-/* linear.cu: matrix products (../matrix.h) on tensor cores: activations to int8 by a kernel of their own, exactly as on
- * the CPU, then int8 products of a step of 32 inputs at once, scaled in float. The integers are the CPU's; only the
- * order of the float sums differs:
+/* linear.cu: matrix products (../matrix.h) on tensor cores: activations to int8, exactly as on the CPU, by a kernel of
+ * their own or by the one that made them, then int8 products of a step of 32 inputs at once, scaled in float. The
+ * integers are the CPU's; only the order of the float sums differs:
  *
  *   The steps of a row are cut into at most 16 slices, by n_in alone. A slice is one chain, slices are added in order.
  *
@@ -30,7 +30,8 @@
 
 #define SLICES 16 /* at most */
 #define FEW_THREADS (SLICES * KVQ_WARP_LANES)
-#define FEW_ROWS 64 /* more: many_rows */
+#define ASKED_BYTES 128            /* a line of the L2 cache */
+#define FEW_ROWS KVQ_CUDA_FEW_ROWS /* more: many_rows */
 
 #define OUTS 128 /* output rows of a block of many_rows */
 #define ROWS 64  /* activation rows */
@@ -63,26 +64,31 @@ size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes) {
     return kvq_cuda_aligned(bytes > halves ? bytes : halves);
 }
 
+size_t kvq_cuda_columns_bytes(const kvq_shapes *shapes) {
+    return kvq_cuda_aligned(columns_count(FEW_ROWS, shapes->max_in / KVQ_STEP + 1) * sizeof(kvq_columns));
+}
+
 /* ---- activations ---- */
 
-/* A warp is a group of 32 values of a row. The largest is taken over the bits of |x|, whose order is that of the floats
- * with NaN and infinity above all of them. */
-__global__ void quantize_groups(const float *x, activations a) {
+/* A warp is a group of 32 values of a row. */
+__global__ void quantize_groups(const float *x, kvq_activations a, int n_rows) {
     int group = blockIdx.x * (QUANTIZE_THREADS / KVQ_WARP_LANES) + threadIdx.x / KVQ_WARP_LANES;
-    int lane = threadIdx.x % KVQ_WARP_LANES;
-    if (group >= a.n_rows * a.n_steps) return; /* whole warps */
-    int row = group / a.n_steps, column = row % KVQ_COLUMNS;
-    kvq_columns *to = a.columns + (size_t)(row / KVQ_COLUMNS) * a.n_steps + group % a.n_steps;
-    float d;
-    int code = kvq_quantize(x[(size_t)group * KVQ_STEP + lane], &d), sum = code;
-    for (int n = 8; n > 0; n /= 2) sum += __shfl_xor_sync(KVQ_WARP, sum, n); /* of each half */
-    to->q[column][lane] = (uint8_t)code;
-    int both = sum + __shfl_xor_sync(KVQ_WARP, sum, 16);
-    if (lane % 16 == 0) to->d_sums[column][lane / 16] = d * (float)sum;
-    if (lane == 0) {
-        to->d[column] = d;
-        to->d_sum[column] = d * (float)both;
-    }
+    if (group >= n_rows * a.n_steps) return; /* whole warps */
+    kvq_quantize_step(a, group / a.n_steps, group % a.n_steps,
+                      x[(size_t)group * KVQ_STEP + threadIdx.x % KVQ_WARP_LANES]);
+}
+
+kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols) {
+    bool fits = n_rows <= FEW_ROWS && n_cols % KVQ_STEP == 0 && n_cols <= s->shapes.max_in;
+    s->left = kvq_cuda_left{fits ? floats : NULL, n_rows, n_cols, s->n_launches + 1};
+    return kvq_activations{fits ? s->columns : NULL, n_cols / KVQ_STEP};
+}
+
+/* Whether the launch before this product's left its activations. */
+static bool are_left(const kvq_stream *s, const kvq_linear *job) {
+    const kvq_cuda_left *left = &s->left;
+    return left->floats == job->in && left->n_rows == job->n_rows && left->n_cols == job->w->n_in &&
+           left->launch == s->n_launches;
 }
 
 /* ---- few rows ---- */
@@ -103,6 +109,16 @@ static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const
     kvq_store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
 }
 
+/* Asks for all of the warp's weights at once, into the L2 cache: registers have room for two steps at a time only, and
+ * each would wait for memory. A tile's steps lie one behind the other; half a warp has a tile. */
+template <typename K>
+static __device__ __forceinline__ void ask_for_slice(const uint8_t *tile, int begin, int end, int lane) {
+    if (begin >= end) return;
+    int last = kvq_step_at<K>(end - 1) + K::STEP_BYTES;
+    for (int at = kvq_step_at<K>(begin) + lane % 16 * ASKED_BYTES; at < last; at += 16 * ASKED_BYTES)
+        kvq_ask_l2(tile + at);
+}
+
 /* N products: 8 N activation rows. */
 template <typename K, int N>
 __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
@@ -115,6 +131,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
     const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + g / 4);
     float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
     const uint8_t *columns[N];
+    ask_for_slice<K>(tile, begin, end, lane);
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
     for (int step = begin; step < end; step += ahead) {
         kvq_raw<K> raw[ahead];
@@ -330,12 +347,14 @@ static const struct kind *find_kind(kvq_stream *s, const kvq_layout *layout) {
 
 static bool quantize(kvq_stream *s, const kvq_linear *job, activations *ret) {
     int n_steps = job->w->n_in / KVQ_STEP, in_slice = kvq_cuda_blocks(n_steps, SLICES);
+    bool left = are_left(s, job);
     size_t used = 0, bytes = columns_count(job->n_rows, n_steps) * sizeof(kvq_columns);
-    *ret = activations{(kvq_columns *)kvq_cuda_take(s, &used, bytes), job->n_rows, n_steps, in_slice,
-                       kvq_cuda_blocks(n_steps, in_slice)};
-    if (!ret->columns) return false;
-    KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
-               dim3(QUANTIZE_THREADS), 0, s, job->in, *ret);
+    kvq_columns *columns = left ? s->columns : (kvq_columns *)kvq_cuda_take(s, &used, bytes);
+    *ret = activations{columns, job->n_rows, n_steps, in_slice, kvq_cuda_blocks(n_steps, in_slice)};
+    if (!columns) return false;
+    if (!left)
+        KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
+                   dim3(QUANTIZE_THREADS), 0, s, job->in, kvq_activations{columns, n_steps}, job->n_rows);
     return true;
 }
 

@@ -84,7 +84,8 @@ static __device__ inline float kvq_matrix_value(const kvq_matrix_part *part, int
     return value + kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, true));
 }
 
-/* The code of a lane's value and the group's d, the warp being a group of activations (../matrix.h). */
+/* The code of a lane's value and the group's d, the warp being a group of activations (../matrix.h). The largest is
+ * taken over the bits of |x|, whose order is that of the floats with NaN and infinity above all of them. */
 static __device__ __forceinline__ int kvq_quantize(float value, float *ret_d) {
     int bits = kvq_warp_max(__float_as_int(fabsf(value)));
     float largest = __int_as_float(bits);

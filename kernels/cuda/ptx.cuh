@@ -17,6 +17,15 @@ static __device__ __forceinline__ int kvq_dp4a_us(uint32_t u, uint32_t s, int ac
 #endif
 }
 
+/* Asks for the line at `at` of device memory, into the L2 cache; changes nothing. */
+static __device__ __forceinline__ void kvq_ask_l2(const uint8_t *at) {
+#ifdef KVQ_SIMT
+    (void)*(const volatile uint8_t *)at; /* within what was allocated, as the sanitizers see */
+#else
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+#endif
+}
+
 /* The float that the bits of a half mean, exactly. */
 static __device__ __forceinline__ float kvq_half_float(uint16_t bits) {
 #ifdef KVQ_SIMT

@@ -5,7 +5,7 @@
 #include "matrix.cuh"
 #include "warp.cuh"
 
-#define PREPARE_THREADS 256
+#define PREPARE_THREADS 1024 /* a row has one block only, which waits for memory */
 #define REFINE_THREADS 128
 #define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
 
@@ -21,10 +21,12 @@ static __device__ __forceinline__ float remainder_of(float value) {
     return fmaf(-d, (float)code, value);
 }
 
-__global__ void prepare_refine(kvq_refine job, float *rest, float *threshold, int n_in, int n_out) {
+__global__ void __launch_bounds__(PREPARE_THREADS)
+    prepare_refine(kvq_refine job, float *rest, float *threshold, int n_in, int n_out) {
     KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
     const float *x = job.x + (size_t)blockIdx.x * n_out, *in = job.in + (size_t)blockIdx.x * n_in;
     float largest = -INFINITY;
+#pragma unroll 8
     for (int o = threadIdx.x; o < n_out; o += PREPARE_THREADS) largest = kvq_larger<float>(largest, x[o]);
     largest = kvq_block_max(largest, scratch);
     if (threadIdx.x == 0) threshold[blockIdx.x] = largest - job.margin;

@@ -1,13 +1,14 @@
 /* rows.cu: the operators that work on rows alone: embed, norm, glu, rope_table, gather, softcap. A block is a row, or
- * 256 values of a flat tensor. They cannot avoid reading and writing their rows once; norm reads its row twice, the
- * second time from the cache. */
+ * 256 values of a flat tensor. They cannot avoid reading and writing their rows once. norm and glu leave few rows in 8
+ * bits, too, for the product behind them. */
 #include "stream.h"
 
-#include "matrix.cuh"
+#include "columns.cuh"
 #include "vmath.cuh"
 #include "warp.cuh"
 
 #define ROW_THREADS 256
+#define MOST_THREADS 1024 /* of a block */
 
 /* ---- embed ---- */
 
@@ -25,10 +26,11 @@ static void embed(kvq_stream *s, const kvq_embed *job) {
     KVQ_LAUNCH(embed_rows, dim3(job->n_rows), dim3(ROW_THREADS), 0, s, *job, *job->table, ids);
 }
 
-/* ---- norm: the mean in 256 lanes (lane = index % 256, in order), then kvq_block_sum's order ---- */
+/* ---- norm: the squares' sum in the block's threads (thread = index % threads, in order), then kvq_block_sum's order.
+ * The number of threads is the row's length's alone ---- */
 
-/* Values that a thread has at a time: all are asked for before the first is used, since a row has one block only and
- * waits for memory. */
+/* Values that a thread has at a time. A row has one block only, and waits for memory: of the first values, mostly all
+ * there are, everything is asked for before anything is used, and none twice. */
 #define NORM_VALUES 8
 
 /* x[u] = from[begin + u * blockDim.x], 0 behind the row's end, `absent` where there is no `from`. */
@@ -41,34 +43,56 @@ static __device__ __forceinline__ void load_values(float x[NORM_VALUES], const f
     }
 }
 
-__global__ void norm_rows(kvq_norm job) {
+/* What a thread has of a row at a time. */
+typedef struct norm_values {
+    float x[NORM_VALUES], weight[NORM_VALUES], residual[NORM_VALUES];
+} norm_values;
+
+static __device__ __forceinline__ void load_norm(norm_values *ret, const kvq_norm &job, size_t at, int begin) {
+    load_values(ret->x, job.in + at, begin, job.n_cols, 0);
+    load_values(ret->weight, job.weight, begin, job.n_cols, 1);
+    load_values(ret->residual, job.residual ? job.residual + at : nullptr, begin, job.n_cols, 0);
+}
+
+static __device__ __forceinline__ float add_squares(float sum, const float x[NORM_VALUES]) {
+#pragma unroll
+    for (int u = 0; u < NORM_VALUES; u++) sum = fmaf(x[u], x[u], sum);
+    return sum;
+}
+
+__global__ void __launch_bounds__(MOST_THREADS) norm_rows(kvq_norm job, kvq_activations left) {
     KVQ_SHARED(float, scratch, 32);
     size_t at = (size_t)blockIdx.x * job.n_cols;
-    int n = job.n_cols, at_once = NORM_VALUES * (int)blockDim.x;
-    float sum = 0, x[NORM_VALUES], weight[NORM_VALUES], residual[NORM_VALUES];
-    for (int begin = threadIdx.x; begin < n; begin += at_once) {
-        load_values(x, job.in + at, begin, n, 0);
-#pragma unroll
-        for (int u = 0; u < NORM_VALUES; u++) sum = fmaf(x[u], x[u], sum);
+    int n = job.n_cols, at_once = NORM_VALUES * (int)blockDim.x, first = threadIdx.x;
+    norm_values v;
+    load_norm(&v, job, at, first);
+    float sum = add_squares(0, v.x), more[NORM_VALUES];
+    for (int begin = first + at_once; begin < n; begin += at_once) {
+        load_values(more, job.in + at, begin, n, 0);
+        sum = add_squares(sum, more);
     }
     sum = kvq_block_sum(sum, scratch);
     float factor = 1.0f / sqrtf(sum / (float)n + job.eps);
-    for (int begin = threadIdx.x; begin < n; begin += at_once) {
-        load_values(x, job.in + at, begin, n, 0);
-        load_values(weight, job.weight, begin, n, 1);
-        load_values(residual, job.residual ? job.residual + at : nullptr, begin, n, 0);
+    for (int begin = first; begin < n; begin += at_once) {
+        if (begin > first) load_norm(&v, job, at, begin);
 #pragma unroll
         for (int u = 0; u < NORM_VALUES; u++) {
             int i = begin + u * (int)blockDim.x;
-            float y = x[u] * factor * weight[u];
-            if (i < n) job.out[at + i] = job.residual ? y + residual[u] : y;
+            if (i >= n) break; /* where something is left, n is of whole warps */
+            float y = v.x[u] * factor * v.weight[u];
+            if (job.residual) y += v.residual[u];
+            job.out[at + i] = y;
+            if (left.columns) kvq_quantize_step(left, blockIdx.x, i / KVQ_STEP, y);
         }
     }
 }
 
 static void norm(kvq_stream *s, const kvq_norm *job) {
     if (job->n_rows == 0) return;
-    KVQ_LAUNCH(norm_rows, dim3(job->n_rows), dim3(ROW_THREADS), 0, s, *job);
+    int threads = ROW_THREADS;
+    while (threads < MOST_THREADS && threads * NORM_VALUES < job->n_cols) threads *= 2;
+    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->n_cols);
+    KVQ_LAUNCH(norm_rows, dim3(job->n_rows), dim3(threads), 0, s, *job, left);
 }
 
 /* ---- glu ---- */
@@ -80,17 +104,20 @@ static __device__ float activate(kvq_activation activation, float x) {
     return x / (1.0f + kvq_exp(minus_u));
 }
 
-__global__ void glu_rows(kvq_glu job) {
+__global__ void glu_rows(kvq_glu job, kvq_activations left) {
     int i = blockIdx.y * blockDim.x + threadIdx.x;
-    if (i >= job.ffn_dim) return;
+    if (i >= job.ffn_dim) return; /* whole warps, where something is left */
     const float *gate = job.gate_up + (size_t)blockIdx.x * 2 * job.ffn_dim;
-    job.out[(size_t)blockIdx.x * job.ffn_dim + i] = activate(job.activation, gate[i]) * gate[job.ffn_dim + i];
+    float y = activate(job.activation, gate[i]) * gate[job.ffn_dim + i];
+    job.out[(size_t)blockIdx.x * job.ffn_dim + i] = y;
+    if (left.columns) kvq_quantize_step(left, blockIdx.x, i / KVQ_STEP, y);
 }
 
 static void glu(kvq_stream *s, const kvq_glu *job) {
     if (job->n_rows == 0) return;
     dim3 grid(job->n_rows, kvq_cuda_blocks(job->ffn_dim, ROW_THREADS));
-    KVQ_LAUNCH(glu_rows, grid, dim3(ROW_THREADS), 0, s, *job);
+    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->ffn_dim);
+    KVQ_LAUNCH(glu_rows, grid, dim3(ROW_THREADS), 0, s, *job, left);
 }
 
 /* ---- rope_table: angles in double; a float's angle at position 20,000 would be wrong in the third digit ---- */

@@ -13,7 +13,8 @@ extern "C" {
 #include "launch.cuh"
 #include "ptx.cuh"
 
-#define KVQ_CUDA_QUERIES 16 /* most queries of a tile of attend: the rows of a tensor core's product */
+#define KVQ_CUDA_QUERIES 16  /* most queries of a tile of attend: the rows of a tensor core's product */
+#define KVQ_CUDA_FEW_ROWS 64 /* of a product that is bound by its weights: linear.cu has another kernel for more */
 
 /* The step on the device: what `begin` was given, with every list and page table copied there in one piece. */
 typedef struct kvq_cuda_step {
@@ -32,6 +33,19 @@ typedef struct kvq_cuda_calls {
     int n;
     size_t value_bytes;
 } kvq_cuda_calls;
+
+/* Activations in 8 bits (columns.cuh), of rows [n_rows / 8, n_steps]. No columns: there are none. */
+typedef struct kvq_activations {
+    struct kvq_columns *columns;
+    int n_steps; /* of 32 inputs, in a row */
+} kvq_activations;
+
+/* Those that a kernel left beside its floats. */
+typedef struct kvq_cuda_left {
+    const float *floats;
+    int n_rows, n_cols;
+    uint64_t launch; /* the kernel's: n_launches, once it is launched */
+} kvq_cuda_left;
 
 /* A step that was replayed or may be: a CUDA graph of its launches, one behind the other. */
 typedef struct kvq_cuda_graph {
@@ -56,6 +70,9 @@ struct kvq_stream {
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
+    struct kvq_columns *columns; /* what a kernel leaves for the product behind it, of KVQ_CUDA_FEW_ROWS at most */
+    kvq_cuda_left left;
+    uint64_t n_launches;
     uint8_t *cublas_memory;   /* KVQ_CUBLAS_BYTES, the library's own */
     uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
     size_t lists_bytes, room_bytes, room_used;
@@ -92,6 +109,12 @@ void kvq_cuda_times_done(kvq_cuda_times *t); /* NULL allowed */
  * beyond the stream's shapes can cause. */
 void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes);
 
+/* For an operator that is about to launch a kernel which makes all of [n_rows, n_cols] floats, or the last of them:
+ * where it may leave them in 8 bits as well, for a product whose operator comes next (linear.cu), which would have to
+ * read them for that again. Any launch in between, and they do not count. No columns where no product would take them.
+ */
+kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols);
+
 /* The step on the device; NULL after an error of the stream when `begin` was not called for this batch. */
 const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch);
 
@@ -119,8 +142,9 @@ static inline int kvq_cuda_splits(int n_tokens, int block_tokens) {
 
 /* What operators need of the workspace at most; each stands beside its operator. */
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
-size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's part of linear's */
-size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes); /* linear_cublas.cu's, of streams that have cuBLAS */
+size_t kvq_cuda_columns_bytes(const kvq_shapes *shapes); /* of kvq_stream.columns, beside the workspace */
+size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes);  /* linear_halves.cu's part of linear's */
+size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes);  /* linear_cublas.cu's, of streams that have cuBLAS */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);

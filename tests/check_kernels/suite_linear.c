@@ -211,6 +211,77 @@ static void fused_cases(check *c) {
     }
 }
 
+/* ---- products right behind what made their activations, which a backend may have quantized then ---- */
+
+typedef struct behind_job {
+    kvq_norm norm;
+    kvq_glu glu;
+    kvq_gather gather;
+    kvq_linear linear[4]; /* behind norm, behind glu, behind norm and a gather over it, and again */
+} behind_job;
+
+static void call_behind(const kvq_ops *ops, kvq_stream *s, void *job) {
+    const behind_job *b = job;
+    ops->norm(s, &b->norm);
+    ops->linear(s, &b->linear[0]);
+    ops->glu(s, &b->glu);
+    ops->linear(s, &b->linear[1]);
+    ops->norm(s, &b->norm);
+    ops->gather(s, &b->gather);
+    ops->linear(s, &b->linear[2]);
+    ops->linear(s, &b->linear[3]);
+}
+
+/* What a wrong operator's activations would give differs by as much as a result is large; what another order of norm's
+ * sum does to a few codes, by a hundredth of that. */
+static bool compare_behind(void *context, int out, const void *want, const void *got, check_difference *ret) {
+    const behind_job *b = context;
+    const float *ref = want, *values = got;
+    int n_out = b->linear[0].w->n_out, n_rows = 4 * b->linear[0].n_rows;
+    for (int r = 0; out == 0 && r < n_rows; r++) {
+        double squares = 0;
+        for (int o = 0; o < n_out; o++) squares += (double)ref[r * n_out + o] * ref[r * n_out + o];
+        double bound = 0.05 * sqrt(squares / n_out);
+        for (int o = 0; o < n_out; o++) {
+            int i = r * n_out + o;
+            *ret = (check_difference){(size_t)i, (double)ref[i], (double)values[i], bound};
+            if (!(fabs((double)values[i] - (double)ref[i]) <= bound)) return false;
+        }
+    }
+    return true; /* out 1, the activations, is what suite_rows checks */
+}
+
+static void behind_case(check *c, kvq_format format, int n_rows) {
+    enum { N_IN = 512, N_OUT = 48 };
+    if (!check_begin(c, "linear_%s_behind_r%d", kvq_format_get(format)->name, n_rows)) return;
+    kvq_matrix m = {.n_in = N_IN};
+    add_part(c, &m, format, N_OUT);
+    size_t n = (size_t)n_rows * N_IN, n_results = (size_t)n_rows * N_OUT;
+    float *x = check_floats(c, n, CHECK_JUNK), *results = check_floats(c, 4 * n_results, CHECK_JUNK);
+    int *rows = check_alloc(c, (size_t)n_rows * sizeof *rows);
+    for (int r = 0; r < n_rows; r++) rows[r] = n_rows - 1 - r;
+    behind_job job = {
+        .norm = {.out = x, .in = check_floats(c, n, CHECK_NORMAL), .eps = 1e-5f, .n_rows = n_rows, .n_cols = N_IN},
+        .glu = {.out = x, .gate_up = check_floats(c, 2 * n, CHECK_NORMAL), .n_rows = n_rows, .ffn_dim = N_IN},
+        .gather = {.out = x, .in = check_floats(c, n, CHECK_NORMAL), .rows = rows, .n_rows = n_rows, .n_cols = N_IN}};
+    for (int i = 0; i < 4; i++)
+        job.linear[i] = (kvq_linear){.out = results + (size_t)i * n_results, .in = x, .w = &m, .n_rows = n_rows};
+    check_run(c, &(check_op){.call = call_behind,
+                             .job = &job,
+                             .outs = {results, x},
+                             .n_outs = 2,
+                             .compare = compare_behind,
+                             .context = &job});
+    check_end(c);
+}
+
+static void behind_cases(check *c) {
+    static const kvq_format formats[] = {KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K, KVQ_FORMAT_F16};
+    static const int row_counts[] = {1, 9, 64, 65};
+    for (int f = 0; f < COUNT(formats); f++)
+        for (int r = 0; r < COUNT(row_counts); r++) behind_case(c, formats[f], row_counts[r]);
+}
+
 /* A NaN or infinity in the input reaches every output of its row and no other row. */
 static void not_finite_case(check *c, kvq_format format, float value, const char *value_name) {
     if (!check_begin(c, "linear_%s_%s", kvq_format_get(format)->name, value_name)) return;
@@ -477,6 +548,7 @@ void suite_linear(check *c) {
         for (int r = 0; r < 4; r++) embed_case(c, (kvq_format)f, r);
     }
     fused_cases(c);
+    behind_cases(c);
     fused_cublas_case(c);
 }
 
