@@ -6,7 +6,7 @@
 #include "warp.cuh"
 
 #define PREPARE_THREADS 1024 /* a row has one block only, which waits for memory */
-#define REFINE_THREADS 128
+#define REFINE_THREADS 256
 #define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
 
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
@@ -34,18 +34,47 @@ __global__ void __launch_bounds__(PREPARE_THREADS)
         rest[(size_t)blockIdx.x * n_in + i] = remainder_of(in[i]);
 }
 
-__global__ void refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *threshold, int n_in,
-                             int n_out) {
-    KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
+/* sum + what the 32 inputs from i on add, as kvq_matrix_value has the weights. */
+static __device__ __forceinline__ float add_inputs(float sum, const kvq_layout &layout, const uint8_t *tile, int r,
+                                                   int i, const float *left) {
+    int n = layout.group, bits = layout.bits, codes_bytes = kvq_codes_bytes(n, bits);
+    for (int begin = i; begin < i + KVQ_ACT_GROUP; begin += n) {
+        size_t super_at, at = kvq_group_at(&layout, n, bits, begin, &super_at);
+        const uint8_t *group = tile + at, *scales = group + codes_bytes;
+        const uint8_t *mins = scales + kvq_scales_bytes(layout.scale_type);
+        float super = kvq_super_of(tile, super_at, &layout, r, false), super_min = 0, min = 0;
+        float scale = kvq_scale_of(scales, layout.scale_type, r, super);
+        if (layout.has_min) {
+            super_min = kvq_super_of(tile, super_at, &layout, r, true);
+            min = kvq_scale_of(mins, layout.scale_type, r, super_min);
+        }
+#pragma unroll 4
+        for (int k = 0; k < n / 4; k++) {
+            uint32_t codes = kvq_four_codes(group, bits, r, k);
+            float4 x = *(const float4 *)(left + begin + 4 * k);
+            float inputs[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+            for (int b = 0; b < 4; b++) {
+                float weight = scale * (float)((int)(codes >> (8 * b) & 255) - layout.zero);
+                sum = fmaf(layout.has_min ? weight + min : weight, inputs[b], sum);
+            }
+        }
+    }
+    return sum;
+}
+
+__global__ void __launch_bounds__(REFINE_THREADS)
+    refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *threshold, int n_in, int n_out) {
     KVQ_SHARED(float, sums, REFINE_THREADS);
     int l = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS, o = blockIdx.x * KVQ_TILE_ROWS + l;
     float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin + o;
     const float *left = rest + (size_t)blockIdx.y * n_in;
-    float largest = kvq_block_max(o < part.n_rows ? *x : -INFINITY, scratch);
-    if (!(largest >= threshold[blockIdx.y])) return; /* the whole block */
+    float largest = kvq_warp_max(o < part.n_rows ? *x : -INFINITY); /* every warp has the tile's 16 values, twice */
+    if (!(largest >= threshold[blockIdx.y])) return;                /* the whole block */
+    const uint8_t *tile = part.data + (size_t)blockIdx.x * part.tile_bytes;
     float sum = 0;
     for (int i = slice * KVQ_ACT_GROUP; i < n_in; i += SLICES * KVQ_ACT_GROUP)
-        for (int k = 0; k < KVQ_ACT_GROUP; k++) sum = fmaf(kvq_matrix_value(&part, o, i + k), left[i + k], sum);
+        sum = add_inputs(sum, part.layout, tile, l, i, left);
     sums[threadIdx.x] = sum;
     __syncthreads();
     if (slice > 0 || o >= part.n_rows) return;
