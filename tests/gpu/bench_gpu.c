@@ -314,6 +314,7 @@ static int bench_requests(char **argv) {
     o.cache_max_entry_count = argv[2];
     o.max_batch_size = atoi(argv[3]);
     o.enable_prefix_caching = false;
+    o.reproducible = false; /* as the service has it */
     int n_requests = atoi(argv[4]), longest = atoi(argv[5]);
     o.session_len = 2 * longest;
     for (char *kv = strtok_r(argv[6], ",", &save); kv; kv = strtok_r(NULL, ",", &save)) {
