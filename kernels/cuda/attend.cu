@@ -13,10 +13,11 @@
 
 #define ATTEND_WARPS 4
 #define ATTEND_THREADS (ATTEND_WARPS * KVQ_WARP_LANES)
-#define MERGE_THREADS 128
+#define MERGE_WARPS 4   /* of a block; a warp has a query */
+#define MERGE_AT_ONCE 4 /* splits that are asked for at once: the states come from memory */
 #define MAX_QUERIES KVQ_CUDA_QUERIES
-#define MAX_CHANNELS (KVQ_MAX_HEAD_DIM / MERGE_THREADS) /* of a thread that merges */
-#define STATE_BYTES ((size_t)32 << 20)                  /* of the workspace, for states of splits */
+#define MAX_CHANNELS (KVQ_MAX_HEAD_DIM / KVQ_WARP_LANES) /* of a lane that merges */
+#define STATE_BYTES ((size_t)32 << 20)                   /* of the workspace, for states of splits */
 
 typedef struct attend_job {
     kvq_attend job;
@@ -351,43 +352,63 @@ template <tile_kind KIND> __global__ __launch_bounds__(ATTEND_THREADS) void atte
     store_state<KIND>(t, s, d, state, a.states + place * a.state_floats);
 }
 
-/* ---- splits merged in order, then turned back: a block per query ---- */
+/* ---- splits merged in order, then turned back: a warp per query ---- */
+
+/* What a lane has of a query's soft-max. */
+typedef struct merge_state {
+    float max, sum, acc[MAX_CHANNELS];
+} merge_state;
+
+/* Query n's state of a split as attend_split left it; the empty one for splits behind the last. */
+static __device__ __forceinline__ void load_state(merge_state *ret, const float *state, bool exists, int n, int d) {
+    int lane = threadIdx.x % KVQ_WARP_LANES;
+    ret->max = exists ? state[n] : -INFINITY;
+    ret->sum = exists ? state[MAX_QUERIES + n] : 0.0f;
+#pragma unroll
+    for (int c = 0; c < MAX_CHANNELS; c++) {
+        int channel = c * KVQ_WARP_LANES + lane;
+        ret->acc[c] = exists && channel < d ? state[2 * MAX_QUERIES + n * d + channel] : 0.0f;
+    }
+}
+
+static __device__ __forceinline__ void merge_state_into(merge_state *to, const merge_state &from) {
+    if (from.max == -INFINITY) return;
+    float larger = to->max > from.max ? to->max : from.max;
+    float keep = kvq_exp2_low(to->max - larger), add = kvq_exp2_low(from.max - larger);
+    if (to->max == -INFINITY) keep = 0;
+    to->sum = fmaf(to->sum, keep, from.sum * add);
+    to->max = larger;
+#pragma unroll
+    for (int c = 0; c < MAX_CHANNELS; c++) to->acc[c] = fmaf(to->acc[c], keep, from.acc[c] * add);
+}
 
 __global__ void attend_merge(attend_job a) {
-    KVQ_SHARED(float, x, KVQ_MAX_HEAD_DIM);
-    KVQ_SHARED(float, other, KVQ_MAX_HEAD_DIM);
+    KVQ_SHARED(float, heads, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
+    KVQ_SHARED(float, others, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
-    int n = blockIdx.z;
-    if (n >= t.n_queries) return; /* the whole block */
+    int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;
+    if (n >= t.n_queries) return; /* the whole warp */
     const float *states = a.states + ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits * a.state_floats;
-    float max = -INFINITY, sum = 0, acc[MAX_CHANNELS] = {};
-    for (int i = 0; i < n_splits; i++) {
-        const float *state = states + (size_t)i * a.state_floats;
-        float from = state[n];
-        if (from == -INFINITY) continue;
-        float larger = max > from ? max : from;
-        float keep = kvq_exp2_low(max - larger), add = kvq_exp2_low(from - larger);
-        if (max == -INFINITY) keep = 0;
-        sum = fmaf(sum, keep, state[MAX_QUERIES + n] * add);
-        max = larger;
+    merge_state all = {-INFINITY, 0, {}}, splits[MERGE_AT_ONCE];
+    for (int first = 0; first < n_splits; first += MERGE_AT_ONCE) {
 #pragma unroll
-        for (int c = 0; c < MAX_CHANNELS; c++) {
-            int channel = c * MERGE_THREADS + threadIdx.x;
-            if (channel < d) acc[c] = fmaf(acc[c], keep, state[2 * MAX_QUERIES + n * d + channel] * add);
-        }
+        for (int i = 0; i < MERGE_AT_ONCE; i++)
+            load_state(&splits[i], states + (size_t)(first + i) * a.state_floats, first + i < n_splits, n, d);
+#pragma unroll
+        for (int i = 0; i < MERGE_AT_ONCE; i++) merge_state_into(&all, splits[i]);
     }
-    float unit = 1.0f / sum;
+    KVQ_SHARED_PTR(float) x = heads + warp * KVQ_MAX_HEAD_DIM;
+    float unit = 1.0f / all.sum;
 #pragma unroll
     for (int c = 0; c < MAX_CHANNELS; c++)
-        if (c * MERGE_THREADS + (int)threadIdx.x < d) x[c * MERGE_THREADS + threadIdx.x] = acc[c] * unit;
-    if (a.kv.policy.rotated) kvq_hadamard_block(x, other, d, a.hadamard);
-    __syncthreads();
+        if (c * KVQ_WARP_LANES + lane < d) x[c * KVQ_WARP_LANES + lane] = all.acc[c] * unit;
+    if (a.kv.policy.rotated) kvq_hadamard_warp(x, others + warp * KVQ_MAX_HEAD_DIM, d, a.hadamard);
     size_t begin = query_of(a, t, n) - a.job.q, row_floats = (size_t)a.job.n_heads * d;
-    int row = (int)(begin / row_floats), first = (int)(begin % row_floats);
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
+    int row = (int)(begin / row_floats), at = (int)(begin % row_floats);
+    for (int i = lane; i < d; i += KVQ_WARP_LANES) {
         a.job.out[begin + i] = x[i];
-        if (a.left.columns) kvq_quantize_step(a.left, row, (first + i) / KVQ_STEP, x[i]); /* whole warps */
+        if (a.left.columns) kvq_quantize_step(a.left, row, (at + i) / KVQ_STEP, x[i]); /* by all lanes */
     }
 }
 
@@ -459,7 +480,8 @@ static void attend_tiles(kvq_stream *s, attend_job a, tile_kind kind, int end) {
         v->launch(s, dim3(n, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
         if (a.kv.head_dim % KVQ_STEP == 0)
             a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim);
-        KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles, v->rows), dim3(MERGE_THREADS), 0, s, a);
+        KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles, kvq_cuda_blocks(v->rows, MERGE_WARPS)),
+                   dim3(MERGE_WARPS * KVQ_WARP_LANES), 0, s, a);
     }
 }
 

@@ -88,25 +88,25 @@ static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
     return ret;
 }
 
-/* x [d], all threads of the block; other [d] is room for heads with a base. Begins and ends with a barrier. */
-static __device__ inline void kvq_hadamard_block(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
-                                                 const kvq_cuda_hadamard &h) {
-    int n_block = d / h.base;
+/* x [d], by one warp; other [d] is room for heads with a base. All of x is ordered among the lanes before and after. */
+static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
+                                                const kvq_cuda_hadamard &h) {
+    int n_block = d / h.base, lane = threadIdx.x % KVQ_WARP_LANES;
     float unit = 1.0f / sqrtf((float)d);
-    __syncthreads();
-    for (int i = threadIdx.x; i < d; i += blockDim.x) x[i] = x[i] * unit;
-    __syncthreads();
+    __syncwarp();
+    for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = x[i] * unit;
+    __syncwarp();
     for (int step = 1; step < n_block; step *= 2) {
-        for (int j = threadIdx.x; j < d / 2; j += blockDim.x) {
+        for (int j = lane; j < d / 2; j += KVQ_WARP_LANES) {
             int i = j / step * 2 * step + j % step;
             float a = x[i], b = x[i + step];
             x[i] = a + b;
             x[i + step] = a - b;
         }
-        __syncthreads();
+        __syncwarp();
     }
     if (h.base == 1) return;
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
+    for (int i = lane; i < d; i += KVQ_WARP_LANES) {
         float sum = 0;
         for (int j = 0; j < h.base; j++) {
             float value = x[j * n_block + i % n_block];
@@ -114,9 +114,9 @@ static __device__ inline void kvq_hadamard_block(KVQ_SHARED_PTR(float) x, KVQ_SH
         }
         other[i] = sum;
     }
-    __syncthreads();
-    for (int i = threadIdx.x; i < d; i += blockDim.x) x[i] = other[i];
-    __syncthreads();
+    __syncwarp();
+    for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = other[i];
+    __syncwarp();
 }
 
 #endif

@@ -289,14 +289,14 @@ NOT_SANITIZED static void check_read(const shadow *s, size_t at) {
 }
 
 NOT_SANITIZED static void remember_read(shadow *s) {
-    bool others = s->read_phase == simt_now.block_phase && s->reader != simt_now.index;
-    bool same_warp = others && s->reader / SIMT_WARP == simt_now.warp;
-    if (others && !same_warp)
-        s->n_readers = 3;
-    else if (same_warp && s->n_readers < 3)
-        s->n_readers = s->read_warp_phase == simt_now.warp_phase ? 2 : 1;
-    else if (s->read_phase != simt_now.block_phase)
+    if (s->read_phase != simt_now.block_phase)
         s->n_readers = 1;
+    else if (s->reader / SIMT_WARP != simt_now.warp)
+        s->n_readers = 3;
+    else if (s->n_readers < 3 && s->read_warp_phase != simt_now.warp_phase)
+        s->n_readers = 1; /* what the warp read before its __syncwarp is ordered */
+    else if (s->n_readers < 3 && s->reader != simt_now.index)
+        s->n_readers = 2;
     s->reader = (uint16_t)simt_now.index;
     s->read_phase = simt_now.block_phase;
     s->read_warp_phase = simt_now.warp_phase;

@@ -26,7 +26,8 @@ __global__ void sums_warps(int *out) {
     out[threadIdx.x] = x + __shfl_sync(WARP, (int)threadIdx.x, 3) + (int)__ballot_sync(WARP, threadIdx.x % 32 == 1);
 }
 
-/* Neighbours in a warp, ordered by __syncwarp alone; then the same bytes written anew. */
+/* Neighbours in a warp, ordered by __syncwarp alone; then the same bytes written anew; then words that all lanes read
+ * and one of them, behind the next __syncwarp, once more before it writes. */
 __global__ void hands_on(int *out) {
     SHARED(int, x, THREADS);
     unsigned i = threadIdx.x, next = i / 32 * 32 + (i + 1) % 32;
@@ -36,7 +37,14 @@ __global__ void hands_on(int *out) {
     __syncwarp();
     x[next] = y + 1;
     __syncwarp();
-    out[i] = x[i];
+    int sum = 0;
+    for (unsigned lane = 0; lane < 32; lane++) {
+        sum += x[i / 32 * 32 + lane];
+        __syncwarp();
+        if (i % 32 == lane) x[i] = x[i] + 1;
+        __syncwarp();
+    }
+    out[i] = sum == (int)(i / 32 * 32) * 32 + 528 ? x[i] - 1 : -1; /* 1 to 32, and the warp's first index for each */
 }
 
 /* Bytes of one word by different threads are no race. */
