@@ -404,10 +404,10 @@ __global__ void attend_merge(attend_job a) {
     for (int c = 0; c < MAX_CHANNELS; c++)
         if (c * KVQ_WARP_LANES + lane < d) x[c * KVQ_WARP_LANES + lane] = all.acc[c] * unit;
     if (a.kv.policy.rotated) kvq_hadamard_warp(x, others + warp * KVQ_MAX_HEAD_DIM, d, a.hadamard);
-    size_t begin = query_of(a, t, n) - a.job.q, row_floats = (size_t)a.job.n_heads * d;
-    int row = (int)(begin / row_floats), at = (int)(begin % row_floats);
+    int row = t.run.row_begin + n / t.n_heads, at = (t.head_begin + n % t.n_heads) * d;
+    float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
     for (int i = lane; i < d; i += KVQ_WARP_LANES) {
-        a.job.out[begin + i] = x[i];
+        out[i] = x[i];
         if (a.left.columns) kvq_quantize_step(a.left, row, (at + i) / KVQ_STEP, x[i]); /* by all lanes */
     }
 }

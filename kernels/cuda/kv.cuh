@@ -98,7 +98,7 @@ static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHA
     __syncwarp();
     for (int step = 1; step < n_block; step *= 2) {
         for (int j = lane; j < d / 2; j += KVQ_WARP_LANES) {
-            int i = j / step * 2 * step + j % step;
+            int low = j & (step - 1), i = 2 * (j - low) + low; /* step is a power of two */
             float a = x[i], b = x[i + step];
             x[i] = a + b;
             x[i + step] = a - b;

@@ -181,7 +181,7 @@ static __device__ __forceinline__ void kvq_queue_begin(kvq_page_queue &s, int pi
     s.bits = s.step = s.n_steps = 0; /* a warp may have no piece at all */
     s.codes = nullptr;
     kvq_queue_open_half<HALVES>(s);
-#pragma unroll
+#pragma unroll 1 /* code that runs once a launch is waited for, instruction by instruction */
     for (int i = 1; i < KVQ_QUEUE_STEPS; i++) kvq_queue_put<HALVES>(s);
 }
 
