@@ -51,7 +51,7 @@ typedef struct kvq_layout {
 } kvq_layout;
 
 /* One run of output rows of one layout: of one tensor, or of several that lie one behind the other (fused matrices,
- * such as QKV, have up to three, of different layouts). */
+ * such as QKV, have up to three). */
 typedef struct kvq_matrix_part {
     kvq_layout layout;
     int row_begin, n_rows; /* outputs [row_begin, row_begin + n_rows) of the whole; n_rows any, tiles are padded */

@@ -354,6 +354,7 @@ static kvq_status stream_error(kvq_stream *s, kvq_error *err) {
 
 static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes) {
     kvq_cuda_flush(s);
+    s->left.floats = NULL; /* the host may write there from now on */
     if (bytes > 0 && s->error.code == KVQ_OK)
         kvq_cuda_check(s, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s->cuda), "copying results");
 }

@@ -109,8 +109,9 @@ static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const
     kvq_store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
 }
 
-/* Asks for all of the warp's weights at once, into the L2 cache: registers have room for two steps at a time only, and
- * each would wait for memory. A tile's steps lie one behind the other; half a warp has a tile. */
+/* Asks for the warp's weights at once, into the L2 cache: registers have room for two steps at a time only, and each
+ * would wait for memory. A tile's steps lie one behind the other (what begins or ends in another warp's line comes with
+ * that); half a warp has a tile. */
 template <typename K>
 static __device__ __forceinline__ void ask_for_slice(const uint8_t *tile, int begin, int end, int lane) {
     if (begin >= end) return;

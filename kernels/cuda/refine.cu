@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(REFINE_THREADS)
     int l = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS, o = blockIdx.x * KVQ_TILE_ROWS + l;
     float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin + o;
     const float *left = rest + (size_t)blockIdx.y * n_in;
-    float largest = kvq_warp_max(o < part.n_rows ? *x : -INFINITY); /* every warp has the tile's 16 values, twice */
-    if (!(largest >= threshold[blockIdx.y])) return;                /* the whole block */
+    bool is_near = o < part.n_rows && *x >= threshold[blockIdx.y];
+    if (!__any_sync(KVQ_WARP, is_near)) return; /* every warp has the tile's 16 values, twice: the whole block */
     const uint8_t *tile = part.data + (size_t)blockIdx.x * part.tile_bytes;
     float sum = 0;
     for (int i = slice * KVQ_ACT_GROUP; i < n_in; i += SLICES * KVQ_ACT_GROUP)

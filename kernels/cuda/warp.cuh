@@ -10,7 +10,8 @@ template <typename T> static __device__ __forceinline__ T kvq_warp_sum(T x) {
     for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) x += __shfl_xor_sync(KVQ_WARP, x, n);
     return x;
 }
-/* Of numbers that are no NaN; a NaN in y gives x, as in the CPU's v_max. */
+/* Of numbers that are no NaN; a NaN in y gives x, as in the CPU's v_max (so that with one, lanes of a warp may differ
+ * in what they get below). */
 template <typename T> static __device__ __forceinline__ T kvq_larger(T x, T y) {
     return y > x ? y : x;
 }

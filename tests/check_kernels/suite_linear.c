@@ -483,9 +483,12 @@ static double refine_bound(const kvq_refine *job, int r, int o, const float *res
     return step * 1.01 + EPS * roundings * (m->n_in / 16 + 4) + 1e-30;
 }
 
-static void refine_case(check *c, kvq_format format, int n_out, int n_rows, float margin, float value) {
+enum { NO_NAN, NAN_INPUT, NAN_LOGIT, NAN_LOGITS };
+
+static void refine_case(check *c, kvq_format format, int n_out, int n_rows, float margin, int nan) {
+    static const char *const names[] = {"", "_nan_input", "_nan_logit", "_nan_logits"};
     if (!check_begin(c, "refine_%s_out%d_r%d_margin%g%s", kvq_format_get(format)->name, n_out, n_rows, margin,
-                     isnan(value) ? "_nan" : ""))
+                     names[nan]))
         return;
     kvq_matrix m = {.n_in = 512};
     add_part(c, &m, format, n_out);
@@ -493,7 +496,8 @@ static void refine_case(check *c, kvq_format format, int n_out, int n_rows, floa
     float *in = check_floats(c, (size_t)n_rows * 512, CHECK_OUTLIERS), rest[512], weights[512];
     kvq_refine job = {.in = in, .w = &m, .n_rows = n_rows, .margin = margin};
     job.x = check_floats(c, (size_t)n_rows * m.n_out, CHECK_NORMAL);
-    if (isnan(value)) in[(size_t)(n_rows - 1) * 512 + 100] = value;
+    if (nan == NAN_INPUT) in[(size_t)(n_rows - 1) * 512 + 100] = NAN;
+    for (int o = 0; nan >= NAN_LOGIT && o < (nan == NAN_LOGIT ? 1 : m.n_out); o++) job.x[o] = NAN;
     double *bound = calloc((size_t)n_rows * m.n_out + 1, sizeof *bound);
     if (!bound) abort();
     for (int r = 0; r < n_rows; r++) {
@@ -510,12 +514,12 @@ static void refine_case(check *c, kvq_format format, int n_out, int n_rows, floa
 }
 
 static void refine_cases(check *c, kvq_format format) {
-    refine_case(c, format, 40, 0, 1, 0);
-    refine_case(c, format, 1, 1, 0, 0);
-    refine_case(c, format, 5000, 1, 2, 0);
-    refine_case(c, format, 300, 7, 1.5f, 0);
-    refine_case(c, format, 300, 3, 100, 0); /* all of them */
-    refine_case(c, format, 70, 2, 1, NAN);
+    refine_case(c, format, 40, 0, 1, NO_NAN);
+    refine_case(c, format, 1, 1, 0, NO_NAN);
+    refine_case(c, format, 5000, 1, 2, NO_NAN);
+    refine_case(c, format, 300, 7, 1.5f, NO_NAN);
+    refine_case(c, format, 300, 3, 100, NO_NAN); /* all of them */
+    for (int nan = NAN_INPUT; nan <= NAN_LOGITS; nan++) refine_case(c, format, 70, 2, 1, nan);
 }
 
 static void call_embed(const kvq_ops *ops, kvq_stream *s, void *job) {
