@@ -14,6 +14,7 @@ struct kvq_device {
     char isa[16];
     size_t shared_bytes; /* of a block, at most */
     int capability, n_sms;
+    size_t l2_bytes;
     int cublas_rows;            /* of a step that has products for cuBLAS, at least */
     bool looked_for_cublas;     /* when first asked */
     kvq_cublas_library *cublas; /* NULL: there is none */
@@ -89,6 +90,7 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
     d->shared_bytes = properties.sharedMemPerBlockOptin;
     d->capability = properties.major * 10 + properties.minor;
     d->n_sms = properties.multiProcessorCount;
+    d->l2_bytes = properties.l2CacheSize > 0 ? (size_t)properties.l2CacheSize : 0;
     d->cublas_rows = kvq_cuda_least_cublas_rows(d->capability);
     if (d->capability < LEAST_CAPABILITY)
         return kvq_fail(err, KVQ_DEVICE, "'%s' has compute capability %d.%d, this backend runs on " ARCHITECTURES,
@@ -318,6 +320,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->shared_bytes = d->shared_bytes;
     s->capability = d->capability;
     s->n_sms = d->n_sms;
+    s->l2_bytes = d->l2_bytes;
     size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kvq_cuda_columns_bytes(shapes);
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, all, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);

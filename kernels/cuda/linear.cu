@@ -30,7 +30,9 @@
 
 #define SLICES 16 /* at most */
 #define FEW_THREADS (SLICES * KVQ_WARP_LANES)
-#define ASKED_BYTES 128            /* a line of the L2 cache */
+#define FEW_BLOCKS 2    /* of an SM: what __launch_bounds__ below allows */
+#define ASKED_BYTES 128 /* a line of the L2 cache */
+#define ASKED_SHARE 4   /* a fourth of the L2 cache for all warps: what is asked for must be there until it is used */
 #define FEW_ROWS KVQ_CUDA_FEW_ROWS /* more: many_rows */
 
 #define OUTS 128 /* output rows of a block of many_rows */
@@ -109,21 +111,21 @@ static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const
     kvq_store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
 }
 
-/* Asks for the warp's weights at once, into the L2 cache: registers have room for two steps at a time only, and each
- * would wait for memory. A tile's steps lie one behind the other (what begins or ends in another warp's line comes with
- * that); half a warp has a tile. */
+/* Asks for a warp's weights of steps [from, to), into the L2 cache: registers have room for two steps at a time only,
+ * and each would wait for memory. A tile's steps lie one behind the other (what ends in the next steps' line comes with
+ * those); half a warp has a tile. */
 template <typename K>
-static __device__ __forceinline__ void ask_for_slice(const uint8_t *tile, int begin, int end, int lane) {
-    if (begin >= end) return;
-    int last = kvq_step_at<K>(end - 1) + K::STEP_BYTES;
-    for (int at = kvq_step_at<K>(begin) + lane % 16 * ASKED_BYTES; at < last; at += 16 * ASKED_BYTES)
+static __device__ __forceinline__ void ask_for_steps(const uint8_t *tile, int from, int to, int lane) {
+    if (from >= to) return;
+    int last = kvq_step_at<K>(to - 1) + K::STEP_BYTES;
+    for (int at = kvq_step_at<K>(from) + lane % 16 * ASKED_BYTES; at < last; at += 16 * ASKED_BYTES)
         kvq_ask_l2(tile + at);
 }
 
-/* N products: 8 N activation rows. */
+/* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
 template <typename K, int N>
-__global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
-    few_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
+__global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
+    few_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
     const int ahead = K::CHUNKS == 2 || K::HALVES == 2 ? 1 : 2; /* steps loaded at once: as registers allow */
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
@@ -132,10 +134,16 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? 2 : 1)
     const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + g / 4);
     float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
     const uint8_t *columns[N];
-    ask_for_slice<K>(tile, begin, end, lane);
+    int asked_end = begin + asked < end ? begin + asked : end;
+    ask_for_steps<K>(tile, begin, asked_end, lane);
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
     for (int step = begin; step < end; step += ahead) {
         kvq_raw<K> raw[ahead];
+        if (asked > 0 && asked_end < end) {
+            int to = asked_end + ahead < end ? asked_end + ahead : end;
+            ask_for_steps<K>(tile, asked_end, to, lane);
+            asked_end = to;
+        }
 #pragma unroll
         for (int n = 0; n < ahead; n++)
             if (step + n < end)
@@ -301,7 +309,9 @@ typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_pa
 template <typename K, int N>
 static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
     dim3 grid(kvq_cuda_blocks(job->n_rows, N * KVQ_COLUMNS), kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
-    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out);
+    size_t step_bytes = (size_t)s->n_sms * FEW_BLOCKS * SLICES * 2 * K::STEP_BYTES; /* of all warps, two tiles each */
+    int asked = (int)(s->l2_bytes / ASKED_SHARE / step_bytes);
+    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out, asked);
 }
 
 template <typename K>

@@ -65,6 +65,7 @@ struct kvq_stream {
     size_t shared_bytes; /* that a block may have */
     int capability;      /* 90: compute capability 9.0 */
     int n_sms;
+    size_t l2_bytes;
     kvq_cublas *cublas; /* NULL: not for a stream of such shapes, or there is none */
     int cublas_rows;    /* of a product that is cuBLAS', at least */
 

@@ -991,6 +991,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *ret, int device) {
     ret->major = fault_is("old_device") ? 6 : 9;
     ret->minor = fault_is("old_device") ? 1 : 0;
     ret->multiProcessorCount = 4;
+    ret->l2CacheSize = 1 << 20;
     ret->integrated = fault_is("integrated");
     ret->pciBusID = 0x65;
     ret->totalGlobalMem = device_bytes();

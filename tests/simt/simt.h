@@ -249,7 +249,7 @@ typedef enum cudaFuncAttribute {
 enum { cudaSharedmemCarveoutMaxShared = 100 };
 typedef struct cudaDeviceProp {
     char name[256];
-    int major, minor, integrated, multiProcessorCount;
+    int major, minor, integrated, multiProcessorCount, l2CacheSize;
     int pciDomainID, pciBusID, pciDeviceID;
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 } cudaDeviceProp;
