@@ -61,9 +61,16 @@ static __device__ tile tile_of(const attend_job &a, int index, int head_tile) {
     return ret;
 }
 
+/* The row and the head of the tile's query n. */
+static __device__ __forceinline__ int row_of(const tile &t, int n) {
+    return t.run.row_begin + n / t.n_heads;
+}
+static __device__ __forceinline__ int head_of(const tile &t, int n) {
+    return t.head_begin + n % t.n_heads;
+}
+
 static __device__ __forceinline__ const float *query_of(const attend_job &a, const tile &t, int n) {
-    int r = t.run.row_begin + n / t.n_heads, h = t.head_begin + n % t.n_heads;
-    return a.job.q + ((size_t)r * a.job.n_heads + h) * a.kv.head_dim;
+    return a.job.q + ((size_t)row_of(t, n) * a.job.n_heads + head_of(t, n)) * a.kv.head_dim;
 }
 
 static __device__ __forceinline__ float unit_of(const kvq_attend &job) {
@@ -404,7 +411,7 @@ __global__ void attend_merge(attend_job a) {
     for (int c = 0; c < MAX_CHANNELS; c++)
         if (c * KVQ_WARP_LANES + lane < d) x[c * KVQ_WARP_LANES + lane] = all.acc[c] * unit;
     if (a.kv.policy.rotated) kvq_hadamard_warp(x, others + warp * KVQ_MAX_HEAD_DIM, d, a.hadamard);
-    int row = t.run.row_begin + n / t.n_heads, at = (t.head_begin + n % t.n_heads) * d;
+    int row = row_of(t, n), at = head_of(t, n) * d;
     float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
     for (int i = lane; i < d; i += KVQ_WARP_LANES) {
         out[i] = x[i];

@@ -51,7 +51,6 @@
 /* Quantized activations of a launch. */
 typedef struct activations {
     kvq_columns *columns; /* [n_rows / 8, n_steps]; rows behind n_rows, up to whole blocks of many_rows, are anything */
-    int n_rows;
     int n_steps, in_slice, n_slices; /* steps, those of a slice, and slices */
 } activations;
 
@@ -361,7 +360,7 @@ static bool quantize(kvq_stream *s, const kvq_linear *job, activations *ret) {
     bool left = are_left(s, job);
     size_t used = 0, bytes = columns_count(job->n_rows, n_steps) * sizeof(kvq_columns);
     kvq_columns *columns = left ? s->columns : (kvq_columns *)kvq_cuda_take(s, &used, bytes);
-    *ret = activations{columns, job->n_rows, n_steps, in_slice, kvq_cuda_blocks(n_steps, in_slice)};
+    *ret = activations{columns, n_steps, in_slice, kvq_cuda_blocks(n_steps, in_slice)};
     if (!columns) return false;
     if (!left)
         KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),

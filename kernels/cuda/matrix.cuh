@@ -68,20 +68,39 @@ static __device__ __forceinline__ float kvq_float_of(const uint8_t *values, kvq_
     return kind == KVQ_FORMAT_F16 ? kvq_half_float(bits) : __int_as_float((int)((uint32_t)bits << 16));
 }
 
+/* A row's group of inputs in a coded tile: what its codes, scale and minimum (0: none) are. */
+typedef struct kvq_row_group {
+    const uint8_t *codes;
+    float scale, min;
+} kvq_row_group;
+
+/* The group of row r that begins at input i. */
+static __device__ __forceinline__ kvq_row_group kvq_row_group_of(const kvq_layout *layout, const uint8_t *tile, int r,
+                                                                 int i) {
+    size_t super_at, at = kvq_group_at(layout, layout->group, layout->bits, i, &super_at);
+    const uint8_t *codes = tile + at, *scales = codes + kvq_codes_bytes(layout->group, layout->bits);
+    kvq_row_group ret = {codes, 0, 0};
+    ret.scale = kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, false));
+    if (!layout->has_min) return ret;
+    scales += kvq_scales_bytes(layout->scale_type);
+    ret.min = kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, true));
+    return ret;
+}
+
+/* The weight that a code of the group means. */
+static __device__ __forceinline__ float kvq_weight_of(const kvq_layout *layout, const kvq_row_group &group, int code) {
+    float value = group.scale * (float)(code - layout->zero);
+    return layout->has_min ? value + group.min : value; /* -0 + 0 would be 0 */
+}
+
 /* Weight (row, i) of a part, exactly as in the file. For embed: one at a time. */
 static __device__ inline float kvq_matrix_value(const kvq_matrix_part *part, int row, int i) {
     const kvq_layout *layout = &part->layout;
     const uint8_t *tile = part->data + (size_t)(row / KVQ_TILE_ROWS) * part->tile_bytes;
     int r = row % KVQ_TILE_ROWS, bits = layout->bits, n = layout->group;
     if (bits == 0) return kvq_float_of(tile, layout->kind, (size_t)i * KVQ_TILE_ROWS + r);
-    size_t super_at, at = kvq_group_at(layout, n, bits, i - i % n, &super_at);
-    const uint8_t *group = tile + at, *scales = group + kvq_codes_bytes(n, bits);
-    float scale = kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, false));
-    int code = (int)(kvq_four_codes(group, bits, r, i % n / 4) >> (i % 4 * 8) & 255) - layout->zero;
-    float value = scale * (float)code;
-    if (!layout->has_min) return value; /* -0 + 0 would be 0 */
-    scales += kvq_scales_bytes(layout->scale_type);
-    return value + kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, true));
+    const kvq_row_group group = kvq_row_group_of(layout, tile, r, i - i % n);
+    return kvq_weight_of(layout, group, (int)(kvq_four_codes(group.codes, bits, r, i % n / 4) >> (i % 4 * 8) & 255));
 }
 
 /* The code of a lane's value and the group's d, the warp being a group of activations (../matrix.h). The largest is

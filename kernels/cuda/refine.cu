@@ -34,30 +34,19 @@ __global__ void __launch_bounds__(PREPARE_THREADS)
         rest[(size_t)blockIdx.x * n_in + i] = remainder_of(in[i]);
 }
 
-/* sum + what the 32 inputs from i on add, as kvq_matrix_value has the weights. */
+/* sum + what the 32 inputs from i on add. */
 static __device__ __forceinline__ float add_inputs(float sum, const kvq_layout &layout, const uint8_t *tile, int r,
                                                    int i, const float *left) {
-    int n = layout.group, bits = layout.bits, codes_bytes = kvq_codes_bytes(n, bits);
-    for (int begin = i; begin < i + KVQ_ACT_GROUP; begin += n) {
-        size_t super_at, at = kvq_group_at(&layout, n, bits, begin, &super_at);
-        const uint8_t *group = tile + at, *scales = group + codes_bytes;
-        const uint8_t *mins = scales + kvq_scales_bytes(layout.scale_type);
-        float super = kvq_super_of(tile, super_at, &layout, r, false), super_min = 0, min = 0;
-        float scale = kvq_scale_of(scales, layout.scale_type, r, super);
-        if (layout.has_min) {
-            super_min = kvq_super_of(tile, super_at, &layout, r, true);
-            min = kvq_scale_of(mins, layout.scale_type, r, super_min);
-        }
+    for (int begin = i; begin < i + KVQ_ACT_GROUP; begin += layout.group) {
+        const kvq_row_group group = kvq_row_group_of(&layout, tile, r, begin);
 #pragma unroll 4
-        for (int k = 0; k < n / 4; k++) {
-            uint32_t codes = kvq_four_codes(group, bits, r, k);
+        for (int k = 0; k < layout.group / 4; k++) {
+            uint32_t codes = kvq_four_codes(group.codes, layout.bits, r, k);
             float4 x = *(const float4 *)(left + begin + 4 * k);
             float inputs[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-            for (int b = 0; b < 4; b++) {
-                float weight = scale * (float)((int)(codes >> (8 * b) & 255) - layout.zero);
-                sum = fmaf(layout.has_min ? weight + min : weight, inputs[b], sum);
-            }
+            for (int b = 0; b < 4; b++)
+                sum = fmaf(kvq_weight_of(&layout, group, (int)(codes >> (8 * b) & 255)), inputs[b], sum);
         }
     }
     return sum;
