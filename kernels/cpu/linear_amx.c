@@ -8,19 +8,20 @@
  * one float chain, the same as everywhere, so a product ends after 32 of the 64 inputs that a tile could hold, and 16
  * vectors of integers go through memory into AVX-512.
  *
- * What that costs, by Intel's tables for Sapphire Rapids, in cycles per group of 16 x 16 x 32 products: TDPBSSD 16;
- * float work 16 x (convert, scale times d, multiply-add, with a minimum another one) on two ports, 24 or 32; loads 16 +
- * 8 for the tiles, 16 integers, 16 d, on two ports 28 (with a minimum 36); TILESTORED 16. So 28 to 36, where AVX-512
- * VNNI has 16 x (8 dots, 4 of the rest) on two ports, 96: a third, and never less, whatever AMX can do. Folding two
- * groups into one product needs one scale for both, BF16 tiles (whose products would be scaled before) round otherwise:
- * other tokens than on other machines. Two tiles of outputs a load of A would save 8 of the loads, and spill half the
- * accumulators.
+ * What that costs in cycles per group of 16 x 16 x 32 products, measured (docs/performance.md): TDPBSSD 16 and
+ * TILESTORED 16, one after the other, since both need the tiles' unit; loads 16 + 8 for the tiles, 16 integers, 16 d,
+ * on two ports 28 (with a minimum 36); float work 16 x (scale times d, multiply-add, with a minimum another one) on
+ * one port, since the other's multiplier is the tiles' as long as they are in use, 32 or 48, and 16 x 2 additions that
+ * any of the two ports takes. So 40 to 60, where AVX-512 VNNI has 16 x (8 dots, 4 of the rest) on two ports, 96.
+ * Folding two groups into one product needs one scale for both, BF16 tiles (whose products would be scaled before)
+ * round otherwise: other tokens than on other machines. Two tiles of outputs a load of A would save 8 of the loads, and
+ * spill half the accumulators.
  *
- * What a tile has stored is not at hand at once, so products run AHEAD groups before the floats. Measured
- * (docs/performance.md): 1.4 times AVX-512's products; with nothing ahead 1.2 times, with three groups no more. Groups
- * of 16, which leave three quarters of a tile empty, were slower than AVX-512's.
+ * When another thread of the core is busy, the tiles' unit gives this one half of its time: then TDPBSSD and TILESTORED
+ * take some 80 cycles, and AVX-512 is as fast. Groups of 16, which leave three quarters of a tile empty, were slower
+ * than AVX-512's.
  *
- * Eight rows: unpacking costs some 14 cycles a group, the tiles still 16, AVX-512 48; at four it is even (counted). */
+ * Eight rows: unpacking costs some 14 cycles a group, the tiles still 32, AVX-512 48; at four it is even (counted). */
 #include "simd_avx512.h"
 
 #include "linear_tile_tmpl.h"
@@ -34,9 +35,9 @@
  * unpacked tile, which linear.c takes from the workspace after the panels. Its integers are not used. */
 _Static_assert(TILE_ROWS *KVQ_ACT_GROUP - MIN_ROWS * KVQ_PANEL_GROUP_BYTES <= KVQ_UNPACKED_GROUP_BYTES, "room behind");
 
-/* Two sets of tiles, used in turns: integers, A and B. */
+/* Used in turns: integers, 0 and 1; A and B, 2 and 3, 4 and 5. */
 static const kvq_tile_shapes shapes = {
-    .palette = 1, .row_bytes = {64, 32, 64, 64, 32, 64}, .rows = {TILE_ROWS, TILE_ROWS, 8, TILE_ROWS, TILE_ROWS, 8}};
+    .palette = 1, .row_bytes = {64, 64, 32, 64, 32, 64}, .rows = {TILE_ROWS, TILE_ROWS, TILE_ROWS, 8, TILE_ROWS, 8}};
 
 static void enter(void) {
     kvq_tiles_shape(&shapes);
@@ -80,40 +81,44 @@ static void unpack(const kvq_linear_run *run, uint8_t *tile) {
     }
 }
 
-/* Groups that products are ahead of the floats, and integers kept for them: a power of two above it. */
-#define AHEAD 2
-#define KEPT 4
-
-/* Integers of 16 rows at q and the group g at w, by one of the two sets of tiles. */
-#define DOTS(dots, q, w, integers, a, b)    \
-    do {                                    \
-        KVQ_TILE_ZERO(integers);            \
-        KVQ_TILE_LOAD(a, q, KVQ_ACT_GROUP); \
-        KVQ_TILE_LOAD(b, w, 64);            \
-        KVQ_TILE_DOT(integers, a, b);       \
-        KVQ_TILE_STORE(integers, dots, 64); \
+/* Group g's share of the pipeline: the product of group g + 2, whose tiles were loaded two steps before, the tiles of
+ * g + 4 in their place, the integers of g + 1 into memory. So no instruction that is waiting for a tile stands in the
+ * way of the floats. */
+#define RUN_AHEAD(g, n_groups, own, other, a, b)                                               \
+    do {                                                                                       \
+        if ((g) >= -2 && (g) + 2 < (n_groups)) {                                               \
+            KVQ_TILE_ZERO(own);                                                                \
+            KVQ_TILE_DOT(own, a, b);                                                           \
+        }                                                                                      \
+        if ((g) + 4 < (n_groups)) {                                                            \
+            KVQ_TILE_LOAD(a, panel + ((g) + 4) * (ptrdiff_t)panel_bytes, KVQ_ACT_GROUP);       \
+            KVQ_TILE_LOAD(b, w + ((g) + 4) * (ptrdiff_t)w_bytes, 64);                          \
+        }                                                                                      \
+        if ((g) >= -1 && (g) + 1 < (n_groups)) KVQ_TILE_STORE(other, dots[((g) + 1) & 1], 64); \
     } while (0)
 
-V_INLINE void dots_of(int32_t *dots, const uint8_t *q, const uint8_t *w, int g) {
-    if (g % 2)
-        DOTS(dots, q, w, 0, 1, 2);
-    else
-        DOTS(dots, q, w, 3, 4, 5);
+/* A group's integers as floats, exactly: they are below 2^20 (32 codes of 8 bits each side), 1.5 * 2^23 plus them has
+ * them in its last bits. Two additions, which can go to the port whose multiplier the tiles have, where a conversion
+ * cannot. */
+V_INLINE v16f float_of(v16i integers) {
+    const v16i magic = _mm512_set1_epi32(0x4B400000);
+    return _mm512_sub_ps(_mm512_castsi512_ps(_mm512_add_epi32(magic, integers)), _mm512_castsi512_ps(magic));
 }
 
 /* A tile, unpacked, times a panel of R rows: linear_tmpl.h's chain of floats. */
 V_INLINE void tile_times_panel(const kvq_linear_run *run, const uint8_t *w, const bool has_min, const int R) {
-    _Alignas(64) int32_t dots[KEPT][TILE_ROWS * V_LANES];
+    _Alignas(64) int32_t dots[2][TILE_ROWS * V_LANES];
     const size_t panel_bytes = (size_t)R * KVQ_PANEL_GROUP_BYTES;
     const size_t w_bytes = (size_t)(KVQ_ACT_GROUP + (has_min ? 8 : 4)) * V_LANES;
     const int n_groups = run->n_in / KVQ_ACT_GROUP;
     const uint8_t *panel = run->panel;
     v16f acc[TILE_ROWS];
     V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
-    for (int g = -AHEAD; g < n_groups; g++) {
-        const int next = g + AHEAD;
-        if (next < n_groups)
-            dots_of(dots[next % KEPT], panel + (size_t)next * panel_bytes, w + (size_t)next * w_bytes, next);
+    for (int g = -4; g < n_groups; g++) {
+        if (g % 2 == 0)
+            RUN_AHEAD(g, n_groups, 0, 1, 2, 3);
+        else
+            RUN_AHEAD(g, n_groups, 1, 0, 4, 5);
         if (g < 0) continue;
         const uint8_t *at = panel + (size_t)g * panel_bytes;
         const float *d = (const float *)(at + R * KVQ_PANEL_SCALE);
@@ -121,7 +126,7 @@ V_INLINE void tile_times_panel(const kvq_linear_run *run, const uint8_t *w, cons
         const float *scales = (const float *)(w + (size_t)g * w_bytes + (size_t)KVQ_ACT_GROUP * V_LANES);
         const v16f scale = v_load(scales);
         V_UNROLL for (int r = 0; r < R; r++) acc[r] =
-            v_fma(v_float(v_load_i(dots[g % KEPT] + r * V_LANES)), v_mul(scale, v_set1(d[r])), acc[r]);
+            v_fma(float_of(v_load_i(dots[g & 1] + r * V_LANES)), v_mul(scale, v_set1(d[r])), acc[r]);
         if (!has_min) continue;
         const v16f min = v_load(scales + V_LANES);
         V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_fma(min, v_set1(d_sums[r]), acc[r]);
