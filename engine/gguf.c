@@ -492,14 +492,17 @@ uint64_t kvq_gguf_file_bytes(const kvq_gguf *g) {
     return g->n_bytes;
 }
 
+/* The kernel may map all of the folio that a page which is looked at lies in: up to 2 MB of a file that was just
+ * written, whatever else was dropped of them. */
+#define FOLIO_BYTES ((uintptr_t)2 << 20)
+
 void kvq_gguf_drop(const kvq_gguf *g, const kvq_gguf_tensor *t) {
-    /* Rounded outward: the mapping is clean, so what a neighbour still needs of a shared page is read again. */
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t start = (uintptr_t)t->data & ~(page - 1);
-    uintptr_t mapped_end = (uintptr_t)g->bytes + g->n_bytes;
-    uintptr_t end = (uintptr_t)t->data + t->n_bytes;
-    if (end > mapped_end) end = mapped_end;
-    (void)madvise((void *)start, end - start, MADV_DONTNEED); /* advice; a refusal costs memory, nothing else */
+    /* Rounded outward: the mapping is clean, so what a neighbour still needs is read again. */
+    uintptr_t mapped = (uintptr_t)g->bytes, start = (uintptr_t)t->data - mapped, end = start + t->n_bytes;
+    start = start / FOLIO_BYTES * FOLIO_BYTES;
+    end = (end + FOLIO_BYTES - 1) / FOLIO_BYTES * FOLIO_BYTES;
+    if (end > g->n_bytes) end = g->n_bytes;
+    (void)madvise((void *)(mapped + start), end - start, MADV_DONTNEED); /* a refusal costs memory, nothing else */
 }
 
 /* ---- values ------------------------------------------------------------------------------------------------------ */
