@@ -1,9 +1,11 @@
-/* attend.cu: attention on the codes (../ops.h). A block is a tile (queries that see the same image of every page: rows
- * of one sequence that lie in one page, times heads of one KV group) times one split of the cache (KVQ_SPLIT_PAGES
- * pages at a fixed place). Its warps take pieces of the split's pages by turns, each on its own (attend_piece.cuh);
- * what pieces gave is merged in order of position. Splits leave their soft-max states in the workspace; a second kernel
+/* attend.cu: attention on the codes (../ops.h). A tile is queries that see the same image of every page: rows of one
+ * sequence that lie in one page, times heads of one KV group. A block has one split of the cache (KVQ_SPLIT_PAGES pages
+ * at a fixed place) and
+ *   one tile (attend_split): its warps take pieces of the split's pages by turns, each on its own (attend_piece.cuh),
+ *   or a tile for each warp, of the same page (attend_split_shared): so pages come from memory once for all of them.
+ * What pieces gave is merged in order of position. Splits leave their soft-max states in the workspace; a third kernel
  * merges them in order too and turns the result back. So a row's result depends on nothing but its own query, its
- * position and the cache: not on the rows beside it, nor on how many warps a block has.
+ * position and the cache: not on the rows beside it, nor on which of the kernels had its tile and with how many warps.
  *
  * What it costs and needs stands in docs/cuda.md. */
 #include "stream.h"
@@ -11,7 +13,7 @@
 #include "attend_piece.cuh"
 #include "columns.cuh"
 
-#define ATTEND_WARPS 4
+#define ATTEND_WARPS KVQ_CUDA_SHARING_TILES
 #define ATTEND_THREADS (ATTEND_WARPS * KVQ_WARP_LANES)
 #define MERGE_WARPS 4   /* of a block; a warp has a query */
 #define MERGE_AT_ONCE 4 /* splits that are asked for at once: the states come from memory */
@@ -79,39 +81,55 @@ static __device__ __forceinline__ float unit_of(const kvq_attend &job) {
 
 /* ---- shared memory ---- */
 
-/* Byte offsets of the parts of a block's shared memory, for rows queries. */
+/* Byte offsets of the parts of a block's shared memory: queues, the split's pages, then tiles. */
 typedef struct places {
-    int q_pitch; /* rows lie 16 or 32 bytes on in the banks, so that reading words of eight of them meets no conflict */
-    int pages, floats, q, v, acc, bytes; /* queues stand first */
+    int q_pitch;      /* rows lie 16 or 32 bytes on in the banks, so that words of eight of them meet no conflict */
+    int pages, tiles; /* queues stand first */
+    int q, v, acc;    /* of a tile, whose floats stand first */
+    int tile_bytes, bytes;
 } places;
 
 #define FLOATS_OF_TILE (3 * 16 + 4 * 16 * KVQ_SPLIT_PAGES)
 
-static __host__ __device__ __forceinline__ places places_of(int d, int rows, bool halves, int n_warps) {
+/* Of n_queues and n_tiles of `rows` queries, each with so many warps that leave what they made of a piece. */
+static __host__ __device__ __forceinline__ places places_of(int d, int rows, bool halves, int n_queues, int n_tiles,
+                                                            int warps_a_tile) {
     places ret;
     int row_floats = rows * (d + 4);
     ret.q_pitch = halves ? 2 * d + 16 : (d + 63) / 64 * 64 + 32;
-    ret.pages = n_warps * KVQ_QUEUE_BYTES;
-    ret.floats = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_kv_half);
-    ret.q = ret.floats + (FLOATS_OF_TILE + n_warps * PIECE_FLOATS * 16) * 4;
+    ret.pages = n_queues * KVQ_QUEUE_BYTES;
+    ret.tiles = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_kv_half);
+    ret.q = (FLOATS_OF_TILE + warps_a_tile * PIECE_FLOATS * 16) * 4;
     ret.v = ret.q + 16 * ret.q_pitch;
-    ret.acc = ret.v + n_warps * row_floats * 4;
-    ret.bytes = ret.acc + row_floats * 4;
+    ret.acc = ret.v + warps_a_tile * row_floats * 4;
+    ret.tile_bytes = ret.acc + row_floats * 4;
+    ret.bytes = ret.tiles + n_tiles * ret.tile_bytes;
     return ret;
 }
 
-static __device__ __forceinline__ shared shared_of(KVQ_SHARED_PTR(uint8_t) memory, const places &at) {
-    KVQ_SHARED_PTR(float) floats = KVQ_SHARED_CAST(float, memory + at.floats);
-    return shared{memory + at.q,
+/* Of a kernel's block: with SHARED one queue and a tile a warp, else a queue a warp and one tile. */
+template <tile_kind KIND, bool SHARED>
+static __host__ __device__ __forceinline__ places places_of_block(int d, int n_warps) {
+    return places_of(d, rows_of_tile<KIND>, is_halves<KIND>, SHARED ? 1 : n_warps, SHARED ? n_warps : 1,
+                     SHARED ? 0 : n_warps);
+}
+
+/* The block's tile of that number, as this warp of it sees it. */
+static __device__ __forceinline__ shared shared_of(KVQ_SHARED_PTR(uint8_t) memory, const places &at, int tile,
+                                                   int warp) {
+    KVQ_SHARED_PTR(uint8_t) own = memory + at.tiles + tile * at.tile_bytes;
+    KVQ_SHARED_PTR(float) floats = KVQ_SHARED_CAST(float, own);
+    return shared{own + at.q,
                   floats,
                   floats + 16,
                   KVQ_SHARED_CAST(int, floats + 32),
                   floats + 48,
                   KVQ_SHARED_CAST(kvq_kv_half, memory + at.pages),
                   floats + FLOATS_OF_TILE,
-                  KVQ_SHARED_CAST(float, memory + at.v),
-                  KVQ_SHARED_CAST(float, memory + at.acc),
-                  at.q_pitch};
+                  KVQ_SHARED_CAST(float, own + at.v),
+                  KVQ_SHARED_CAST(float, own + at.acc),
+                  at.q_pitch,
+                  warp};
 }
 
 /* ---- queries: a warp each; rows that the tile does not have are zeros ---- */
@@ -151,9 +169,11 @@ static __device__ void split_query(const shared &s, const float *q, int n, int d
     }
 }
 
-template <tile_kind KIND> static __device__ void load_queries(const attend_job &a, const tile &t, const shared &s) {
-    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
-    for (int n = threadIdx.x / KVQ_WARP_LANES; n < rows_of_tile<KIND>; n += n_warps) {
+/* By n_warps of the tile's. */
+template <tile_kind KIND>
+static __device__ void load_queries(const attend_job &a, const tile &t, const shared &s, int n_warps) {
+    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
+    for (int n = s.warp; n < rows_of_tile<KIND>; n += n_warps) {
         const float *q = n < t.n_queries ? query_of(a, t, n) : nullptr;
         float max = 0;
         for (int i = lane; q && i < d; i += KVQ_WARP_LANES) max = kvq_larger(max, fabsf(q[i]));
@@ -242,66 +262,78 @@ static __device__ __forceinline__ piece_view view_of(const attend_job &a, const 
     return ret;
 }
 
-/* A query's state; every thread of a query has it. */
-typedef struct row_state {
-    float max, sum;
-} row_state;
+/* The tile's threads: so many for each query, of which this one is `first` of query n. */
+typedef struct tile_threads {
+    int a_query, n, first;
+} tile_threads;
 
-/* Merges what n_pieces warps left into the accumulators, in order. A query has blockDim.x / rows threads. */
+template <tile_kind KIND> static __device__ __forceinline__ tile_threads threads_of(const shared &s, int n_warps) {
+    tile_threads ret;
+    int thread = s.warp * KVQ_WARP_LANES + threadIdx.x % KVQ_WARP_LANES;
+    ret.a_query = n_warps * KVQ_WARP_LANES / rows_of_tile<KIND>;
+    ret.n = thread / ret.a_query;
+    ret.first = thread % ret.a_query;
+    return ret;
+}
+
+/* Merges what n_pieces warps left into the accumulators, in order. */
 template <tile_kind KIND>
-static __device__ __forceinline__ void merge_pieces(const shared &s, int n_pieces, int d, row_state *state) {
+static __device__ __forceinline__ void merge_pieces(const shared &s, const tile_threads &own, int n_pieces, int d,
+                                                    row_state *state) {
     constexpr int rows = rows_of_tile<KIND>;
-    int threads = blockDim.x / rows, n = threadIdx.x / threads, pitch = d + 4;
-    float keep[ATTEND_WARPS], scale[ATTEND_WARPS], plus[ATTEND_WARPS];
+    int n = own.n, pitch = d + 4;
+    row_merge merges[ATTEND_WARPS];
 #pragma unroll
     for (int w = 0; w < ATTEND_WARPS; w++) {
         KVQ_SHARED_PTR(float) piece = s.piece + w * (PIECE_FLOATS * 16) + n;
-        float from = w < n_pieces ? (float)piece[PIECE_MAX * 16] : -INFINITY;
-        keep[w] = 1;
-        scale[w] = plus[w] = 0;
-        if (from == -INFINITY) continue; /* nothing seen */
-        float larger = state->max > from ? state->max : from, add = kvq_exp2_low(from - larger);
-        keep[w] = kvq_exp2_low(state->max - larger);
-        scale[w] = piece[PIECE_SCALE * 16] * add;
-        plus[w] = piece[PIECE_PLUS * 16] * add;
-        state->sum = fmaf(state->sum, keep[w], piece[PIECE_SUM * 16] * add);
-        state->max = larger;
+        piece_row from = {-INFINITY, 0, 0, 0};
+        if (w < n_pieces)
+            from = piece_row{piece[PIECE_MAX * 16], piece[PIECE_SUM * 16], piece[PIECE_SCALE * 16],
+                             piece[PIECE_PLUS * 16]};
+        merges[w] = merge_row(state, from);
     }
-    for (int i = threadIdx.x % threads * 4; i < d; i += threads * 4) {
+    for (int i = 4 * own.first; i < d; i += 4 * own.a_query) {
         KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, s.acc + n * pitch + i);
         float4 acc = to[0];
 #pragma unroll
         for (int w = 0; w < ATTEND_WARPS; w++) {
             if (w >= n_pieces) break;
-            const float4 v = KVQ_SHARED_CAST(float4, s.v + (w * rows + n) * pitch + i)[0];
-            acc.x = fmaf(scale[w], v.x, fmaf(acc.x, keep[w], plus[w]));
-            acc.y = fmaf(scale[w], v.y, fmaf(acc.y, keep[w], plus[w]));
-            acc.z = fmaf(scale[w], v.z, fmaf(acc.z, keep[w], plus[w]));
-            acc.w = fmaf(scale[w], v.w, fmaf(acc.w, keep[w], plus[w]));
+            acc = merged(acc, KVQ_SHARED_CAST(float4, s.v + (w * rows + n) * pitch + i)[0], merges[w]);
         }
         to[0] = acc;
     }
 }
 
-template <tile_kind KIND>
-static __device__ __forceinline__ void store_state(const tile &t, const shared &s, int d, const row_state &state,
-                                                   float *to) {
-    int threads = blockDim.x / rows_of_tile<KIND>, n = threadIdx.x / threads, first = threadIdx.x % threads;
+static __device__ __forceinline__ void store_row_state(const tile &t, int n, const row_state &state, float *to) {
     if (n >= t.n_queries) return;
-    if (first == 0) {
-        to[n] = state.max;
-        to[MAX_QUERIES + n] = state.sum;
-    }
-    for (int i = 4 * first; i < d; i += 4 * threads)
+    to[n] = state.max;
+    to[MAX_QUERIES + n] = state.sum;
+}
+
+static __device__ __forceinline__ void store_acc(const tile &t, const shared &s, const tile_threads &own, int d,
+                                                 float *to) {
+    int n = own.n;
+    if (n >= t.n_queries) return;
+    for (int i = 4 * own.first; i < d; i += 4 * own.a_query)
         *(float4 *)(to + 2 * MAX_QUERIES + n * d + i) = KVQ_SHARED_CAST(float4, s.acc + n * (d + 4) + i)[0];
 }
 
-/* Where the split's pages are, a thread each; accumulators begin empty. */
-template <tile_kind KIND>
+/* Where the pages of a split are that a tile sees, [begin, end). */
+typedef struct page_range {
+    int begin, end;
+} page_range;
+
+static __device__ __forceinline__ page_range pages_of(const tile &t, int split) {
+    page_range ret = {split * KVQ_SPLIT_PAGES, (split + 1) * KVQ_SPLIT_PAGES};
+    if (ret.begin < t.first_page) ret.begin = t.first_page;
+    if (ret.end > t.last_page + 1) ret.end = t.last_page + 1;
+    return ret;
+}
+
+/* Where they are, a thread each. */
 static __device__ void look_up_pages(const attend_job &a, const tile &t, const shared &s, int begin, int n_pages) {
     const kvq_kv_page *pages = a.batch.seqs[t.run.seq].pages[a.kv.layer.group] + begin;
-    int i = threadIdx.x;
-    if (i < n_pages) {
+    for (int i = threadIdx.x; i < n_pages; i += blockDim.x) {
         kvq_kv_half k, v;
         if (kvq_sees_wide(a.kv, t.pos, begin + i))
             kvq_wide_halves(a.kv, pages[i], a.batch, true, t.g, &k, &v);
@@ -310,53 +342,117 @@ static __device__ void look_up_pages(const attend_job &a, const tile &t, const s
         s.pages[2 * i] = k;
         s.pages[2 * i + 1] = v;
     }
-    for (; i < rows_of_tile<KIND> * (a.kv.head_dim + 4); i += blockDim.x) s.acc[i] = 0;
 }
 
-template <tile_kind KIND> __global__ __launch_bounds__(ATTEND_THREADS) void attend_split(attend_job a) {
+/* Accumulators begin empty. */
+template <tile_kind KIND> static __device__ void clear_acc(const shared &s, int n_warps, int d) {
+    int thread = s.warp * KVQ_WARP_LANES + threadIdx.x % KVQ_WARP_LANES;
+    for (int i = thread; i < rows_of_tile<KIND> * (d + 4); i += n_warps * KVQ_WARP_LANES) s.acc[i] = 0;
+}
+
+/* The block's queue number `own`; n_seen as page_queue.cuh has it. */
+static __device__ __forceinline__ kvq_page_queue queue_of(const attend_job &a, const shared &s,
+                                                          KVQ_SHARED_PTR(uint8_t) memory, int own, int n_seen) {
+    kvq_page_queue ret;
+    ret.ring = memory + own * KVQ_QUEUE_BYTES;
+    ret.scales = ret.ring + KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES;
+    ret.pages = s.pages;
+    ret.head_dim = a.kv.head_dim;
+    ret.block_tokens = a.kv.block_tokens;
+    ret.n_seen = n_seen;
+    ret.sharer = threadIdx.x / KVQ_WARP_LANES;
+    ret.sharers = blockDim.x / KVQ_WARP_LANES;
+    return ret;
+}
+
+/* Where a tile's state of a split goes; the tile's place in the launch, and the split counted from its own first. */
+static __device__ __forceinline__ float *state_of(const attend_job &a, int place, int head_tile, int split) {
+    return a.states + (((size_t)place * a.n_head_tiles + head_tile) * a.n_splits + split) * a.state_floats;
+}
+
+/* Blocks of an SM that registers leave room for. */
+template <tile_kind KIND> constexpr int blocks_of_sm = KIND == TILE_CODES_16 ? 3 : 4;
+
+template <tile_kind KIND>
+__global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split(attend_job a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
-    int split = t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z, d = a.kv.head_dim;
-    int begin = split * KVQ_SPLIT_PAGES, end = begin + KVQ_SPLIT_PAGES;
-    if (begin < t.first_page) begin = t.first_page;
-    if (end > t.last_page + 1) end = t.last_page + 1;
-    if (begin >= end) return; /* the whole block: this tile has fewer splits than the longest */
-    int warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
-    int n_pieces = (end - begin) * kvq_pieces_of_page(a.kv.block_tokens);
-    const places at = places_of(d, rows_of_tile<KIND>, is_halves<KIND>, n_warps);
-    const shared s = shared_of(memory, at);
+    int d = a.kv.head_dim, warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
+    const page_range pages = pages_of(t, t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z);
+    int begin = pages.begin, n_pages = pages.end - begin, n_pieces = n_pages * kvq_pieces_of_page(a.kv.block_tokens);
+    if (n_pages <= 0) return; /* the whole block: this tile has fewer splits than the longest */
+    const shared s = shared_of(memory, places_of_block<KIND, false>(d, n_warps), 0, warp);
 
-    look_up_pages<KIND>(a, t, s, begin, end - begin);
+    look_up_pages(a, t, s, begin, n_pages);
+    clear_acc<KIND>(s, n_warps, d);
     __syncthreads();
-    kvq_page_queue queue;
-    queue.ring = memory + warp * KVQ_QUEUE_BYTES;
-    queue.scales = queue.ring + KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES;
-    queue.pages = s.pages;
-    queue.head_dim = d;
-    queue.block_tokens = a.kv.block_tokens;
-    queue.n_seen = t.pos + t.run.n_rows - begin * a.kv.block_tokens;
-    kvq_queue_begin<is_halves<KIND>>(queue, warp, n_warps, n_pieces);
-    load_queries<KIND>(a, t, s);
+    kvq_page_queue queue = queue_of(a, s, memory, warp, t.pos + t.run.n_rows - begin * a.kv.block_tokens);
+    kvq_queue_begin<is_halves<KIND>, false>(queue, warp, n_warps, n_pieces);
+    load_queries<KIND>(a, t, s, n_warps);
     if (has_constants(a)) {
         __syncthreads();
         for (int quarter = warp; quarter < 4; quarter += n_warps)
-            multiply_constants<KIND>(a, t, s, begin, end - begin, quarter);
+            multiply_constants<KIND>(a, t, s, begin, n_pages, quarter);
     }
     __syncthreads();
 
+    const tile_threads own = threads_of<KIND>(s, n_warps);
     row_state state = {-INFINITY, 0};
     for (int first = 0, set = 0; first < n_pieces; first += n_warps, set = kvq_next_scales(set)) {
         int left = n_pieces - first;
         if (warp < left) {
             const piece_view view = view_of<KIND>(a, t, s, begin, first + warp);
-            attend_piece<KIND>(s, queue, set, a.job.softcap, a.kv.policy.sym, view);
+            attend_piece<KIND, false>(s, queue, set, a.job.softcap, a.kv.policy.sym, view, nullptr);
         }
         __syncthreads();
-        merge_pieces<KIND>(s, left < n_warps ? left : n_warps, d, &state);
+        merge_pieces<KIND>(s, own, left < n_warps ? left : n_warps, d, &state);
         __syncthreads();
     }
-    size_t place = ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits + blockIdx.z;
-    store_state<KIND>(t, s, d, state, a.states + place * a.state_floats);
+    float *to = state_of(a, blockIdx.x, blockIdx.y, blockIdx.z);
+    if (own.first == 0) store_row_state(t, own.n, state, to);
+    store_acc(t, s, own, d, to);
+}
+
+/* Tiles of one page, a warp each; behind the last one there may be some without rows. Warps walk the pages of the first
+ * one, which are all that the others see: what a tile does not see changes nothing of it. */
+template <tile_kind KIND>
+__global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split_shared(attend_job a) {
+    KVQ_SHARED_DYNAMIC(uint8_t, memory);
+    int d = a.kv.head_dim, warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
+    int place = blockIdx.x * n_warps;
+    tile front = tile_of(a, a.first_tile + place, blockIdx.y), t = tile_of(a, a.first_tile + place + warp, blockIdx.y);
+    int split = front.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z, block_tokens = a.kv.block_tokens;
+    const page_range pages = pages_of(front, split);
+    int begin = pages.begin, n_pages = pages.end - begin, n_pieces = n_pages * kvq_pieces_of_page(block_tokens);
+    if (n_pages <= 0 || front.n_queries == 0) return; /* the whole block */
+    const shared s = shared_of(memory, places_of_block<KIND, true>(d, n_warps), warp, 0);
+
+    look_up_pages(a, front, s, begin, n_pages);
+    clear_acc<KIND>(s, 1, d);
+    __syncthreads();
+    const kvq_batch_seq &seq = a.batch.seqs[front.run.seq];
+    kvq_page_queue queue = queue_of(a, s, memory, 0, seq.pos_begin + seq.n_rows - begin * block_tokens);
+    kvq_queue_begin<is_halves<KIND>, true>(queue, 0, 1, n_pieces);
+    load_queries<KIND>(a, t, s, 1);
+    __syncwarp();
+    for (int quarter = 0; quarter < 4 && has_constants(a); quarter++)
+        multiply_constants<KIND>(a, t, s, begin, n_pages, quarter);
+    __syncwarp();
+
+    row_state states[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
+    for (int piece = 0, set = 0; piece < n_pieces; piece++, set = kvq_next_scales(set)) {
+        const piece_view view = view_of<KIND>(a, t, s, begin, piece);
+        attend_piece<KIND, true>(s, queue, set, a.job.softcap, a.kv.policy.sym, view, states);
+    }
+    __syncwarp();
+    int own_split = split - t.first_page / KVQ_SPLIT_PAGES, lane = threadIdx.x % KVQ_WARP_LANES;
+    if (own_split < 0) return; /* the whole warp: behind the last barrier */
+    float *to = state_of(a, place + warp, blockIdx.y, own_split);
+    if (lane % 4 == 0) {
+#pragma unroll
+        for (int r = 0; r < rows_of_lane<KIND>; r++) store_row_state(t, lane / 4 + 8 * r, states[r], to);
+    }
+    store_acc(t, s, threads_of<KIND>(s, 1), d, to);
 }
 
 /* ---- splits merged in order, then turned back: a warp per query ---- */
@@ -396,7 +492,7 @@ __global__ void attend_merge(attend_job a) {
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;
     if (n >= t.n_queries) return; /* the whole warp */
-    const float *states = a.states + ((size_t)blockIdx.x * a.n_head_tiles + blockIdx.y) * a.n_splits * a.state_floats;
+    const float *states = state_of(a, blockIdx.x, blockIdx.y, 0);
     merge_state all = {-INFINITY, 0, {}}, splits[MERGE_AT_ONCE];
     for (int first = 0; first < n_splits; first += MERGE_AT_ONCE) {
 #pragma unroll
@@ -427,36 +523,50 @@ size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
         kvq_head_tiles heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, queries);
         size_t one = (size_t)heads.n_tiles * kvq_cuda_splits(shapes->max_tokens, shapes->block_tokens) *
                      state_floats_of(shapes->head_dim) * sizeof(float);
-        size_t all = one * (size_t)shapes->max_rows;
-        size_t here = all < STATE_BYTES ? all : one > STATE_BYTES ? one : STATE_BYTES;
+        size_t all = one * kvq_cuda_tiles_most(shapes->max_rows), least = one * KVQ_CUDA_SHARING_TILES;
+        size_t here = all < STATE_BYTES ? all : least > STATE_BYTES ? least : STATE_BYTES;
         if (here > most) most = here;
     }
     return most;
 }
 
-/* A kernel for each kind of tile. */
+/* A kernel for each kind of tile, alone in a block or sharing it. */
 typedef struct variant {
+    bool shares;
     int rows;
     void (*launch)(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a);
     cudaError_t (*allow)(size_t shared_bytes);
+    places (*places_of)(int head_dim, int n_warps);
 } variant;
 
-template <tile_kind KIND>
+template <tile_kind KIND, bool SHARED> constexpr auto *kernel_of() {
+    if constexpr (SHARED)
+        return attend_split_shared<KIND>;
+    else
+        return attend_split<KIND>;
+}
+
+template <tile_kind KIND, bool SHARED>
 static void launch_split(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a) {
-    KVQ_LAUNCH(attend_split<KIND>, grid, dim3(threads), shared_bytes, s, a);
+    constexpr auto attend = kernel_of<KIND, SHARED>();
+    KVQ_LAUNCH(attend, grid, dim3(threads), shared_bytes, s, a);
 }
 /* Copies pass the first-level cache by, so all of its memory may be shared memory, and as many blocks as fit there run
  * beside each other. */
-template <tile_kind KIND> static cudaError_t allow_split(size_t shared_bytes) {
-    cudaError_t error = cudaFuncSetAttribute(attend_split<KIND>, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                             cudaSharedmemCarveoutMaxShared);
+template <tile_kind KIND, bool SHARED> static cudaError_t allow_split(size_t shared_bytes) {
+    constexpr auto attend = kernel_of<KIND, SHARED>();
+    cudaError_t error =
+        cudaFuncSetAttribute(attend, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     if (error != cudaSuccess) return error;
-    return cudaFuncSetAttribute(attend_split<KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    return cudaFuncSetAttribute(attend, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
 }
 
-#define VARIANT(KIND) \
-    { rows_of_tile<KIND>, launch_split<KIND>, allow_split<KIND> }
-static const variant variants[] = {VARIANT(TILE_HALVES), VARIANT(TILE_CODES_8), VARIANT(TILE_CODES_16)};
+#define VARIANT(KIND, SHARED) \
+    { SHARED, rows_of_tile<KIND>, launch_split<KIND, SHARED>, allow_split<KIND, SHARED>, places_of_block<KIND, SHARED> }
+enum { HALVES, CODES_8, CODES_16, SHARED_HALVES, SHARED_CODES };
+static const variant variants[] = {VARIANT(TILE_HALVES, false), VARIANT(TILE_CODES_8, false),
+                                   VARIANT(TILE_CODES_16, false), VARIANT(TILE_HALVES, true),
+                                   VARIANT(TILE_CODES_16, true)};
 
 kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err) {
     for (const variant &v : variants) {
@@ -469,22 +579,23 @@ kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err) {
 }
 
 /* Tiles [a.first_tile, end), as many at a time as the workspace has room for. */
-static void attend_tiles(kvq_stream *s, attend_job a, tile_kind kind, int end) {
-    const variant *v = &variants[kind];
-    int n_warps = ATTEND_WARPS;
-    places at = places_of(a.kv.head_dim, v->rows, kind == TILE_HALVES, n_warps);
+static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end) {
+    int n_warps = ATTEND_WARPS, n_tiles = end - a.first_tile;
+    if (n_tiles <= 0) return;
+    places at = v->places_of(a.kv.head_dim, n_warps);
     while (n_warps > 1 && (size_t)at.bytes > s->shared_bytes) {
         n_warps /= 2; /* another number gives the same results */
-        at = places_of(a.kv.head_dim, v->rows, kind == TILE_HALVES, n_warps);
+        at = v->places_of(a.kv.head_dim, n_warps);
     }
     size_t a_tile = (size_t)a.n_head_tiles * a.n_splits * a.state_floats * sizeof(float), used = 0;
     size_t n_fit = s->workspace_bytes / a_tile;
-    int n_tiles = end - a.first_tile, tiles_a_launch = n_fit < (size_t)n_tiles ? (int)n_fit : n_tiles;
-    if (tiles_a_launch < 1) tiles_a_launch = 1; /* and fail below */
-    a.states = n_tiles > 0 ? (float *)kvq_cuda_take(s, &used, (size_t)tiles_a_launch * a_tile) : NULL;
-    for (; a.states && a.first_tile < end; a.first_tile += tiles_a_launch) {
-        int left = end - a.first_tile, n = left < tiles_a_launch ? left : tiles_a_launch;
-        v->launch(s, dim3(n, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
+    int a_block = v->shares ? n_warps : 1,
+        a_launch = n_fit < (size_t)n_tiles ? (int)n_fit / a_block * a_block : n_tiles;
+    if (a_launch < 1) a_launch = a_block; /* and fail below */
+    a.states = (float *)kvq_cuda_take(s, &used, (size_t)a_launch * a_tile);
+    for (; a.states && a.first_tile < end; a.first_tile += a_launch) {
+        int left = end - a.first_tile, n = left < a_launch ? left : a_launch;
+        v->launch(s, dim3(n / a_block, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
         if (a.kv.head_dim % KVQ_STEP == 0)
             a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim);
         KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles, kvq_cuda_blocks(v->rows, MERGE_WARPS)),
@@ -506,9 +617,11 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.state_floats = state_floats_of(a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
     bool halves = a.kv.policy.k_bits == 16;
-    attend_tiles(s, a, halves ? TILE_HALVES : TILE_CODES_8, step->n_small_tiles);
+    attend_tiles(s, a, &variants[halves ? HALVES : CODES_8], step->n_small_tiles);
     a.first_tile = step->n_small_tiles;
-    attend_tiles(s, a, TILE_CODES_16, step->n_tiles);
+    attend_tiles(s, a, &variants[CODES_16], step->n_alone_tiles);
+    a.first_tile = step->n_alone_tiles;
+    attend_tiles(s, a, &variants[halves ? SHARED_HALVES : SHARED_CODES], step->n_tiles);
 }
 
 void kvq_cuda_fill_attend(kvq_ops *ops) {

@@ -26,21 +26,51 @@ template <tile_kind KIND> constexpr int rows_of_lane = KIND == TILE_CODES_16 ? 2
 template <tile_kind KIND> constexpr int rows_of_tile = 8 * rows_of_lane<KIND>;
 #define OWN_TOKENS (KVQ_PIECE_TOKENS / 4) /* of a row, that a lane has */
 
-/* What a piece did to a tile's rows: value = scale * v + plus, weighted by 2^maximum. */
+/* What a piece did to a row: probabilities relative to 2^max, their sum, and values = scale * v + plus. */
+typedef struct piece_row {
+    float max, sum, scale, plus;
+} piece_row;
+
+/* In shared memory, by rows. */
 enum { PIECE_MAX, PIECE_SUM, PIECE_SCALE, PIECE_PLUS, PIECE_FLOATS };
 
-/* Shared memory of a block. */
+/* A row's soft-max so far; every thread that has to do with the row has it. */
+typedef struct row_state {
+    float max, sum;
+} row_state;
+
+/* How a piece becomes part of it: acc * keep + plus + scale * v. */
+typedef struct row_merge {
+    float keep, scale, plus;
+} row_merge;
+
+static __device__ __forceinline__ row_merge merge_row(row_state *state, const piece_row &from) {
+    if (from.max == -INFINITY) return row_merge{1, 0, 0}; /* nothing seen */
+    float larger = state->max > from.max ? state->max : from.max, add = kvq_exp2_low(from.max - larger);
+    const row_merge ret = {kvq_exp2_low(state->max - larger), from.scale * add, from.plus * add};
+    state->sum = fmaf(state->sum, ret.keep, from.sum * add);
+    state->max = larger;
+    return ret;
+}
+
+static __device__ __forceinline__ float4 merged(float4 acc, float4 v, const row_merge &m) {
+    return float4{fmaf(m.scale, v.x, fmaf(acc.x, m.keep, m.plus)), fmaf(m.scale, v.y, fmaf(acc.y, m.keep, m.plus)),
+                  fmaf(m.scale, v.z, fmaf(acc.z, m.keep, m.plus)), fmaf(m.scale, v.w, fmaf(acc.w, m.keep, m.plus))};
+}
+
+/* What a tile has of a block's shared memory. */
 typedef struct shared {
     KVQ_SHARED_PTR(uint8_t) q;         /* [16] rows of q_pitch bytes: codes, or halves */
     KVQ_SHARED_PTR(float) q_scale;     /* [16] of the codes or halves, in units of the job's scale */
     KVQ_SHARED_PTR(float) q_up;        /* [16] the power of two that brings a query's floats to 2^14 */
     KVQ_SHARED_PTR(int) q_sum;         /* [16] of the codes */
     KVQ_SHARED_PTR(float) constants;   /* [4, 16, KVQ_SPLIT_PAGES]: parts of q . (k_mean + k_ref), times q_up */
-    KVQ_SHARED_PTR(kvq_kv_half) pages; /* [KVQ_SPLIT_PAGES, K and V] */
-    KVQ_SHARED_PTR(float) piece;       /* [warps, PIECE_FLOATS, 16] */
-    KVQ_SHARED_PTR(float) v;           /* [warps, rows, head_dim + 4] sums of a piece */
+    KVQ_SHARED_PTR(kvq_kv_half) pages; /* [KVQ_SPLIT_PAGES, K and V], the block's */
+    KVQ_SHARED_PTR(float) piece;       /* [warps, PIECE_FLOATS, 16], of a tile that has several */
+    KVQ_SHARED_PTR(float) v;           /* [warps, rows, head_dim + 4] sums of a piece, likewise */
     KVQ_SHARED_PTR(float) acc;         /* [rows, head_dim + 4] of the split */
     int q_pitch;
+    int warp; /* this one, of the tile's */
 } shared;
 
 /* What rows of a tile see of a piece. */
@@ -93,13 +123,13 @@ template <tile_kind KIND> static __device__ __forceinline__ void query_codes(uin
     }
 }
 
-template <int BITS, tile_kind KIND>
+template <int BITS, tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ void dot_k(int dots[2][4][4], const shared &s, kvq_page_queue &queue) {
     constexpr int per_step = BITS == 4 ? 2 : 1; /* groups of 32 channels */
     int n_steps = (queue.head_dim * BITS + 255) / 256;
     for (int step = 0; step < n_steps; step++) {
         uint32_t a[2][4], b[2];
-        KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false>(queue);
+        KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false, SHARED>(queue);
 #pragma unroll
         for (int k = 0; k < per_step; k++) query_codes<KIND>(a[k], s, per_step * step + k);
 #pragma unroll
@@ -118,15 +148,15 @@ static __device__ __forceinline__ void dot_k(int dots[2][4][4], const shared &s,
 }
 
 /* Scores of the lane's rows and tokens. */
-template <tile_kind KIND>
+template <tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ void scores_of_codes(float x[][OWN_TOKENS], const shared &s, kvq_page_queue &queue,
                                                        KVQ_SHARED_PTR(uint8_t) scales, int bits, bool sym,
                                                        const piece_view &view) {
     int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4, dots[2][4][4] = {};
     if (bits == 4)
-        dot_k<4, KIND>(dots, s, queue);
+        dot_k<4, KIND, SHARED>(dots, s, queue);
     else
-        dot_k<8, KIND>(dots, s, queue);
+        dot_k<8, KIND, SHARED>(dots, s, queue);
     __syncwarp(); /* the scales came with other lanes' copies */
     int zero = bits == 4 ? (sym ? 8 : 0) : (sym ? 0 : -128);
 #pragma unroll
@@ -163,12 +193,13 @@ static __device__ __forceinline__ void multiply_halves(float c[8][4], const uint
     }
 }
 
+template <bool SHARED>
 static __device__ __forceinline__ void scores_of_halves(float x[][OWN_TOKENS], const shared &s, kvq_page_queue &queue,
                                                         const piece_view &view) {
     int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4;
     float dots[8][4] = {}, scale = s.q_scale[g];
     for (int step = 0; step < queue.head_dim / 16; step++) {
-        KVQ_SHARED_PTR(uint4) halves = kvq_queue_take<true>(queue);
+        KVQ_SHARED_PTR(uint4) halves = kvq_queue_take<true, SHARED>(queue);
         uint32_t a[4];
 #pragma unroll
         for (int w = 0; w < 4; w++)
@@ -182,10 +213,10 @@ static __device__ __forceinline__ void scores_of_halves(float x[][OWN_TOKENS], c
 
 /* ---- soft-max of a piece ---- */
 
-/* Scores become probabilities relative to the piece's maximum, which is left with their sum. */
+/* Scores become probabilities relative to the piece's maximum, which is told with their sum. */
 template <tile_kind KIND>
 static __device__ __forceinline__ void weigh_row(float *x, float softcap, int last, int before, bool masked,
-                                                 KVQ_SHARED_PTR(float) piece, int n) {
+                                                 piece_row *ret) {
     if (softcap > 0)
 #pragma unroll
         for (int i = 0; i < OWN_TOKENS; i++) x[i] = kvq_tanh(x[i] * (1.0f / softcap)) * (softcap * KVQ_LOG2_E);
@@ -205,11 +236,8 @@ static __device__ __forceinline__ void weigh_row(float *x, float softcap, int la
         x[i] = none ? 0.0f : kvq_exp2_low(x[i] - max);
         sum += x[i];
     }
-    sum = of_row_sum(sum);
-    if (threadIdx.x % 4 == 0) {
-        piece[PIECE_MAX * 16 + n] = max;
-        piece[PIECE_SUM * 16 + n] = sum;
-    }
+    ret->max = max;
+    ret->sum = of_row_sum(sum);
 }
 
 /* What V's codes mean for the bytes that they are multiplied with: scales of the lane's tokens, minimums, and the zeros
@@ -247,7 +275,7 @@ static __device__ __forceinline__ void load_v_tokens(v_tokens &ret, KVQ_SHARED_P
 
 /* Probabilities times V's scales in bytes: w is V's A. */
 static __device__ __forceinline__ void weights_of_row(uint32_t *w, int *ret_zero, float *x, const v_tokens &v, bool sym,
-                                                      KVQ_SHARED_PTR(float) piece, int n) {
+                                                      piece_row *ret) {
     float max = 0, plus = 0;
     int zero = 0;
 #pragma unroll
@@ -265,19 +293,23 @@ static __device__ __forceinline__ void weights_of_row(uint32_t *w, int *ret_zero
         zero = kvq_dp4a_us(w[i], v.zero[i], zero);
     }
     *ret_zero = of_row_sum(zero);
-    if (!sym) plus = of_row_sum(plus);
-    if (threadIdx.x % 4 == 0) {
-        piece[PIECE_SCALE * 16 + n] = max * (1.0f / 255.0f);
-        piece[PIECE_PLUS * 16 + n] = plus;
-    }
+    ret->scale = max * (1.0f / 255.0f);
+    ret->plus = sym ? plus : of_row_sum(plus);
 }
 
 /* ---- values ---- */
 
+/* Values go to the warp's place in s.v; with SHARED the accumulators, which the warp has for itself, take them at once.
+ */
+template <bool SHARED>
+static __device__ __forceinline__ void store_values(KVQ_SHARED_PTR(float4) to, float4 v, const row_merge &m) {
+    to[0] = SHARED ? merged(to[0], v, m) : v;
+}
+
 /* Sums of 32 channels from `channel` on: a lane has eight of them in a row. */
-template <tile_kind KIND>
+template <tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ void store_sums(KVQ_SHARED_PTR(float) v, const int sums[4][4], const int *zero,
-                                                  int channel, int d) {
+                                                  const row_merge *merges, int channel, int d) {
     int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4;
     channel += 8 * q;
 #pragma unroll
@@ -286,18 +318,20 @@ static __device__ __forceinline__ void store_sums(KVQ_SHARED_PTR(float) v, const
         KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, v + (g + 8 * r) * (d + 4) + channel);
 #pragma unroll
         for (int b = 0; b < 2; b++)
-            to[b] = float4{(float)(sums[0][2 * r + b] - zero[r]), (float)(sums[1][2 * r + b] - zero[r]),
-                           (float)(sums[2][2 * r + b] - zero[r]), (float)(sums[3][2 * r + b] - zero[r])};
+            store_values<SHARED>(to + b,
+                                 float4{(float)(sums[0][2 * r + b] - zero[r]), (float)(sums[1][2 * r + b] - zero[r]),
+                                        (float)(sums[2][2 * r + b] - zero[r]), (float)(sums[3][2 * r + b] - zero[r])},
+                                 merges[r]);
     }
 }
 
-template <int BITS, tile_kind KIND>
+template <int BITS, tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ void values_of_codes(KVQ_SHARED_PTR(float) v, const uint32_t w[][4], const int *zero,
-                                                       kvq_page_queue &queue) {
+                                                       const row_merge *merges, kvq_page_queue &queue) {
     constexpr int per_step = BITS == 4 ? 2 : 1; /* groups of 32 channels */
     int d = queue.head_dim, n_steps = (d * BITS + 255) / 256;
     for (int step = 0; step < n_steps; step++) {
-        KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false>(queue);
+        KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false, SHARED>(queue);
 #pragma unroll
         for (int c = 0; c < per_step; c++) {
             int sums[4][4] = {};
@@ -316,20 +350,24 @@ static __device__ __forceinline__ void values_of_codes(KVQ_SHARED_PTR(float) v, 
                     kvq_mma_us(sums[u], a, b);
                 }
             }
-            store_sums<KIND>(v, sums, zero, (per_step * step + c) * 32, d);
+            store_sums<KIND, SHARED>(v, sums, zero, merges, (per_step * step + c) * 32, d);
         }
     }
 }
 
 /* Sums of a lane's sixteen channels. */
-static __device__ __forceinline__ void store_sums_of_halves(KVQ_SHARED_PTR(float) v, const float sums[8][4]) {
+template <bool SHARED>
+static __device__ __forceinline__ void store_sums_of_halves(KVQ_SHARED_PTR(float) v, const float sums[8][4],
+                                                            const row_merge &merge) {
     KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, v);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float(*four)[4] = sums + 4 * (i % 2);
         int b = i / 2;
-        to[i] = float4{four[0][b] + four[0][2 + b], four[1][b] + four[1][2 + b], four[2][b] + four[2][2 + b],
-                       four[3][b] + four[3][2 + b]};
+        store_values<SHARED>(to + i,
+                             float4{four[0][b] + four[0][2 + b], four[1][b] + four[1][2 + b],
+                                    four[2][b] + four[2][2 + b], four[3][b] + four[3][2 + b]},
+                             merge);
     }
 }
 
@@ -342,7 +380,8 @@ static __device__ __forceinline__ void split_floats(uint32_t *upper, uint32_t *l
 /* Probabilities are brought to 2^14 first, so that their lower halves are exact too. */
 #define HALVES_UP 16384.0f
 
-static __device__ __forceinline__ void values_of_halves(KVQ_SHARED_PTR(float) v, const float *x,
+template <bool SHARED>
+static __device__ __forceinline__ void values_of_halves(KVQ_SHARED_PTR(float) v, const float *x, const row_merge &merge,
                                                         kvq_page_queue &queue) {
     int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4, d = queue.head_dim;
     uint32_t upper[8], lower[8];
@@ -353,49 +392,66 @@ static __device__ __forceinline__ void values_of_halves(KVQ_SHARED_PTR(float) v,
 #pragma unroll
         for (int step = 0; step < 4; step++) {
             const uint32_t a[4] = {upper[2 * step], lower[2 * step], upper[2 * step + 1], lower[2 * step + 1]};
-            multiply_halves(sums, a, kvq_queue_take<true>(queue));
+            multiply_halves(sums, a, kvq_queue_take<true, SHARED>(queue));
         }
-        if (channel + 16 * q < d) store_sums_of_halves(v + g * (d + 4) + channel + 16 * q, sums);
+        if (channel + 16 * q < d) store_sums_of_halves<SHARED>(v + g * (d + 4) + channel + 16 * q, sums, merge);
     }
 }
 
 /* ---- a piece ---- */
 
-/* The next piece of the queue: its result goes to the warp's place in s.piece and s.v. */
-template <tile_kind KIND>
+/* What becomes of a row's result, n of the tile: it is left for merge_pieces; with SHARED it is merged here. */
+template <bool SHARED>
+static __device__ __forceinline__ row_merge leave_row(const shared &s, int n, const piece_row &row, row_state *state) {
+    if (SHARED) return merge_row(state, row);
+    if (threadIdx.x % 4 == 0) {
+        KVQ_SHARED_PTR(float) piece = s.piece + s.warp * (PIECE_FLOATS * 16) + n;
+        piece[PIECE_MAX * 16] = row.max;
+        piece[PIECE_SUM * 16] = row.sum;
+        piece[PIECE_SCALE * 16] = row.scale;
+        piece[PIECE_PLUS * 16] = row.plus;
+    }
+    return row_merge{1, 0, 0};
+}
+
+/* The next piece of the queue: its result goes to the warp's place in s.piece and s.v. With SHARED it is called by all
+ * warps of the block, each for a tile of its own, and the result is merged into `states` of the lane's rows and into
+ * s.acc. */
+template <tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_queue &queue, int set, float softcap,
-                                                    bool sym, const piece_view &view) {
+                                                    bool sym, const piece_view &view, row_state *states) {
     constexpr int rows = rows_of_lane<KIND>;
-    int g = threadIdx.x % KVQ_WARP_LANES / 4, warp = threadIdx.x / KVQ_WARP_LANES;
-    KVQ_SHARED_PTR(float) piece = s.piece + warp * (PIECE_FLOATS * 16);
-    KVQ_SHARED_PTR(float) v = s.v + warp * rows_of_tile<KIND> * (queue.head_dim + 4);
+    int g = threadIdx.x % KVQ_WARP_LANES / 4, row_floats = rows_of_tile<KIND> * (queue.head_dim + 4);
+    KVQ_SHARED_PTR(float) v = SHARED ? s.acc : s.v + s.warp * row_floats;
     float x[rows][OWN_TOKENS];
+    piece_row row;
+    row_merge merges[rows];
     if constexpr (is_halves<KIND>) {
-        scores_of_halves(x, s, queue, view);
-        weigh_row<KIND>(x[0], softcap, view.last[0], view.before[0], view.masked, piece, g);
-        if (threadIdx.x % 4 == 0) {
-            piece[PIECE_SCALE * 16 + g] = 1.0f / HALVES_UP;
-            piece[PIECE_PLUS * 16 + g] = 0;
-        }
-        values_of_halves(v, x[0], queue);
+        scores_of_halves<SHARED>(x, s, queue, view);
+        weigh_row<KIND>(x[0], softcap, view.last[0], view.before[0], view.masked, &row);
+        row.scale = 1.0f / HALVES_UP;
+        row.plus = 0;
+        merges[0] = leave_row<SHARED>(s, g, row, states);
+        values_of_halves<SHARED>(v, x[0], merges[0], queue);
     } else {
         KVQ_SHARED_PTR(uint8_t) scales = queue.scales + set * KVQ_QUEUE_SCALE_BYTES;
         const kvq_kv_half k_half = s.pages[2 * view.page], v_half = s.pages[2 * view.page + 1];
         uint32_t w[rows][4];
         int zero[rows];
         v_tokens tokens;
-        scores_of_codes<KIND>(x, s, queue, scales, k_half.bits, sym, view);
+        scores_of_codes<KIND, SHARED>(x, s, queue, scales, k_half.bits, sym, view);
         load_v_tokens(tokens, scales, v_half.bits, sym, view.n_written);
 #pragma unroll
         for (int r = 0; r < rows; r++) {
-            weigh_row<KIND>(x[r], softcap, view.last[r], view.before[r], view.masked, piece, g + 8 * r);
-            weights_of_row(w[r], &zero[r], x[r], tokens, sym, piece, g + 8 * r);
+            weigh_row<KIND>(x[r], softcap, view.last[r], view.before[r], view.masked, &row);
+            weights_of_row(w[r], &zero[r], x[r], tokens, sym, &row);
+            merges[r] = leave_row<SHARED>(s, g + 8 * r, row, states + r);
         }
         __syncwarp(); /* the scales are read: copies of a later piece may overwrite them */
         if (v_half.bits == 4)
-            values_of_codes<4, KIND>(v, w, zero, queue);
+            values_of_codes<4, KIND, SHARED>(v, w, zero, merges, queue);
         else
-            values_of_codes<8, KIND>(v, w, zero, queue);
+            values_of_codes<8, KIND, SHARED>(v, w, zero, merges, queue);
     }
 }
 

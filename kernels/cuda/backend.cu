@@ -270,7 +270,8 @@ static size_t lists_bytes(const kvq_shapes *shapes) {
     size_t groups = (size_t)(shapes->n_groups > 0 ? shapes->n_groups : 1);
     size_t pages = (size_t)kvq_cuda_blocks(shapes->max_tokens, shapes->block_tokens) + 1;
     size_t closes = (seqs + rows / (size_t)shapes->block_tokens + 1) * groups;
-    return kvq_cuda_aligned(rows * (3 * sizeof(int) + sizeof(kvq_row_run)) + seqs * sizeof(kvq_batch_seq) +
+    return kvq_cuda_aligned(rows * (3 * sizeof(int) + sizeof(kvq_row_run)) +
+                            kvq_cuda_tiles_most(shapes->max_rows) * sizeof(kvq_row_run) + seqs * sizeof(kvq_batch_seq) +
                             seqs * groups * (pages * sizeof(kvq_kv_page) + 16) + closes * sizeof(kvq_batch_close) +
                             8 * 16);
 }

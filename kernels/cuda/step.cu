@@ -69,17 +69,71 @@ static void place_pages(layout *l, kvq_batch_seq *seqs, const kvq_batch *b, cons
     }
 }
 
-/* Returns how many have at most most_rows rows. */
-static int small_tiles_first(kvq_row_run *tiles, int n, int most_rows) {
-    int n_small = 0;
-    for (int i = 0; i < n; i++) {
-        if (tiles[i].n_rows > most_rows) continue;
-        kvq_row_run tile = tiles[i];
-        tiles[i] = tiles[n_small];
-        tiles[n_small++] = tile;
-    }
-    return n_small;
+/* ---- tiles of attend ---- */
+
+typedef enum tile_sort { SMALL_TILE, ALONE_TILE, SHARING_TILE } tile_sort;
+
+/* What tiles are cut of. */
+typedef struct tile_rules {
+    const kvq_batch *batch;
+    int block_tokens, small_rows; /* tiles of so many rows at most are small */
+    bool small_share;             /* those too */
+} tile_rules;
+
+static int page_of(const tile_rules *rules, const kvq_row_run *run) {
+    return rules->batch->pos[run->row_begin] / rules->block_tokens;
 }
+
+static bool may_share(const tile_rules *rules, const kvq_row_run *run) {
+    return rules->small_share || run->n_rows > rules->small_rows;
+}
+
+/* Of the runs of a page, which begin at *runs: how many there are; *ret_n_sharing of them may share it. */
+static int runs_of_page(const tile_rules *rules, const kvq_row_run *runs, int n, int *ret_n_sharing) {
+    int i = 0;
+    *ret_n_sharing = 0;
+    for (; i < n && runs[i].seq == runs[0].seq && page_of(rules, &runs[i]) == page_of(rules, &runs[0]); i++)
+        *ret_n_sharing += may_share(rules, &runs[i]);
+    return i;
+}
+
+/* Behind a page's n_sharing tiles, the last of which is tiles[n - 1], places without rows until blocks are full. */
+static int fill_up(kvq_row_run *tiles, int n, int n_sharing) {
+    int more = kvq_cuda_blocks(n_sharing, KVQ_CUDA_SHARING_TILES) * KVQ_CUDA_SHARING_TILES - n_sharing;
+    for (; more > 0; more--, n++) tiles[n] = kvq_row_run{tiles[n - 1].seq, tiles[n - 1].row_begin, 0};
+    return n;
+}
+
+/* Appends the runs of one sort to tiles[0, n); returns how many there are then. */
+static int append_tiles(const tile_rules *rules, tile_sort sort, const kvq_row_run *runs, int n_runs,
+                        kvq_row_run *tiles, int n) {
+    for (int i = 0, n_sharing, n_of_page; i < n_runs; i += n_of_page) {
+        n_of_page = runs_of_page(rules, runs + i, n_runs - i, &n_sharing);
+        for (int j = i; j < i + n_of_page; j++) {
+            bool shares = n_sharing > 1 && may_share(rules, &runs[j]);
+            tile_sort is = shares ? SHARING_TILE : runs[j].n_rows > rules->small_rows ? ALONE_TILE : SMALL_TILE;
+            if (is == sort) tiles[n++] = runs[j];
+        }
+        if (sort == SHARING_TILE && n_sharing > 1) n = fill_up(tiles, n, n_sharing);
+    }
+    return n;
+}
+
+/* Cuts the step's rows into tiles; runs is room for as many as there are rows. Halves take two rows of a product each
+ * (attend_piece.cuh). */
+static void cut_tiles(kvq_cuda_step *step, const kvq_shapes *shapes, const kvq_batch *b, const kvq_kv *kv,
+                      kvq_row_run *runs, kvq_row_run *tiles) {
+    bool halves = kv->policy->k_bits == 16;
+    step->heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, halves ? KVQ_CUDA_QUERIES / 2 : KVQ_CUDA_QUERIES);
+    int small_rows = KVQ_CUDA_QUERIES / 2 / step->heads.heads_a_tile;
+    const tile_rules rules = {b, kv->block_tokens, small_rows, halves};
+    int n_runs = kvq_cut_rows(b, kv->block_tokens, step->heads.rows_a_tile, runs);
+    step->n_small_tiles = append_tiles(&rules, SMALL_TILE, runs, n_runs, tiles, 0);
+    step->n_alone_tiles = append_tiles(&rules, ALONE_TILE, runs, n_runs, tiles, step->n_small_tiles);
+    step->n_tiles = append_tiles(&rules, SHARING_TILE, runs, n_runs, tiles, step->n_alone_tiles);
+}
+
+/* ---- the operator ---- */
 
 static void begin(kvq_stream *s, const kvq_begin *job) {
     const kvq_batch *b = job->batch;
@@ -93,8 +147,9 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     step.batch.ids = (const int *)place_copy(&l, b->ids, (size_t)b->n_rows * sizeof(int));
     step.batch.pos = (const int *)place_copy(&l, b->pos, (size_t)b->n_rows * sizeof(int));
     step.batch.row_seq = (const int *)place_copy(&l, b->row_seq, (size_t)b->n_rows * sizeof(int));
-    const void *tiles_at = NULL, *seqs_at = NULL;
-    kvq_row_run *tiles = (kvq_row_run *)place(&l, (size_t)b->n_rows * sizeof *tiles, &tiles_at);
+    const void *tiles_at = NULL, *runs_at = NULL, *seqs_at = NULL;
+    kvq_row_run *runs = (kvq_row_run *)place(&l, (size_t)b->n_rows * sizeof *runs, &runs_at);
+    kvq_row_run *tiles = (kvq_row_run *)place(&l, kvq_cuda_tiles_most(b->n_rows) * sizeof *tiles, &tiles_at);
     kvq_batch_seq *seqs = (kvq_batch_seq *)place(&l, (size_t)b->n_seqs * sizeof *seqs, &seqs_at);
     /* What varies in length from one decode step to the next comes last: what kernels are given of the rest stays, and
      * so do the launches of a graph. */
@@ -110,11 +165,7 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
         s->step = kvq_cuda_step{};
         return;
     }
-    /* Halves take two rows of a product each (attend_piece.cuh). */
-    step.heads = kvq_cut_heads(s->shapes.n_heads, s->shapes.n_kv_heads,
-                               job->kv->policy->k_bits == 16 ? KVQ_CUDA_QUERIES / 2 : KVQ_CUDA_QUERIES);
-    step.n_tiles = kvq_cut_rows(b, job->kv->block_tokens, step.heads.rows_a_tile, tiles);
-    step.n_small_tiles = small_tiles_first(tiles, step.n_tiles, KVQ_CUDA_QUERIES / 2 / step.heads.heads_a_tile);
+    cut_tiles(&step, &s->shapes, b, job->kv, runs, tiles);
     step.tiles = (const kvq_row_run *)tiles_at;
     int longest = 1;
     for (int i = 0; i < b->n_seqs; i++) {

@@ -13,16 +13,20 @@ extern "C" {
 #include "launch.cuh"
 #include "ptx.cuh"
 
-#define KVQ_CUDA_QUERIES 16  /* most queries of a tile of attend: the rows of a tensor core's product */
-#define KVQ_CUDA_FEW_ROWS 64 /* of a product that is bound by its weights: linear.cu has another kernel for more */
+#define KVQ_CUDA_QUERIES 16      /* most queries of a tile of attend: the rows of a tensor core's product */
+#define KVQ_CUDA_SHARING_TILES 4 /* tiles of one page that attend takes together */
+#define KVQ_CUDA_FEW_ROWS 64     /* of a product that is bound by its weights: linear.cu has another kernel for more */
 
 /* The step on the device: what `begin` was given, with every list and page table copied there in one piece. */
 typedef struct kvq_cuda_step {
     kvq_batch batch; /* all pointers are the device's */
     const kvq_batch *host;
     kvq_head_tiles heads;     /* of attend: rows of one page, times heads of a KV group, are a tile */
-    const kvq_row_run *tiles; /* first those of at most 8 queries */
-    int n_tiles, n_small_tiles, n_groups;
+    const kvq_row_run *tiles; /* see n_tiles */
+    int n_small_tiles;        /* first those that are alone in their page and have at most 8 queries */
+    int n_alone_tiles;        /* up to here others that are alone */
+    int n_tiles;              /* then those of one page side by side, KVQ_CUDA_SHARING_TILES places each */
+    int n_groups;
     int most_splits; /* that a tile sees when nothing is behind a window */
 } kvq_cuda_step;
 
@@ -139,6 +143,11 @@ static inline int kvq_cuda_blocks(int n, int per_block) {
 /* Splits of attend that n_tokens of a sequence have. */
 static inline int kvq_cuda_splits(int n_tokens, int block_tokens) {
     return kvq_cuda_blocks(n_tokens, block_tokens * KVQ_SPLIT_PAGES);
+}
+
+/* Places in the list of a step's tiles, at most: of two rows, each a tile, that share their page. */
+static inline size_t kvq_cuda_tiles_most(int n_rows) {
+    return (size_t)n_rows * KVQ_CUDA_SHARING_TILES / 2 + KVQ_CUDA_SHARING_TILES;
 }
 
 /* What operators need of the workspace at most; each stands beside its operator. */
