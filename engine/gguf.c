@@ -492,15 +492,14 @@ uint64_t kvq_gguf_file_bytes(const kvq_gguf *g) {
     return g->n_bytes;
 }
 
-/* The kernel may map all of the folio that a page which is looked at lies in: up to 2 MB of a file that was just
- * written, whatever else was dropped of them. */
-#define FOLIO_BYTES ((uintptr_t)2 << 20)
-
 void kvq_gguf_drop(const kvq_gguf *g, const kvq_gguf_tensor *t) {
-    /* Rounded outward: the mapping is clean, so what a neighbour still needs is read again. */
+    /* The kernel may map all of the folio that a page which is looked at lies in: what a page of the page table maps at
+     * most, 2 MB of a file that was just written, whatever else was dropped of them. So it is rounded outward; the
+     * mapping is clean, and what a neighbour still needs is read again. */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), folio = page * (page / 8);
     uintptr_t mapped = (uintptr_t)g->bytes, start = (uintptr_t)t->data - mapped, end = start + t->n_bytes;
-    start = start / FOLIO_BYTES * FOLIO_BYTES;
-    end = (end + FOLIO_BYTES - 1) / FOLIO_BYTES * FOLIO_BYTES;
+    start = start / folio * folio;
+    end = (end + folio - 1) / folio * folio;
     if (end > g->n_bytes) end = g->n_bytes;
     (void)madvise((void *)(mapped + start), end - start, MADV_DONTNEED); /* a refusal costs memory, nothing else */
 }

@@ -93,7 +93,8 @@ const kvq_gguf_tensor *kvq_gguf_tensor_find(const kvq_gguf *g, const char *name)
 size_t kvq_gguf_n_keys(const kvq_gguf *g);
 kvq_gguf_key kvq_gguf_key_at(const kvq_gguf *g, size_t i);
 
-/* Tells the kernel that these pages of the file are not needed any more (after repacking a tensor). */
+/* Tells the kernel that these pages of the file, and some beside them, are not needed now (after repacking a tensor).
+ */
 void kvq_gguf_drop(const kvq_gguf *g, const kvq_gguf_tensor *t);
 
 #endif

@@ -12,10 +12,10 @@
  * TILESTORED 16, one after the other, since both need the tiles' unit; loads 16 + 8 for the tiles, 16 integers, 16 d,
  * on two ports 28 (with a minimum 36); float work 16 x (scale times d, multiply-add, with a minimum another one) on
  * one port, since the other's multiplier is the tiles' as long as they are in use, 32 or 48, and 16 x 2 additions that
- * any of the two ports takes. So 40 to 60, where AVX-512 VNNI has 16 x (8 dots, 4 of the rest) on two ports, 96.
- * Folding two groups into one product needs one scale for both, BF16 tiles (whose products would be scaled before)
- * round otherwise: other tokens than on other machines. Two tiles of outputs a load of A would save 8 of the loads, and
- * spill half the accumulators.
+ * any of the two ports takes. So at least 32 or 48; it is 56 or 67, where AVX-512 VNNI has 16 x (8 dots, 4 of the rest)
+ * on two ports, 96. Folding two groups into one product needs one scale for both, BF16 tiles (whose products would be
+ * scaled before) round otherwise: other tokens than on other machines. Two tiles of outputs a load of A would save 8 of
+ * the loads, and spill half the accumulators.
  *
  * When another thread of the core is busy, the tiles' unit gives this one half of its time: then TDPBSSD and TILESTORED
  * take some 80 cycles, and AVX-512 is as fast. Groups of 16, which leave three quarters of a tile empty, were slower
@@ -81,28 +81,28 @@ static void unpack(const kvq_linear_run *run, uint8_t *tile) {
     }
 }
 
-/* Group g's share of the pipeline: the product of group g + 2, whose tiles were loaded two steps before, the tiles of
- * g + 4 in their place, the integers of g + 1 into memory. So no instruction that is waiting for a tile stands in the
- * way of the floats. */
-#define RUN_AHEAD(g, n_groups, own, other, a, b)                                               \
-    do {                                                                                       \
-        if ((g) >= -2 && (g) + 2 < (n_groups)) {                                               \
-            KVQ_TILE_ZERO(own);                                                                \
-            KVQ_TILE_DOT(own, a, b);                                                           \
-        }                                                                                      \
-        if ((g) + 4 < (n_groups)) {                                                            \
-            KVQ_TILE_LOAD(a, panel + ((g) + 4) * (ptrdiff_t)panel_bytes, KVQ_ACT_GROUP);       \
-            KVQ_TILE_LOAD(b, w + ((g) + 4) * (ptrdiff_t)w_bytes, 64);                          \
-        }                                                                                      \
-        if ((g) >= -1 && (g) + 1 < (n_groups)) KVQ_TILE_STORE(other, dots[((g) + 1) & 1], 64); \
+/* Group g's share of the pipeline of tile_times_panel, whose variables these are: the product of group g + 2, whose
+ * tiles were loaded two steps before, the tiles of g + 4 in their place, the integers of g + 1 into memory. So no
+ * instruction that is waiting for a tile stands in the way of the floats. */
+#define RUN_AHEAD(own, other, a, b)                                                    \
+    do {                                                                               \
+        if (g >= -2 && g + 2 < n_groups) {                                             \
+            KVQ_TILE_ZERO(own);                                                        \
+            KVQ_TILE_DOT(own, a, b);                                                   \
+        }                                                                              \
+        if (g + 4 < n_groups) {                                                        \
+            KVQ_TILE_LOAD(a, panel + (g + 4) * (ptrdiff_t)panel_bytes, KVQ_ACT_GROUP); \
+            KVQ_TILE_LOAD(b, w + (g + 4) * (ptrdiff_t)w_bytes, 64);                    \
+        }                                                                              \
+        if (g >= -1 && g + 1 < n_groups) KVQ_TILE_STORE(other, dots[(g + 1) & 1], 64); \
     } while (0)
 
-/* A group's integers as floats, exactly: they are below 2^20 (32 codes of 8 bits each side), 1.5 * 2^23 plus them has
- * them in its last bits. Two additions, which can go to the port whose multiplier the tiles have, where a conversion
- * cannot. */
+/* A group's integers as floats, exactly: 1.5 * 2^23 plus one has it in its last bits if it is less than 2^22 either
+ * way, and 32 codes of 8 bits each side are less than 2^20. Two additions, which can go to the port whose multiplier
+ * the tiles have, where a conversion cannot. */
 V_INLINE v16f float_of(v16i integers) {
-    const v16i magic = _mm512_set1_epi32(0x4B400000);
-    return _mm512_sub_ps(_mm512_castsi512_ps(_mm512_add_epi32(magic, integers)), _mm512_castsi512_ps(magic));
+    const v16i magic = v_set1_i(0x4B400000);
+    return v_sub(v_from_bits(v_add_i(magic, integers)), v_from_bits(magic));
 }
 
 /* A tile, unpacked, times a panel of R rows: linear_tmpl.h's chain of floats. */
@@ -116,9 +116,9 @@ V_INLINE void tile_times_panel(const kvq_linear_run *run, const uint8_t *w, cons
     V_UNROLL for (int r = 0; r < R; r++) acc[r] = v_zero();
     for (int g = -4; g < n_groups; g++) {
         if (g % 2 == 0)
-            RUN_AHEAD(g, n_groups, 0, 1, 2, 3);
+            RUN_AHEAD(0, 1, 2, 3);
         else
-            RUN_AHEAD(g, n_groups, 1, 0, 4, 5);
+            RUN_AHEAD(1, 0, 4, 5);
         if (g < 0) continue;
         const uint8_t *at = panel + (size_t)g * panel_bytes;
         const float *d = (const float *)(at + R * KVQ_PANEL_SCALE);

@@ -360,8 +360,8 @@ static __device__ __forceinline__ kvq_page_queue queue_of(const attend_job &a, c
     ret.head_dim = a.kv.head_dim;
     ret.block_tokens = a.kv.block_tokens;
     ret.n_seen = n_seen;
-    ret.sharer = threadIdx.x / KVQ_WARP_LANES;
-    ret.sharers = blockDim.x / KVQ_WARP_LANES;
+    ret.mine = 0;
+    for (int i = threadIdx.x / KVQ_WARP_LANES; i < 4; i += blockDim.x / KVQ_WARP_LANES) ret.mine |= 1 << i;
     return ret;
 }
 
@@ -413,8 +413,19 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     store_acc(t, s, own, d, to);
 }
 
+/* The last position of the block's tiles, and one. */
+static __device__ __forceinline__ int end_of_tiles(const attend_job &a, int first, int n) {
+    int ret = 0;
+    for (int i = first; i < first + n; i++) {
+        const kvq_row_run run = a.tiles[i];
+        int end = a.batch.pos[run.row_begin] + run.n_rows;
+        ret = end > ret ? end : ret;
+    }
+    return ret;
+}
+
 /* Tiles of one page, a warp each; behind the last one there may be some without rows. Warps walk the pages of the first
- * one, which are all that the others see: what a tile does not see changes nothing of it. */
+ * one, which are all that the others see: what a tile does not see changes nothing of it (where V is finite). */
 template <tile_kind KIND>
 __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split_shared(attend_job a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
@@ -430,8 +441,8 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     look_up_pages(a, front, s, begin, n_pages);
     clear_acc<KIND>(s, 1, d);
     __syncthreads();
-    const kvq_batch_seq &seq = a.batch.seqs[front.run.seq];
-    kvq_page_queue queue = queue_of(a, s, memory, 0, seq.pos_begin + seq.n_rows - begin * block_tokens);
+    int n_seen = end_of_tiles(a, a.first_tile + place, n_warps) - begin * block_tokens;
+    kvq_page_queue queue = queue_of(a, s, memory, 0, n_seen);
     kvq_queue_begin<is_halves<KIND>, true>(queue, 0, 1, n_pieces);
     load_queries<KIND>(a, t, s, 1);
     __syncwarp();
@@ -462,7 +473,7 @@ typedef struct merge_state {
     float max, sum, acc[MAX_CHANNELS];
 } merge_state;
 
-/* Query n's state of a split as attend_split left it; the empty one for splits behind the last. */
+/* Query n's state of a split as its kernel left it; the empty one for splits behind the last. */
 static __device__ __forceinline__ void load_state(merge_state *ret, const float *state, bool exists, int n, int d) {
     int lane = threadIdx.x % KVQ_WARP_LANES;
     ret->max = exists ? state[n] : -INFINITY;
@@ -523,8 +534,8 @@ size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
         kvq_head_tiles heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, queries);
         size_t one = (size_t)heads.n_tiles * kvq_cuda_splits(shapes->max_tokens, shapes->block_tokens) *
                      state_floats_of(shapes->head_dim) * sizeof(float);
-        size_t all = one * kvq_cuda_tiles_most(shapes->max_rows), least = one * KVQ_CUDA_SHARING_TILES;
-        size_t here = all < STATE_BYTES ? all : least > STATE_BYTES ? least : STATE_BYTES;
+        size_t all = one * kvq_cuda_tiles_most(shapes->max_rows);
+        size_t here = all < STATE_BYTES ? all : one > STATE_BYTES ? one : STATE_BYTES;
         if (here > most) most = here;
     }
     return most;
@@ -539,6 +550,14 @@ typedef struct variant {
     places (*places_of)(int head_dim, int n_warps);
 } variant;
 
+template <tile_kind KIND, bool SHARED>
+static void launch_split(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a) {
+    if constexpr (SHARED)
+        KVQ_LAUNCH(attend_split_shared<KIND>, grid, dim3(threads), shared_bytes, s, a);
+    else
+        KVQ_LAUNCH(attend_split<KIND>, grid, dim3(threads), shared_bytes, s, a);
+}
+
 template <tile_kind KIND, bool SHARED> constexpr auto *kernel_of() {
     if constexpr (SHARED)
         return attend_split_shared<KIND>;
@@ -546,19 +565,14 @@ template <tile_kind KIND, bool SHARED> constexpr auto *kernel_of() {
         return attend_split<KIND>;
 }
 
-template <tile_kind KIND, bool SHARED>
-static void launch_split(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a) {
-    constexpr auto attend = kernel_of<KIND, SHARED>();
-    KVQ_LAUNCH(attend, grid, dim3(threads), shared_bytes, s, a);
-}
 /* Copies pass the first-level cache by, so all of its memory may be shared memory, and as many blocks as fit there run
  * beside each other. */
 template <tile_kind KIND, bool SHARED> static cudaError_t allow_split(size_t shared_bytes) {
-    constexpr auto attend = kernel_of<KIND, SHARED>();
+    constexpr auto kernel = kernel_of<KIND, SHARED>();
     cudaError_t error =
-        cudaFuncSetAttribute(attend, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     if (error != cudaSuccess) return error;
-    return cudaFuncSetAttribute(attend, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
 }
 
 #define VARIANT(KIND, SHARED) \
@@ -580,17 +594,18 @@ kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err) {
 
 /* Tiles [a.first_tile, end), as many at a time as the workspace has room for. */
 static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end) {
+    size_t a_tile = (size_t)a.n_head_tiles * a.n_splits * a.state_floats * sizeof(float), used = 0;
+    size_t n_fit = s->workspace_bytes / a_tile;
     int n_warps = ATTEND_WARPS, n_tiles = end - a.first_tile;
     if (n_tiles <= 0) return;
     places at = v->places_of(a.kv.head_dim, n_warps);
-    while (n_warps > 1 && (size_t)at.bytes > s->shared_bytes) {
-        n_warps /= 2; /* another number gives the same results */
+    /* Another number of warps gives the same results. */
+    while (n_warps > 1 && ((size_t)at.bytes > s->shared_bytes || (v->shares && n_fit < (size_t)n_warps))) {
+        n_warps /= 2;
         at = v->places_of(a.kv.head_dim, n_warps);
     }
-    size_t a_tile = (size_t)a.n_head_tiles * a.n_splits * a.state_floats * sizeof(float), used = 0;
-    size_t n_fit = s->workspace_bytes / a_tile;
-    int a_block = v->shares ? n_warps : 1,
-        a_launch = n_fit < (size_t)n_tiles ? (int)n_fit / a_block * a_block : n_tiles;
+    int a_block = v->shares ? n_warps : 1;
+    int a_launch = n_fit < (size_t)n_tiles ? (int)n_fit / a_block * a_block : n_tiles;
     if (a_launch < 1) a_launch = a_block; /* and fail below */
     a.states = (float *)kvq_cuda_take(s, &used, (size_t)a_launch * a_tile);
     for (; a.states && a.first_tile < end; a.first_tile += a_launch) {
@@ -617,10 +632,10 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.state_floats = state_floats_of(a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
     bool halves = a.kv.policy.k_bits == 16;
-    attend_tiles(s, a, &variants[halves ? HALVES : CODES_8], step->n_small_tiles);
-    a.first_tile = step->n_small_tiles;
-    attend_tiles(s, a, &variants[CODES_16], step->n_alone_tiles);
-    a.first_tile = step->n_alone_tiles;
+    attend_tiles(s, a, &variants[halves ? HALVES : CODES_8], step->small_end);
+    a.first_tile = step->small_end;
+    attend_tiles(s, a, &variants[CODES_16], step->alone_end);
+    a.first_tile = step->alone_end;
     attend_tiles(s, a, &variants[halves ? SHARED_HALVES : SHARED_CODES], step->n_tiles);
 }
 

@@ -445,7 +445,7 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
         for (int r = 0; r < rows; r++) {
             weigh_row<KIND>(x[r], softcap, view.last[r], view.before[r], view.masked, &row);
             weights_of_row(w[r], &zero[r], x[r], tokens, sym, &row);
-            merges[r] = leave_row<SHARED>(s, g + 8 * r, row, states + r);
+            merges[r] = leave_row<SHARED>(s, g + 8 * r, row, SHARED ? states + r : nullptr);
         }
         __syncwarp(); /* the scales are read: copies of a later piece may overwrite them */
         if (v_half.bits == 4)

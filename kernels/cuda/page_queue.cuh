@@ -7,7 +7,7 @@
  * u, with g = lane / 4. Halves are eight columns 8 g + u, two rows make eight fragments of mma.m16n8k16. So no code
  * goes from one lane to another: each lane copies what it will use itself into its own 16 bytes of every slot, and
  * needs no barrier, no padding and no rearrangement; the slots are but a queue of registers. What a fragment's columns
- * and depth mean is chosen in attend.cu so that the soft-max of K's products is V's A fragment in the same lane.
+ * and depth mean is chosen in attend_piece.cuh so that the soft-max of K's products is V's A fragment in the same lane.
  *
  * A lane uses the same bytes whichever warp it is in. So a queue can be SHARED by a block's warps, which all take every
  * step of it: each copies a part of a step, and a barrier stands before it is used.
@@ -28,8 +28,7 @@ enum { KVQ_QUEUE_K_SCALES, KVQ_QUEUE_K_MINS, KVQ_QUEUE_V_SCALES, KVQ_QUEUE_V_MIN
 #define KVQ_QUEUE_SCALE_BYTES (KVQ_QUEUE_SCALES * KVQ_PIECE_TOKENS * 2) /* of a piece */
 /* A piece has two steps at least, so the last of those under way may be of the piece after the next. */
 #define KVQ_QUEUE_SCALE_SETS ((KVQ_QUEUE_STEPS - 1) / 2 + 1)
-#define KVQ_QUEUE_BYTES \
-    (KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES + KVQ_QUEUE_SCALE_SETS * KVQ_QUEUE_SCALE_BYTES) /* of a warp */
+#define KVQ_QUEUE_BYTES (KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES + KVQ_QUEUE_SCALE_SETS * KVQ_QUEUE_SCALE_BYTES)
 
 typedef struct kvq_page_queue {
     KVQ_SHARED_PTR(uint8_t) ring;      /* [KVQ_QUEUE_STEPS, 4 entries, 32 lanes, 16] */
@@ -41,7 +40,7 @@ typedef struct kvq_page_queue {
     int step, n_steps, bits, set, put, got; /* of the half; which scales; slots */
     bool is_v;
     const uint8_t *codes; /* of the half */
-    int sharer, sharers;  /* which warp this is, and of how many */
+    int mine;             /* bit i: of a shared queue's steps this warp copies entry i */
 } kvq_page_queue;
 
 /* ---- pieces ---- */
@@ -57,7 +56,7 @@ static __device__ __forceinline__ int kvq_begin_of_piece(int piece, int block_to
     return block_tokens > KVQ_PIECE_TOKENS ? piece * KVQ_PIECE_TOKENS % block_tokens : 0;
 }
 
-/* The set of scales of the warp's next piece. */
+/* The set of scales of the queue's next piece. */
 static __device__ __forceinline__ int kvq_next_scales(int set) {
     return set + 1 == KVQ_QUEUE_SCALE_SETS ? 0 : set + 1;
 }
@@ -66,7 +65,7 @@ static __device__ __forceinline__ int kvq_next_scales(int set) {
 
 /* Whether the lane copies entry i: a shared queue's entries are dealt out. */
 template <bool SHARED> static __device__ __forceinline__ bool kvq_queue_is_mine(const kvq_page_queue &s, int i) {
-    return !SHARED || i % s.sharers == s.sharer;
+    return !SHARED || (s.mine >> i & 1);
 }
 
 template <int BITS, bool SHARED>

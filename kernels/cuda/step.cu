@@ -77,7 +77,7 @@ typedef enum tile_sort { SMALL_TILE, ALONE_TILE, SHARING_TILE } tile_sort;
 typedef struct tile_rules {
     const kvq_batch *batch;
     int block_tokens, small_rows; /* tiles of so many rows at most are small */
-    bool small_share;             /* those too */
+    bool share, small_share;      /* those of a page its copies; small ones too (f16 has no others) */
 } tile_rules;
 
 static int page_of(const tile_rules *rules, const kvq_row_run *run) {
@@ -85,7 +85,7 @@ static int page_of(const tile_rules *rules, const kvq_row_run *run) {
 }
 
 static bool may_share(const tile_rules *rules, const kvq_row_run *run) {
-    return rules->small_share || run->n_rows > rules->small_rows;
+    return rules->share && (rules->small_share || run->n_rows > rules->small_rows);
 }
 
 /* Of the runs of a page, which begin at *runs: how many there are; *ret_n_sharing of them may share it. */
@@ -119,18 +119,29 @@ static int append_tiles(const tile_rules *rules, tile_sort sort, const kvq_row_r
     return n;
 }
 
+/* Whether blocks of sharing tiles would keep the device busy. Where there are few rows, a block for each tile, whose
+ * warps share its pieces, is done sooner. */
+static bool is_worth_sharing(const kvq_stream *s, const kvq_cuda_step *step, int n_rows) {
+    int64_t n_tiles = n_rows / step->heads.rows_a_tile;
+    return n_tiles / KVQ_CUDA_SHARING_TILES * step->heads.n_tiles * step->most_splits >= 2 * s->n_sms;
+}
+
 /* Cuts the step's rows into tiles; runs is room for as many as there are rows. Halves take two rows of a product each
  * (attend_piece.cuh). */
-static void cut_tiles(kvq_cuda_step *step, const kvq_shapes *shapes, const kvq_batch *b, const kvq_kv *kv,
-                      kvq_row_run *runs, kvq_row_run *tiles) {
+static void cut_tiles(const kvq_stream *s, kvq_cuda_step *step, const kvq_batch *b, const kvq_kv *kv, kvq_row_run *runs,
+                      kvq_row_run *tiles) {
     bool halves = kv->policy->k_bits == 16;
-    step->heads = kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, halves ? KVQ_CUDA_QUERIES / 2 : KVQ_CUDA_QUERIES);
-    int small_rows = KVQ_CUDA_QUERIES / 2 / step->heads.heads_a_tile;
-    const tile_rules rules = {b, kv->block_tokens, small_rows, halves};
+    step->heads =
+        kvq_cut_heads(s->shapes.n_heads, s->shapes.n_kv_heads, halves ? KVQ_CUDA_QUERIES / 2 : KVQ_CUDA_QUERIES);
+    const tile_rules rules = {.batch = b,
+                              .block_tokens = kv->block_tokens,
+                              .small_rows = KVQ_CUDA_QUERIES / 2 / step->heads.heads_a_tile,
+                              .share = is_worth_sharing(s, step, b->n_rows),
+                              .small_share = halves};
     int n_runs = kvq_cut_rows(b, kv->block_tokens, step->heads.rows_a_tile, runs);
-    step->n_small_tiles = append_tiles(&rules, SMALL_TILE, runs, n_runs, tiles, 0);
-    step->n_alone_tiles = append_tiles(&rules, ALONE_TILE, runs, n_runs, tiles, step->n_small_tiles);
-    step->n_tiles = append_tiles(&rules, SHARING_TILE, runs, n_runs, tiles, step->n_alone_tiles);
+    step->small_end = append_tiles(&rules, SMALL_TILE, runs, n_runs, tiles, 0);
+    step->alone_end = append_tiles(&rules, ALONE_TILE, runs, n_runs, tiles, step->small_end);
+    step->n_tiles = append_tiles(&rules, SHARING_TILE, runs, n_runs, tiles, step->alone_end);
 }
 
 /* ---- the operator ---- */
@@ -147,8 +158,7 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     step.batch.ids = (const int *)place_copy(&l, b->ids, (size_t)b->n_rows * sizeof(int));
     step.batch.pos = (const int *)place_copy(&l, b->pos, (size_t)b->n_rows * sizeof(int));
     step.batch.row_seq = (const int *)place_copy(&l, b->row_seq, (size_t)b->n_rows * sizeof(int));
-    const void *tiles_at = NULL, *runs_at = NULL, *seqs_at = NULL;
-    kvq_row_run *runs = (kvq_row_run *)place(&l, (size_t)b->n_rows * sizeof *runs, &runs_at);
+    const void *tiles_at = NULL, *seqs_at = NULL;
     kvq_row_run *tiles = (kvq_row_run *)place(&l, kvq_cuda_tiles_most(b->n_rows) * sizeof *tiles, &tiles_at);
     kvq_batch_seq *seqs = (kvq_batch_seq *)place(&l, (size_t)b->n_seqs * sizeof *seqs, &seqs_at);
     /* What varies in length from one decode step to the next comes last: what kernels are given of the rest stays, and
@@ -159,13 +169,15 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
         place_pages(&l, seqs, b, job->kv);
     }
     step.batch.seqs = (const kvq_batch_seq *)seqs_at;
+    size_t n_bytes = l.used; /* what comes behind stays on the host */
+    const void *nowhere;
+    kvq_row_run *runs = (kvq_row_run *)place(&l, (size_t)b->n_rows * sizeof *runs, &nowhere);
     if (l.overflows) {
         kvq_cuda_fail(s, KVQ_INTERNAL, "the lists of a step of %d rows do not fit in %zu bytes", b->n_rows,
                       s->lists_bytes);
         s->step = kvq_cuda_step{};
         return;
     }
-    cut_tiles(&step, &s->shapes, b, job->kv, runs, tiles);
     step.tiles = (const kvq_row_run *)tiles_at;
     int longest = 1;
     for (int i = 0; i < b->n_seqs; i++) {
@@ -173,9 +185,10 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
         if (n > longest) longest = n;
     }
     step.most_splits = kvq_cuda_splits(longest, job->kv->block_tokens);
+    cut_tiles(s, &step, b, job->kv, runs, tiles);
     s->step = step;
     s->room_used = 0;
-    kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, l.used, cudaMemcpyHostToDevice, s->cuda),
+    kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, n_bytes, cudaMemcpyHostToDevice, s->cuda),
                    "copying a step's lists");
     kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a step's lists");
     /* A decode step is many short kernels, the same ones step after step; a prefill's are long, and no two alike. */

@@ -21,11 +21,11 @@ extern "C" {
 typedef struct kvq_cuda_step {
     kvq_batch batch; /* all pointers are the device's */
     const kvq_batch *host;
-    kvq_head_tiles heads;     /* of attend: rows of one page, times heads of a KV group, are a tile */
-    const kvq_row_run *tiles; /* see n_tiles */
-    int n_small_tiles;        /* first those that are alone in their page and have at most 8 queries */
-    int n_alone_tiles;        /* up to here others that are alone */
-    int n_tiles;              /* then those of one page side by side, KVQ_CUDA_SHARING_TILES places each */
+    kvq_head_tiles heads; /* of attend: rows of one page, times heads of a KV group, are a tile */
+    const kvq_row_run *tiles;
+    int small_end; /* up to here tiles of at most 8 queries that have a block for themselves */
+    int alone_end; /* then larger ones */
+    int n_tiles;   /* then those that share their page's copies, KVQ_CUDA_SHARING_TILES places a block */
     int n_groups;
     int most_splits; /* that a tile sees when nothing is behind a window */
 } kvq_cuda_step;

@@ -28,6 +28,8 @@ static const kv_world_spec shapes[] = {
     {0,   320,   2,  2,  32, true, 320, false, true,  false,   0,   0, { 70,  33,   1}, 8},
     {0,   128,   4,  2,  32, true, 128, true,  false, false,   0,   0, { 70,  32,   5}, 9},
     {0,    64,   1,  1, 128, false, 64, false, true,  false,   0,   0, {540,   9,  20}, 10},
+    /* Rows of one page whose windows begin on both sides of a split's edge. */
+    {0,    32,   4,  1,  32, false, 32, false, true,  false,  38,   0, {330,   7,  40}, 11},
 };
 /* clang-format on */
 

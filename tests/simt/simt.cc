@@ -995,7 +995,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *ret, int device) {
     ret->integrated = fault_is("integrated");
     ret->pciBusID = 0x65;
     ret->totalGlobalMem = device_bytes();
-    ret->sharedMemPerBlockOptin = SIMT_SHARED_BYTES;
+    ret->sharedMemPerBlockOptin = fault_is("little_shared") ? 64 * 1024 : SIMT_SHARED_BYTES; /* Turing's */
     return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int *ret) {

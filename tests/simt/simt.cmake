@@ -32,6 +32,11 @@ endif()
 add_test(NAME check_kernels_cuda COMMAND check_kernels --plugin=$<TARGET_FILE:kvq_cuda_shim> --host-memory --sample=${KVQ_SHIM_SAMPLE})
 set_tests_properties(check_kernels_cuda PROPERTIES TIMEOUT 900 COST 90)
 set_property(TEST check_kernels_cuda PROPERTY ENVIRONMENT "KVQ_CUDA_CUBLAS=$<TARGET_FILE:fake_cublas>;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
+# Attention where a block has little shared memory, so that few warps, or one, are in it.
+if(NOT KVQ_SANITIZE)
+  add_test(NAME check_kernels_cuda_little COMMAND check_kernels --plugin=$<TARGET_FILE:kvq_cuda_shim> --host-memory --test=kv_*_d256* --sample=2)
+  set_tests_properties(check_kernels_cuda_little PROPERTIES TIMEOUT 900 COST 30 ENVIRONMENT "KVQ_SIMT_FAULT=little_shared")
+endif()
 # The whole engine on it.
 add_executable(test_engine_on_shim ${CMAKE_SOURCE_DIR}/tests/simt/test_engine_on_shim.c)
 target_link_libraries(test_engine_on_shim PRIVATE kvq_flags kvq_engine_world)
