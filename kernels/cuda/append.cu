@@ -184,20 +184,21 @@ static __device__ void append_head(const append_job &a, const head &h, int r, in
     }
     int g = (slot - job.n_heads) % kv.n_kv_heads;
     const kvq_kv_page page = a.batch.seqs[a.batch.row_seq[r]].pages[kv.layer.group][p];
-    kvq_kv_half halves[2];
+    kvq_kv_half half, v;
     if (kv.policy.wide)
-        kvq_wide_halves(kv, page, a.batch, true, g, &halves[0], &halves[1]);
+        kvq_wide_halves(kv, page, a.batch, true, g, &half, &v);
     else
-        kvq_closed_halves(kv, page, g, &halves[0], &halves[1]);
+        kvq_closed_halves(kv, page, g, &half, &v);
+    if (is_v) half = v;
     if (!is_v && kv.layer.k_ref) {
         const float *k_ref = kv.layer.k_ref + ((size_t)p * kv.n_kv_heads + g) * d;
         for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) h.x[i] = h.x[i] - k_ref[i];
         __syncwarp();
     }
-    write_head(h, kv, halves[is_v], is_v, t);
+    write_head(h, kv, half, is_v, t);
 }
 
-__global__ void append_rows(append_job a) {
+__global__ void append_rows(KVQ_ARGUMENT(append_job) a) {
     KVQ_SHARED(float, x, APPEND_WARPS *KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(float, other, APPEND_WARPS *KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(uint8_t, codes, APPEND_WARPS * KVQ_MAX_HEAD_DIM);

@@ -374,7 +374,7 @@ static __device__ __forceinline__ float *state_of(const attend_job &a, int place
 template <tile_kind KIND> constexpr int blocks_of_sm = KIND == TILE_CODES_16 ? 3 : 4;
 
 template <tile_kind KIND>
-__global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split(attend_job a) {
+__global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
@@ -427,7 +427,7 @@ static __device__ __forceinline__ int end_of_tiles(const attend_job &a, int firs
 /* Tiles of one page, a warp each; behind the last one there may be some without rows. Warps walk the pages of the first
  * one, which are all that the others see: what a tile does not see changes nothing of it (where V is finite). */
 template <tile_kind KIND>
-__global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split_shared(attend_job a) {
+__global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split_shared(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
     int d = a.kv.head_dim, warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
     int place = blockIdx.x * n_warps;
@@ -496,7 +496,7 @@ static __device__ __forceinline__ void merge_state_into(merge_state *to, const m
     for (int c = 0; c < MAX_CHANNELS; c++) to->acc[c] = fmaf(to->acc[c], keep, from.acc[c] * add);
 }
 
-__global__ void attend_merge(attend_job a) {
+__global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED(float, heads, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(float, others, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);

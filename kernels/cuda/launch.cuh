@@ -27,6 +27,8 @@
 /* The launch's shared_bytes as `type *name`; at most one per kernel. */
 #define KVQ_SHARED_DYNAMIC(type, name) simt_shared<type> name = simt_dynamic_array<type>()
 
+#define KVQ_ARGUMENT(type) const type
+
 /* A pointer into shared memory, and the same bytes as another type. */
 #define KVQ_SHARED_PTR(type) simt_shared<type>
 #define KVQ_SHARED_CAST(type, pointer) simt_shared_cast<type>(pointer)
@@ -42,6 +44,9 @@ template <typename T> static inline T kvq_read(simt_shared<uint8_t> at) {
 #else
 #include <cuda_runtime.h>
 #define KVQ_ANNOUNCE(name, kernel) ((void)0)
+/* A struct among a kernel's arguments that is read where it lies. Without it one whose address is taken somewhere, for
+ * a call or an index, is copied first, to each thread's own memory. */
+#define KVQ_ARGUMENT(type) const __grid_constant__ type
 #define KVQ_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define KVQ_SHARED_DYNAMIC(type, name)                                  \
     extern __shared__ __align__(16) unsigned char kvq_dynamic_shared[]; \

@@ -32,14 +32,32 @@ static inline bool kvq_linear_fits(const kvq_linear_key *key, const kvq_layout *
            key->scale == layout->scale_type && key->has_min == layout->has_min;
 }
 
-/* Output o of the part, activation row `row`: bias and residual in the CPU's order. */
+/* What is added to output o of the part, activation row `row`; it may lie where the output will. */
+typedef struct kvq_addends {
+    float bias, residual;
+} kvq_addends;
+
+static __device__ __forceinline__ kvq_addends kvq_load_addends(const kvq_linear &job, const kvq_matrix_part &part,
+                                                               int n_out, int o, int row) {
+    kvq_addends ret = {0, 0};
+    if (job.bias) ret.bias = job.bias[part.row_begin + o];
+    if (job.residual) ret.residual = job.residual[(size_t)row * n_out + part.row_begin + o];
+    return ret;
+}
+
+/* The output, in the CPU's order of adding. */
+static __device__ __forceinline__ void kvq_store_sum(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
+                                                     int o, int row, float value, const kvq_addends &plus) {
+    if (job.bias) value += plus.bias;
+    if (job.residual) value += plus.residual;
+    job.out[(size_t)row * n_out + part.row_begin + o] = value;
+}
+
+/* Both, where there is such an output. */
 static __device__ __forceinline__ void kvq_store(const kvq_linear &job, const kvq_matrix_part &part, int n_out, int o,
                                                  int row, float value) {
     if (o >= part.n_rows || row >= job.n_rows) return;
-    size_t at = (size_t)row * n_out + part.row_begin + o;
-    if (job.bias) value += job.bias[part.row_begin + o];
-    if (job.residual) value += job.residual[at];
-    job.out[at] = value;
+    kvq_store_sum(job, part, n_out, o, row, value, kvq_load_addends(job, part, n_out, o, row));
 }
 
 /* A part's tile; the last one for those behind, whose results nobody stores. */

@@ -81,22 +81,25 @@ __global__ void __launch_bounds__(UNPACK_THREADS)
 
 /* Outputs begin .. end - 1 of a part out of the sums, whose first is output `begin`. */
 __global__ void __launch_bounds__(STORE_THREADS)
-    store_sums(kvq_linear job, kvq_matrix_part part, const float *sums, const float *scales, int sums_apart, int n_in,
-               int n_out, int begin, int end) {
+    store_sums(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, const float *sums, const float *scales,
+               int sums_apart, int n_in, int n_out, int begin, int end) {
     int row = blockIdx.x, first = begin + (int)blockIdx.y * STORE_OUTS * STORE_THREADS + (int)threadIdx.x;
     bool is_coded = part.layout.bits > 0;
     float sum[STORE_OUTS], scale = scales[row];
+    kvq_addends plus[STORE_OUTS];
 #pragma unroll
     for (int k = 0; k < STORE_OUTS; k++) {
         int o = first + k * STORE_THREADS;
-        if (o < end) sum[k] = sums[(size_t)row * sums_apart + o - begin];
+        if (o >= end) break;
+        sum[k] = sums[(size_t)row * sums_apart + o - begin];
+        plus[k] = kvq_load_addends(job, part, n_out, o, row);
     }
 #pragma unroll
     for (int k = 0; k < STORE_OUTS; k++) {
         int o = first + k * STORE_THREADS;
         if (o >= end) break;
         if (kvq_is_finite(scale) ? kvq_is_finite(sum[k]) : is_coded) /* an infinity among floats is more than a NaN */
-            kvq_store(job, part, n_out, o, row, sum[k] * scale);
+            kvq_store_sum(job, part, n_out, o, row, sum[k] * scale, plus[k]);
         else
             kvq_store_exactly(job, part, n_in, n_out, o, row);
     }

@@ -237,7 +237,8 @@ static __device__ __forceinline__ void multiply(const kvq_linear &job, const kvq
 
 template <typename W>
 __global__ void __launch_bounds__(THREADS, 1)
-    half_rows(kvq_linear job, kvq_matrix_part part, half_activations x, int n_out) {
+    half_rows(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(half_activations) x,
+              int n_out) {
     if constexpr (KVQ_BUILT_FOR_HALVES(W::CODED)) multiply<W>(job, part, x, n_out);
 }
 
