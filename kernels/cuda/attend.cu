@@ -300,7 +300,7 @@ static __device__ __forceinline__ void merge_pieces(const shared &s, const tile_
             if (w >= n_pieces) break;
             acc = merged(acc, KVQ_SHARED_CAST(float4, s.v + (w * rows + n) * pitch + i)[0], merges[w]);
         }
-        to[0] = acc;
+        kvq_store_shared_16(to, acc);
     }
 }
 

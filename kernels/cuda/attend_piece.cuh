@@ -303,7 +303,7 @@ static __device__ __forceinline__ void weights_of_row(uint32_t *w, int *ret_zero
  */
 template <bool SHARED>
 static __device__ __forceinline__ void store_values(KVQ_SHARED_PTR(float4) to, float4 v, const row_merge &m) {
-    to[0] = SHARED ? merged(to[0], v, m) : v;
+    kvq_store_shared_16(to, SHARED ? merged(to[0], v, m) : v);
 }
 
 /* Sums of 32 channels from `channel` on: a lane has eight of them in a row. */

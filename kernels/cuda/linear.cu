@@ -270,10 +270,14 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
     }
 #pragma unroll
     for (int p = 0; p < PRODUCTS; p++)
-        for (int n = 0; n < KVQ_LANE_COLUMNS; n++)
-            for (int i = 0; i < KVQ_LANE_ROWS; i++)
-                kvq_store(job, part, n_out, (int)blockIdx.x * OUTS + out_warp * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i,
-                          row + first + p * KVQ_COLUMNS + 2 * t + n, total[p].of[i][n]);
+#pragma unroll
+        for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
+            float value[KVQ_LANE_ROWS];
+#pragma unroll
+            for (int i = 0; i < KVQ_LANE_ROWS; i++) value[i] = total[p].of[i][n];
+            kvq_store_four(job, part, n_out, (int)blockIdx.x * OUTS + out_warp * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g,
+                           row + first + p * KVQ_COLUMNS + 2 * t + n, value);
+        }
 }
 
 /* ---- float weights ---- */

@@ -60,6 +60,28 @@ static __device__ __forceinline__ void kvq_store(const kvq_linear &job, const kv
     kvq_store_sum(job, part, n_out, o, row, value, kvq_load_addends(job, part, n_out, o, row));
 }
 
+/* Outputs o to o + 3 of a row; in one store where they lie so. */
+static __device__ __forceinline__ void kvq_store_four(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
+                                                      int o, int row, const float *value) {
+    if ((n_out | part.row_begin) % 4 != 0 || o + KVQ_LANE_ROWS > part.n_rows) {
+#pragma unroll
+        for (int i = 0; i < KVQ_LANE_ROWS; i++) kvq_store(job, part, n_out, o + i, row, value[i]);
+        return;
+    }
+    if (row >= job.n_rows) return;
+    size_t at = (size_t)row * n_out + part.row_begin + o;
+    float4 sum = {value[0], value[1], value[2], value[3]};
+    if (job.bias) {
+        float4 b = *(const float4 *)(job.bias + part.row_begin + o);
+        sum.x += b.x, sum.y += b.y, sum.z += b.z, sum.w += b.w;
+    }
+    if (job.residual) {
+        float4 r = *(const float4 *)(job.residual + at);
+        sum.x += r.x, sum.y += r.y, sum.z += r.z, sum.w += r.w;
+    }
+    kvq_store_16(job.out + at, sum);
+}
+
 /* A part's tile; the last one for those behind, whose results nobody stores. */
 static __device__ __forceinline__ const uint8_t *kvq_tile_of(const kvq_matrix_part &part, int tile) {
     int last = (part.n_rows - 1) / KVQ_TILE_ROWS;

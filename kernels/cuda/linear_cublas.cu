@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(UNPACK_THREADS)
             for (int i = 0; i < KVQ_LANE_ROWS; i++) {
                 int o = group * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i;
                 uint16_t *to = halves + ((size_t)(o - begin) * n_steps + step) * KVQ_STEP + 8 * t;
-                if (o >= begin && o < end) *(uint4 *)to = kvq_row_pairs(w, i);
+                if (o >= begin && o < end) kvq_store_16(to, kvq_row_pairs(w, i));
             }
         }
     }

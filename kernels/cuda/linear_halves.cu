@@ -82,7 +82,7 @@ __global__ void convert_rows(const float *in, kvq_half_rows to) {
         words.y = kvq_two_halves(low.y * inverse, low.w * inverse);
         words.z = kvq_two_halves(high.x * inverse, high.z * inverse);
         words.w = kvq_two_halves(high.y * inverse, high.w * inverse);
-        *(uint4 *)(halves + (size_t)(i / KVQ_STEP) * to.step_apart + i % KVQ_STEP) = words;
+        kvq_store_16(halves + (size_t)(i / KVQ_STEP) * to.step_apart + i % KVQ_STEP, words);
     }
 }
 
@@ -145,30 +145,6 @@ static __device__ __forceinline__ void copy_step(KVQ_SHARED_PTR(uint8_t) to, con
     kvq_copy_commit();
 }
 
-/* ---- results ---- */
-
-/* Outputs o to o + 3 of a row; in one store where they lie so. */
-static __device__ __forceinline__ void store_four(const kvq_linear &job, const kvq_matrix_part &part, int n_out, int o,
-                                                  int row, const float *value) {
-    if ((n_out | part.row_begin) % 4 != 0 || o + KVQ_LANE_ROWS > part.n_rows) {
-#pragma unroll
-        for (int i = 0; i < KVQ_LANE_ROWS; i++) kvq_store(job, part, n_out, o + i, row, value[i]);
-        return;
-    }
-    if (row >= job.n_rows) return;
-    size_t at = (size_t)row * n_out + part.row_begin + o;
-    float4 sum = {value[0], value[1], value[2], value[3]};
-    if (job.bias) {
-        float4 b = *(const float4 *)(job.bias + part.row_begin + o);
-        sum.x += b.x, sum.y += b.y, sum.z += b.z, sum.w += b.w;
-    }
-    if (job.residual) {
-        float4 r = *(const float4 *)(job.residual + at);
-        sum.x += r.x, sum.y += r.y, sum.z += r.z, sum.w += r.w;
-    }
-    *(float4 *)(job.out + at) = sum;
-}
-
 /* ---- products ---- */
 
 template <typename W>
@@ -225,7 +201,7 @@ static __device__ __forceinline__ void multiply(const kvq_linear &job, const kvq
 #pragma unroll
             for (int i = 0; i < KVQ_LANE_ROWS; i++) sum[i] *= scale;
             if (kvq_is_finite(scale) ? finite : W::CODED) /* an infinity among floats is more than a NaN */
-                store_four(job, part, n_out, o, r, sum);
+                kvq_store_four(job, part, n_out, o, r, sum);
             else
                 again |= 1u << (p * KVQ_LANE_COLUMNS + n);
         }

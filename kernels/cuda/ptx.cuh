@@ -26,6 +26,33 @@ static __device__ __forceinline__ void kvq_ask_l2(const uint8_t *at) {
 #endif
 }
 
+/* Sixteen bytes in one store, at a multiple of 16 of device memory; of shared memory. The compiler takes many
+ * assignments of such structs apart, and four stores of a warp then touch each line four times. */
+static __device__ __forceinline__ void kvq_store_16(void *to, uint4 x) {
+#ifdef KVQ_SIMT
+    *(uint4 *)to = x;
+#else
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+                 : "memory");
+#endif
+}
+static __device__ __forceinline__ void kvq_store_16(float *to, float4 x) {
+    kvq_store_16((void *)to, uint4{(uint32_t)__float_as_int(x.x), (uint32_t)__float_as_int(x.y),
+                                   (uint32_t)__float_as_int(x.z), (uint32_t)__float_as_int(x.w)});
+}
+static __device__ __forceinline__ void kvq_store_shared_16(KVQ_SHARED_PTR(float4) to, float4 x) {
+#ifdef KVQ_SIMT
+    to[0] = x;
+#else
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};"
+                 :
+                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+                 : "memory");
+#endif
+}
+
 /* The float that the bits of a half mean, exactly. */
 static __device__ __forceinline__ float kvq_half_float(uint16_t bits) {
 #ifdef KVQ_SIMT
