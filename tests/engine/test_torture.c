@@ -191,11 +191,13 @@ static void random_lives_end_well(void **state) {
     (void)state;
     static const char *const policies[] = {"4", "8", "lmdeploy4"};
     uint64_t n_preemptions = 0;
+    uint32_t n_lives = 0;
     for (uint32_t i = 0; i < TINY_MODELS * 6; i += lives_one_in) {
         uint32_t p = i % 3, seed = 1 + i / 3 % 2;
         n_preemptions += live_one((int)(i / 6), policies[p], seed * 1000 + p);
+        n_lives++;
     }
-    assert_true(n_preemptions > 10);
+    assert_true(n_preemptions >= n_lives); /* some four a life; deadlines make it vary */
 }
 
 static void a_beginning_may_end_within_a_character(void **state) {
