@@ -91,27 +91,20 @@ typedef struct places {
 
 #define FLOATS_OF_TILE (3 * 16 + 4 * 16 * KVQ_SPLIT_PAGES)
 
-/* Of n_queues and n_tiles of `rows` queries, each with so many warps that leave what they made of a piece. */
-static __host__ __device__ __forceinline__ places places_of(int d, int rows, bool halves, int n_queues, int n_tiles,
-                                                            int warps_a_tile) {
+/* Of a kernel's block: with SHARED one queue, and for each warp a tile, which needs no room for what several warps
+ * would have made of its pieces; else a queue a warp and one tile. */
+template <tile_kind KIND, bool SHARED> static __host__ __device__ __forceinline__ places places_of(int d, int n_warps) {
     places ret;
-    int row_floats = rows * (d + 4);
-    ret.q_pitch = halves ? 2 * d + 16 : (d + 63) / 64 * 64 + 32;
-    ret.pages = n_queues * KVQ_QUEUE_BYTES;
+    int row_floats = rows_of_tile<KIND> * (d + 4), warps_a_tile = SHARED ? 0 : n_warps;
+    ret.q_pitch = is_halves<KIND> ? 2 * d + 16 : (d + 63) / 64 * 64 + 32;
+    ret.pages = (SHARED ? 1 : n_warps) * KVQ_QUEUE_BYTES;
     ret.tiles = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_kv_half);
     ret.q = (FLOATS_OF_TILE + warps_a_tile * PIECE_FLOATS * 16) * 4;
     ret.v = ret.q + 16 * ret.q_pitch;
     ret.acc = ret.v + warps_a_tile * row_floats * 4;
     ret.tile_bytes = ret.acc + row_floats * 4;
-    ret.bytes = ret.tiles + n_tiles * ret.tile_bytes;
+    ret.bytes = ret.tiles + (SHARED ? n_warps : 1) * ret.tile_bytes;
     return ret;
-}
-
-/* Of a kernel's block: with SHARED one queue and a tile a warp, else a queue a warp and one tile. */
-template <tile_kind KIND, bool SHARED>
-static __host__ __device__ __forceinline__ places places_of_block(int d, int n_warps) {
-    return places_of(d, rows_of_tile<KIND>, is_halves<KIND>, SHARED ? 1 : n_warps, SHARED ? n_warps : 1,
-                     SHARED ? 0 : n_warps);
 }
 
 /* The block's tile of that number, as this warp of it sees it. */
@@ -381,7 +374,7 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     const page_range pages = pages_of(t, t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z);
     int begin = pages.begin, n_pages = pages.end - begin, n_pieces = n_pages * kvq_pieces_of_page(a.kv.block_tokens);
     if (n_pages <= 0) return; /* the whole block: this tile has fewer splits than the longest */
-    const shared s = shared_of(memory, places_of_block<KIND, false>(d, n_warps), 0, warp);
+    const shared s = shared_of(memory, places_of<KIND, false>(d, n_warps), 0, warp);
 
     look_up_pages(a, t, s, begin, n_pages);
     clear_acc<KIND>(s, n_warps, d);
@@ -436,7 +429,7 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     const page_range pages = pages_of(front, split);
     int begin = pages.begin, n_pages = pages.end - begin, n_pieces = n_pages * kvq_pieces_of_page(block_tokens);
     if (n_pages <= 0 || front.n_queries == 0) return; /* the whole block */
-    const shared s = shared_of(memory, places_of_block<KIND, true>(d, n_warps), warp, 0);
+    const shared s = shared_of(memory, places_of<KIND, true>(d, n_warps), warp, 0);
 
     look_up_pages(a, front, s, begin, n_pages);
     clear_acc<KIND>(s, 1, d);
@@ -576,7 +569,7 @@ template <tile_kind KIND, bool SHARED> static cudaError_t allow_split(size_t sha
 }
 
 #define VARIANT(KIND, SHARED) \
-    { SHARED, rows_of_tile<KIND>, launch_split<KIND, SHARED>, allow_split<KIND, SHARED>, places_of_block<KIND, SHARED> }
+    { SHARED, rows_of_tile<KIND>, launch_split<KIND, SHARED>, allow_split<KIND, SHARED>, places_of<KIND, SHARED> }
 enum { HALVES, CODES_8, CODES_16, SHARED_HALVES, SHARED_CODES };
 static const variant variants[] = {VARIANT(TILE_HALVES, false), VARIANT(TILE_CODES_8, false),
                                    VARIANT(TILE_CODES_16, false), VARIANT(TILE_HALVES, true),
