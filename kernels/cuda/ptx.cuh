@@ -173,7 +173,7 @@ static __device__ __forceinline__ uint32_t kvq_four_bytes(float x0, float x1, fl
 /* One lane's part of a product: A's row g is with the four lanes 4 g + t, so is B's column g. Value holds an element of
  * A or B exactly, N are in a word. The device may sum floats in another order and with fewer bits. */
 template <typename Sum, typename Value, int N>
-static void simt_mma(const char *what, Sum *c, const Value (&a)[4][N], const Value (&b)[2][N]) {
+SIMT_NOT_SANITIZED static void simt_mma(const char *what, Sum *c, const Value (&a)[4][N], const Value (&b)[2][N]) {
     struct fragments {
         Value a[4][N], b[2][N];
     } mine;

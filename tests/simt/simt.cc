@@ -25,9 +25,9 @@
 #define FIBER_BYTES ((size_t)64 << 10)
 #endif
 
-/* What runs at every access to shared memory is no kernel's code: looked at by the sanitizers it would take half of
- * their time. */
-#define NOT_SANITIZED __attribute__((no_sanitize("address", "undefined")))
+/* Between the stacks' begins, beside their size: were they a multiple of 4096 bytes apart, all lanes of a warp would
+ * share the same few lines of the caches. */
+#define STACK_STAGGER ((size_t)448)
 
 #define WORD ((size_t)4)
 #define PAGE_BYTES ((size_t)4096)
@@ -40,7 +40,8 @@ simt_place *simt_current = &no_place;
 /* ---- fibers -------------------------------------------------------------------------------------------------------
  */
 
-/* Pushes what a call must keep, leaves the stack pointer in *save and goes on at `to`. */
+/* Pushes what a call must keep, leaves the stack pointer in *save and goes on at `to`; by a jump, because a return that
+ * does not go back to its call is foretold wrong every time. */
 extern "C" void simt_switch(void **save, void *to);
 asm(".text\n"
     ".globl simt_switch\n"
@@ -51,7 +52,7 @@ asm(".text\n"
     "    movq %rsp, (%rdi)\n"
     "    movq %rsi, %rsp\n"
     "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
-    "    ret\n"
+    "    popq %rcx\n    jmp *%rcx\n"
     ".size simt_switch, . - simt_switch\n");
 
 typedef enum fiber_state { FIBER_RUNS, FIBER_AT_BARRIER, FIBER_DONE } fiber_state;
@@ -176,7 +177,7 @@ __attribute__((no_sanitize("address"))) static void fiber_main(void) {
 static void make_fiber(unsigned index, dim3 block) {
     fiber *f = &simt.fibers[index];
     const simt_launch *l = simt.launch;
-    void **top = (void **)(simt.stacks + (index + 1) * FIBER_BYTES);
+    void **top = (void **)(simt.stacks + (index + 1) * FIBER_BYTES - index % 64 * STACK_STAGGER);
     *--top = NULL; /* where a caller's address would be: so that the stack is aligned as after a call */
     *--top = (void *)fiber_main;
     for (int i = 0; i < 6; i++) *--top = NULL;
@@ -256,18 +257,18 @@ const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value
  */
 
 /* Whether what `other` did in these phases is unordered with what the running thread does now. */
-NOT_SANITIZED static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_phase) {
+SIMT_NOT_SANITIZED static bool is_unordered(unsigned other, uint32_t block_phase, uint32_t warp_phase) {
     if (other == simt_now.index || block_phase != simt_now.block_phase) return false;
     return other / SIMT_WARP != simt_now.warp || warp_phase == simt_now.warp_phase;
 }
 
-NOT_SANITIZED static void check_arrived(const shadow *s, size_t at) {
+SIMT_NOT_SANITIZED static void check_arrived(const shadow *s, size_t at) {
     if (s->flight_phase >= simt.first_phase)
         simt_fail("thread %u uses byte %zu of shared memory, where an asynchronous copy of thread %u is under way",
                   simt_now.index, at, s->writer);
 }
 
-NOT_SANITIZED static void check_write(const shadow *s, size_t at) {
+SIMT_NOT_SANITIZED static void check_write(const shadow *s, size_t at) {
     check_arrived(s, at);
     if (s->write_phase >= simt.first_phase && is_unordered(s->writer, s->write_phase, s->write_warp_phase))
         simt_fail("shared-memory race at byte %zu: thread %u writes what thread %u wrote since the last barrier", at,
@@ -279,7 +280,7 @@ NOT_SANITIZED static void check_write(const shadow *s, size_t at) {
                   simt_now.index, s->reader);
 }
 
-NOT_SANITIZED static void check_read(const shadow *s, size_t at) {
+SIMT_NOT_SANITIZED static void check_read(const shadow *s, size_t at) {
     check_arrived(s, at);
     if (s->write_phase < simt.first_phase)
         simt_fail("thread %u reads byte %zu of shared memory, which nobody wrote", simt_now.index, at);
@@ -288,7 +289,7 @@ NOT_SANITIZED static void check_read(const shadow *s, size_t at) {
                   simt_now.index, s->writer);
 }
 
-NOT_SANITIZED static void remember_read(shadow *s) {
+SIMT_NOT_SANITIZED static void remember_read(shadow *s) {
     if (s->read_phase != simt_now.block_phase)
         s->n_readers = 1;
     else if (s->reader / SIMT_WARP != simt_now.warp)
@@ -303,7 +304,7 @@ NOT_SANITIZED static void remember_read(shadow *s) {
 }
 
 /* How many bytes from `at` on have one shadow, of `bytes` that are used; splits a word of which less is used. */
-NOT_SANITIZED static size_t shadow_bytes(size_t at, size_t bytes) {
+SIMT_NOT_SANITIZED static size_t shadow_bytes(size_t at, size_t bytes) {
     size_t word = at / WORD;
     if (simt.split_phase[word] == simt.first_phase) return 1;
     if (at % WORD == 0 && bytes >= WORD) return WORD;
@@ -312,7 +313,7 @@ NOT_SANITIZED static size_t shadow_bytes(size_t at, size_t bytes) {
     return 1;
 }
 
-NOT_SANITIZED uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
+SIMT_NOT_SANITIZED uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
     for (size_t i = at, step; i < at + bytes; i += step) {
         step = shadow_bytes(i, at + bytes - i);
         shadow *s = &simt.shadows[i];
@@ -332,7 +333,7 @@ NOT_SANITIZED uint8_t *simt_shared_bytes(size_t at, size_t bytes, bool writes) {
 /* ---- asynchronous copies --------------------------------------------------------------------------------------------
  */
 
-NOT_SANITIZED static void mark_flight(size_t at, uint32_t phase) {
+SIMT_NOT_SANITIZED static void mark_flight(size_t at, uint32_t phase) {
     for (size_t i = at; i < at + 16; i++) simt.shadows[i].flight_phase = phase;
 }
 
