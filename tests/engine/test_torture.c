@@ -1,6 +1,8 @@
 /* test_torture.c: long random lives of an engine: requests come, are cancelled, run out of time, go on in sessions,
  * while the pool is too small and the prefix cache is on. Each ends exactly once; each that was left alone says what it
- * says alone; nothing is left behind. --sample: one life of each model, for the sanitizers. */
+ * says alone; nothing is left behind. --sample: one life of each model, for the sanitizers.
+ *
+ * The engine's clock is the test's own and goes on by being looked at, so that a life is the same on every machine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,13 +10,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
 #include "world.h"
 #include "tests/sample.h"
 
-enum { KINDS = 12, LIVE_MAX = 24, ACTIONS = 2200 };
+enum { KINDS = 12, LIVE_MAX = 24, ACTIONS = 2200, TICK_NS = 100000 };
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ret) {
+    static int64_t ns;
+    (void)clock;
+    ns += TICK_NS;
+    *ret = (struct timespec){.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    return 0;
+}
 
 typedef struct live {
     answer answer;
@@ -85,6 +97,8 @@ static void submit_turn(life *x) {
     r.prompt = "And then, what did the others say?";
     r.session = names[next_random(x) % 3];
     r.max_tokens = 6;
+    r.has_seed = true;
+    r.seed = next_random(x);
     r.ignore_end = true;
     kvq_error err = {0};
     r.user = &l->answer;
@@ -197,7 +211,8 @@ static void random_lives_end_well(void **state) {
         n_preemptions += live_one((int)(i / 6), policies[p], seed * 1000 + p);
         n_lives++;
     }
-    assert_true(n_preemptions >= n_lives); /* some four a life; deadlines make it vary */
+    printf("%u lives, %llu preemptions\n", n_lives, (unsigned long long)n_preemptions);
+    assert_true(n_preemptions >= 2 * n_lives);
 }
 
 static void a_beginning_may_end_within_a_character(void **state) {
