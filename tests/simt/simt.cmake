@@ -53,7 +53,8 @@ if(TARGET kvqd AND MOSQUITTO)
 endif()
 # And the script for a machine with a GPU, whose figures are of nothing here.
 if(TARGET kvqd AND NOT KVQ_SANITIZE)
-  add_test(NAME gpu_run_on_shim COMMAND ${PYTHON3} ${CMAKE_SOURCE_DIR}/tests/gpu/run --shim --minutes 4.5 ${CMAKE_BINARY_DIR} ${CMAKE_BINARY_DIR}/gpu_run)
+  add_test(NAME gpu_run_on_shim COMMAND ${PYTHON3} ${CMAKE_SOURCE_DIR}/tests/gpu/run --shim --minutes 4.5
+           --llama-bench ${CMAKE_SOURCE_DIR}/tests/simt/fake_llama_bench ${CMAKE_BINARY_DIR} ${CMAKE_BINARY_DIR}/gpu_run)
   set_tests_properties(gpu_run_on_shim PROPERTIES TIMEOUT 300 COST 60)
 endif()
 add_library(kvq_old_plugin MODULE ${CMAKE_SOURCE_DIR}/tests/simt/old_plugin.c)
