@@ -6,11 +6,11 @@ target_include_directories(check_kernels PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_options(check_kernels PRIVATE -fno-tree-vectorize)
 target_link_libraries(check_kernels PRIVATE kvq_flags kvq_kernels)
 if(CMAKE_CROSSCOMPILING)
-  # An emulator is some thirty times slower: it gets one case in forty. On CPUs that lack an instruction set it must not be
+  # An emulator is some thirty times slower: it gets one case in twenty. On CPUs that lack an instruction set it must not be
   # found, and whatever is executed of it all the same is an illegal instruction there.
-  set(KVQ_CHECK_SAMPLE --sample=40 --expect=generic,neon,dotprod,i8mm)
-  add_test(NAME check_kernels_a76 COMMAND check_kernels --sample=40 --seed=2 --expect=generic,neon,dotprod)
-  add_test(NAME check_kernels_a72 COMMAND check_kernels --sample=40 --seed=3 --expect=generic,neon)
+  set(KVQ_CHECK_SAMPLE --sample=20 --expect=generic,neon,dotprod,i8mm)
+  add_test(NAME check_kernels_a76 COMMAND check_kernels --sample=20 --seed=2 --expect=generic,neon,dotprod)
+  add_test(NAME check_kernels_a72 COMMAND check_kernels --sample=20 --seed=3 --expect=generic,neon)
   set_tests_properties(check_kernels_a76 PROPERTIES COST 95 ENVIRONMENT QEMU_CPU=cortex-a76)
   set_tests_properties(check_kernels_a72 PROPERTIES COST 95 ENVIRONMENT QEMU_CPU=cortex-a72)
 endif()
