@@ -78,6 +78,13 @@ static void unstage(loader *o, void *to, const void *staged, size_t n_bytes) {
     if (staged && staged != to) o->status = m->backend->copy(m->device, to, staged, n_bytes, o->err);
 }
 
+/* The values of a vector, whose size was looked at, as floats. Its pages go back as a matrix's do: the kernel may have
+ * mapped 2 MB for a few KB. */
+static void read_floats(const kvq_gguf *g, const kvq_gguf_tensor *t, float *to) {
+    kvq_format_to_float(t->format, t->data, to, (size_t)t->dims[0]);
+    kvq_gguf_drop(g, t);
+}
+
 /* A vector (norm weight, RoPE factors) as floats; NULL when absent, while counting and after a failure. */
 static const float *load_vector(loader *o, const char *name, bool required, int n) {
     const kvq_gguf_tensor *t = find_tensor(o, name, required, n, 0);
@@ -86,7 +93,7 @@ static const float *load_vector(loader *o, const char *name, bool required, int 
     if (!out) return NULL;
     float *staged = stage(o, out, (size_t)n * sizeof(float));
     if (!staged) return NULL;
-    kvq_format_to_float(t->format, t->data, staged, (size_t)n);
+    read_floats(o->g, t, staged);
     unstage(o, out, staged, (size_t)n * sizeof(float));
     return out;
 }
@@ -175,7 +182,7 @@ static void load_matrix(loader *o, int l, kvq_matrix *m, const float **ret_bias,
     for (int i = 0, row = 0; i < n; row += names[i++].n_rows) {
         snprintf(name, sizeof name, "blk.%d.%s", l, names[i].bias);
         const kvq_gguf_tensor *t = find_tensor(o, name, false, names[i].n_rows, 0);
-        if (t && staged) kvq_format_to_float(t->format, t->data, staged + row, (size_t)names[i].n_rows);
+        if (t && staged) read_floats(o->g, t, staged + row);
     }
     if (!o->status) unstage(o, bias, staged, bias_bytes);
     *ret_bias = bias;
@@ -227,7 +234,7 @@ static void load_rope_factors(loader *o) {
     if (t && !m->rope_factors)
         o->status = kvq_fail(o->err, KVQ_NO_MEMORY, "'%s': no memory for its RoPE factors", kvq_gguf_path(o->g));
     if (t && !o->status) {
-        kvq_format_to_float(t->format, t->data, m->rope_factors, (size_t)n);
+        read_floats(o->g, t, m->rope_factors);
         rope->factors = m->rope_factors;
     }
     memcpy(m->rope, m->hparams.rope, sizeof m->rope);
@@ -293,6 +300,6 @@ bool kvq_model_k_bias(const kvq_gguf *g, const kvq_hparams *p, int l, float *out
     const kvq_gguf_tensor *t = kvq_gguf_tensor_find(g, name);
     uint64_t n = (uint64_t)p->n_kv_heads * (uint64_t)p->head_dim;
     if (!t || p->arch->qk_norm || t->n_dims != 1 || t->dims[0] != n) return false;
-    kvq_format_to_float(t->format, t->data, out, (size_t)n);
+    read_floats(g, t, out);
     return true;
 }
