@@ -1,8 +1,11 @@
 /* bench.c: `kvqctl bench`: how fast a model is read (prefill), written (decode, at depths) and served to many (batch),
  * for each KV policy. Prompts are random token ids, distinct for every sequence; the prefix cache is off, so nothing is
- * read twice. prefill  p ids read, up to the first token                               p / s decode   n tokens after
- * the first, of one sequence whose first d were read   n / s batch    b sequences at once, p ids in and n tokens out
- * each, all of it  b (p + n) / s */
+ * read twice. What is divided by its seconds:
+ *
+ *   prefill   p ids read, up to the first token
+ *   decode    n tokens after the first, of one sequence whose first d were read
+ *   batch     b sequences at once, p ids in and n tokens out each: b (p + n), all of it
+ */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>

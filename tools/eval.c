@@ -1,9 +1,12 @@
 /* eval.c: `kvqctl eval`: what a KV policy costs in truth. The text's ids are cut into chunks; the f16 cache runs each
- * chunk first and its logits are kept, then every policy runs the same chunk and is compared row by row: ppl        exp
- * of the mean of -log q(next token) mean_kld   mean of the KL divergence sum p (log p - log q), p of the f16 cache,
- * natural logarithm same_top   share of rows whose likeliest token is the same Scored are the rows of the second half
- * of a chunk that have a next token, as llama.cpp's perplexity does. All engines are open at once, so memory is that of
- * one model per policy; of the logits only one chunk is kept. */
+ * chunk first and its logits are kept, then every policy runs the same chunk and is compared row by row:
+ *
+ *   ppl        exp of the mean of -log q(next token)
+ *   mean_kld   mean of the KL divergence sum p (log p - log q), p of the f16 cache, natural logarithm
+ *   same_top   share of rows whose likeliest token is the same
+ *
+ * Scored are the rows of the second half of a chunk that have a next token, as llama.cpp's perplexity does. All engines
+ * are open at once, so memory is that of one model per policy; of the logits only one chunk is kept. */
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
