@@ -22,6 +22,7 @@ typedef struct head {
 /* ---- pages that close in this step but were begun in an earlier one move to their slots first ---- */
 
 __global__ void move_begun_page(kvq_cuda_kv kv, kvq_batch batch) {
+    kvq_wait_for_launches();
     const kvq_batch_close close = batch.closes[blockIdx.x];
     const kvq_batch_seq *seq = &batch.seqs[close.seq];
     if (close.group != kv.layer.group || seq->pos_begin <= close.page * kv.block_tokens) return;
@@ -202,6 +203,7 @@ __global__ void append_rows(KVQ_ARGUMENT(append_job) a) {
     KVQ_SHARED(float, x, APPEND_WARPS *KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(float, other, APPEND_WARPS *KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(uint8_t, codes, APPEND_WARPS * KVQ_MAX_HEAD_DIM);
+    kvq_wait_for_launches();
     int warp = threadIdx.x / KVQ_WARP_LANES, mine = warp * KVQ_MAX_HEAD_DIM;
     const head h = {x + mine, other + mine, codes + mine};
     int r = blockIdx.x, end = r + 1, slot = (int)blockIdx.y * APPEND_WARPS + warp;

@@ -369,6 +369,7 @@ template <tile_kind KIND> constexpr int blocks_of_sm = KIND == TILE_CODES_16 ? 3
 template <tile_kind KIND>
 __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
+    kvq_wait_for_launches();
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
     const page_range pages = pages_of(t, t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z);
@@ -422,6 +423,7 @@ static __device__ __forceinline__ int end_of_tiles(const attend_job &a, int firs
 template <tile_kind KIND>
 __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split_shared(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
+    kvq_wait_for_launches();
     int d = a.kv.head_dim, warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
     int place = blockIdx.x * n_warps;
     tile front = tile_of(a, a.first_tile + place, blockIdx.y), t = tile_of(a, a.first_tile + place + warp, blockIdx.y);
@@ -492,6 +494,7 @@ static __device__ __forceinline__ void merge_state_into(merge_state *to, const m
 __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED(float, heads, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
     KVQ_SHARED(float, others, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
+    kvq_wait_for_launches();
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;

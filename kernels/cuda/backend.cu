@@ -47,6 +47,7 @@ static kvq_status count_devices(int *ret, kvq_error *err) {
 }
 
 __global__ void probe(int *out) {
+    kvq_wait_for_launches();
     if (threadIdx.x == 0) *out = 7;
 }
 

@@ -107,6 +107,7 @@ static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &
 
 __global__ void close_page(kvq_cuda_kv kv, kvq_batch batch) {
     KVQ_SHARED(float, mean, KVQ_MAX_HEAD_DIM);
+    kvq_wait_for_launches();
     const kvq_batch_close close = batch.closes[blockIdx.x];
     if (close.group != kv.layer.group) return;
     const kvq_kv_page page = batch.seqs[close.seq].pages[close.group][close.page];

@@ -10,7 +10,10 @@
  * Steps of different row counts have graphs of their own, KVQ_CUDA_GRAPHS of them, used longest ago given up first. One
  * is built when its kernels come the second time. What the driver takes for it on the device comes out of what the pool
  * left free. Where a graph cannot be built, the launches are made one by one. KVQ_CUDA_GRAPHS=0 in the environment does
- * that always, to measure what graphs bring. */
+ * that always, to measure what graphs bring.
+ *
+ * KVQ_CUDA_EARLY=1 lets a launch come early, on compute capability 9.0 and later: its blocks take their places while
+ * the launch before it ends, and wait there (kvq_wait_for_launches), instead of being started when all is done. */
 #include "stream.h"
 
 #include <stdlib.h>
@@ -30,6 +33,8 @@ static size_t aligned(size_t bytes) {
     return (bytes + VALUE_ALIGN - 1) / VALUE_ALIGN * VALUE_ALIGN;
 }
 
+#define EARLY_CAPABILITY 90 /* griddepcontrol */
+
 /* ---- one launch ---- */
 
 static void tell_refusal(kvq_stream *s, cudaError_t error, const char *kernel, dim3 grid, dim3 block,
@@ -43,8 +48,12 @@ static void tell_refusal(kvq_stream *s, cudaError_t error, const char *kernel, d
 
 static void launch_now(kvq_stream *s, const kvq_cuda_call *c) {
     if (s->times) kvq_cuda_times_begin(s->times, s->cuda);
-    tell_refusal(s, cudaLaunchKernel(c->kernel, c->grid, c->block, c->args, c->shared_bytes, s->cuda), c->name, c->grid,
-                 c->block, c->shared_bytes);
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    const cudaLaunchConfig_t config = {c->grid, c->block, c->shared_bytes,
+                                       s->cuda, &early,   s->launches_early ? 1u : 0u};
+    tell_refusal(s, cudaLaunchKernelExC(&config, c->kernel, c->args), c->name, c->grid, c->block, c->shared_bytes);
     if (s->times) kvq_cuda_times_end(s->times, s->cuda, c->name, c->grid);
 }
 
@@ -167,12 +176,24 @@ static kvq_cuda_graph *oldest_graph(kvq_stream *s) {
     return ret;
 }
 
-static cudaError_t build(kvq_cuda_graph *g) {
+/* Launch i behind the one before it, from which the edge comes; an early one's has a kind of its own, for which drivers
+ * before CUDA 12.3 have no call. */
+static cudaError_t add_node(kvq_cuda_graph *g, int i, const cudaKernelNodeParams *node, bool is_early) {
+    const cudaGraphNode_t *before = i > 0 ? &g->nodes[i - 1] : NULL;
+    if (!before || !is_early) return cudaGraphAddKernelNode(&g->nodes[i], g->graph, before, before != NULL, node);
+    cudaError_t error = cudaGraphAddKernelNode(&g->nodes[i], g->graph, NULL, 0, node);
+    cudaGraphEdgeData edge = {};
+    edge.from_port = cudaGraphKernelNodePortProgrammatic;
+    edge.type = cudaGraphDependencyTypeProgrammatic;
+    return error == cudaSuccess ? kvq_add_edges(g->graph, before, &g->nodes[i], &edge, 1) : error;
+}
+
+static cudaError_t build(kvq_cuda_graph *g, bool launches_early) {
     void *args[MAX_ARGS];
     cudaError_t error = cudaGraphCreate(&g->graph, 0);
     for (int i = 0; i < g->calls.n && error == cudaSuccess; i++) {
         const cudaKernelNodeParams node = node_of(&g->calls, &g->calls.list[i], args);
-        error = cudaGraphAddKernelNode(&g->nodes[i], g->graph, i > 0 ? &g->nodes[i - 1] : NULL, i > 0, &node);
+        error = add_node(g, i, &node, launches_early);
     }
     return error == cudaSuccess ? cudaGraphInstantiate(&g->exec, g->graph, 0) : error;
 }
@@ -209,7 +230,7 @@ static void launch_as_graph(kvq_stream *s) {
     }
     cudaError_t error = g->exec ? update(s, g) : cudaSuccess;
     if (error == cudaSuccess) take_calls(s, g);
-    if (error == cudaSuccess && !g->exec) error = build(g);
+    if (error == cudaSuccess && !g->exec) error = build(g, s->launches_early);
     if (error == cudaSuccess) {
         g->used_at = s->n_steps;
         s->n_replays++;
@@ -245,7 +266,9 @@ void kvq_cuda_flush(kvq_stream *s) {
 
 bool kvq_cuda_graphs_init(kvq_stream *s) {
     const char *wish = secure_getenv("KVQ_CUDA_GRAPHS");
+    const char *early = secure_getenv("KVQ_CUDA_EARLY");
     s->uses_graphs = !s->times && (!wish || strcmp(wish, "0") != 0);
+    s->launches_early = !s->times && s->capability >= EARLY_CAPABILITY && early && strcmp(early, "1") == 0;
     bool ok = calls_init(&s->calls);
     for (int i = 0; i < KVQ_CUDA_GRAPHS && ok; i++) {
         kvq_cuda_graph *g = &s->graphs[i];

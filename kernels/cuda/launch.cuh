@@ -4,9 +4,9 @@
  *
  * Rules that make a kernel fit both: blocks of whole warps; warp-wide instructions by whole warps (KVQ_WARP), never in
  * a branch that only some lanes take; shared memory through KVQ_SHARED and KVQ_SHARED_PTR; no reliance on lock step or
- * on the order of blocks. An operator does its work on the device by KVQ_LAUNCH and nothing else (no copies, no
- * memset): launches may be kept until the step ends (graph.cu). Floating-point contraction is off (-fmad=false): a
- * fused multiply-add is written fmaf, so that host and device round alike. */
+ * on the order of blocks; kvq_wait_for_launches (ptx.cuh) first. An operator does its work on the device by KVQ_LAUNCH
+ * and nothing else (no copies, no memset): launches may be kept until the step ends (graph.cu). Floating-point
+ * contraction is off (-fmad=false): a fused multiply-add is written fmaf, so that host and device round alike. */
 #ifndef KVQ_CUDA_LAUNCH_CUH
 #define KVQ_CUDA_LAUNCH_CUH
 
@@ -18,6 +18,7 @@
 #ifdef KVQ_SIMT
 #include "simt.h"
 #define KVQ_ANNOUNCE(name, kernel) simt_announce(name, kernel)
+#define kvq_add_edges cudaGraphAddDependencies
 
 /* `type name[count]` in shared memory, declared at the top of a kernel; count is a constant. */
 #define KVQ_SHARED(type, name, count) \
@@ -44,6 +45,12 @@ template <typename T> static inline T kvq_read(simt_shared<uint8_t> at) {
 #else
 #include <cuda_runtime.h>
 #define KVQ_ANNOUNCE(name, kernel) ((void)0)
+/* CUDA 13 gave the name to the function with edges. */
+#if CUDART_VERSION >= 13000
+#define kvq_add_edges cudaGraphAddDependencies
+#else
+#define kvq_add_edges cudaGraphAddDependencies_v2
+#endif
 /* A struct among a kernel's arguments that is read where it lies. Without it one whose address is taken somewhere, for
  * a call or an index, is copied first, to each thread's own memory. */
 #define KVQ_ARGUMENT(type) const __grid_constant__ type

@@ -73,6 +73,7 @@ size_t kvq_cuda_columns_bytes(const kvq_shapes *shapes) {
 
 /* A warp is a group of 32 values of a row. */
 __global__ void quantize_groups(const float *x, kvq_activations a, int n_rows) {
+    kvq_wait_for_launches();
     int group = blockIdx.x * (QUANTIZE_THREADS / KVQ_WARP_LANES) + threadIdx.x / KVQ_WARP_LANES;
     if (group >= n_rows * a.n_steps) return; /* whole warps */
     kvq_quantize_step(a, group / a.n_steps, group % a.n_steps,
@@ -135,6 +136,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
     const uint8_t *columns[N];
     int asked_end = begin + asked < end ? begin + asked : end;
     ask_for_steps<K>(tile, begin, asked_end, lane);
+    kvq_wait_for_launches(); /* not earlier: no launch writes weights */
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
     for (int step = begin; step < end; step += ahead) {
         kvq_raw<K> raw[ahead];
@@ -234,6 +236,7 @@ template <typename K>
 __global__ void __launch_bounds__(MANY_THREADS, 2)
     many_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
     KVQ_SHARED(uint8_t, stages, STAGES * stage<K>::BYTES);
+    kvq_wait_for_launches();
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.y * ROWS, first = warp / OUT_WARPS * WARP_COLUMNS, out_warp = warp % OUT_WARPS;
     int tile = out_warp * 2 + g / 4, n_left = job.n_rows - row - first;
@@ -285,6 +288,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
 /* Activations as they are, inputs in eight interleaved chains. */
 template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_part part, int n_in, int n_out) {
     KVQ_SHARED(float, partial, ROW_COUNT *FLOAT_SLICES *KVQ_TILE_ROWS);
+    kvq_wait_for_launches();
     int slice = threadIdx.x / KVQ_TILE_ROWS, r = threadIdx.x % KVQ_TILE_ROWS, row = blockIdx.y * FLOAT_ROWS;
     int n_rows = job.n_rows - row < ROW_COUNT ? job.n_rows - row : ROW_COUNT;
     const uint8_t *tile = kvq_tile_of(part, blockIdx.x);

@@ -50,6 +50,7 @@ size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes) {
 template <typename W>
 __global__ void __launch_bounds__(UNPACK_THREADS)
     unpack_rows(kvq_matrix_part part, uint16_t *halves, int n_steps, int begin, int end) {
+    kvq_wait_for_launches();
     if constexpr (KVQ_BUILT_FOR_HALVES(W::CODED)) {
         int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
         int group = begin / KVQ_WARP_ROWS + (int)blockIdx.y,
@@ -83,6 +84,7 @@ __global__ void __launch_bounds__(UNPACK_THREADS)
 __global__ void __launch_bounds__(STORE_THREADS)
     store_sums(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, const float *sums, const float *scales,
                int sums_apart, int n_in, int n_out, int begin, int end) {
+    kvq_wait_for_launches();
     int row = blockIdx.x, first = begin + (int)blockIdx.y * STORE_OUTS * STORE_THREADS + (int)threadIdx.x;
     bool is_coded = part.layout.bits > 0;
     float sum[STORE_OUTS], scale = scales[row];

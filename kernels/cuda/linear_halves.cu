@@ -67,6 +67,7 @@ static __device__ __forceinline__ float scale_of(int bits, float *inverse) {
 /* A block is a row; a thread has eight inputs at a time, a lane's of the products. */
 __global__ void convert_rows(const float *in, kvq_half_rows to) {
     KVQ_SHARED(int, scratch, KVQ_WARP_LANES);
+    kvq_wait_for_launches();
     int row = blockIdx.x, largest = 0;
     const float *from = in + (size_t)row * to.n_in;
     for (int i = threadIdx.x; i < to.n_in; i += CONVERT_THREADS)
@@ -215,6 +216,7 @@ template <typename W>
 __global__ void __launch_bounds__(THREADS, 1)
     half_rows(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(half_activations) x,
               int n_out) {
+    kvq_wait_for_launches();
     if constexpr (KVQ_BUILT_FOR_HALVES(W::CODED)) multiply<W>(job, part, x, n_out);
 }
 

@@ -17,6 +17,19 @@ static __device__ __forceinline__ int kvq_dp4a_us(uint32_t u, uint32_t s, int ac
 #endif
 }
 
+/* First in every kernel, for every thread. Where a launch may come early (graph.cu) its blocks take their places while
+ * the launch before it still ends: this waits until all launches before have ended and what they wrote is there, and
+ * then lets the next one's blocks come. Until then a kernel reads its arguments and what no kernel writes, if anything.
+ * Elsewhere it does nothing. griddepcontrol, sm_90. */
+static __device__ __forceinline__ void kvq_wait_for_launches(void) {
+#ifdef KVQ_SIMT
+    simt_wait_for_launches();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* Asks for the line at `at` of device memory, into the L2 cache; changes nothing. */
 static __device__ __forceinline__ void kvq_ask_l2(const uint8_t *at) {
 #ifdef KVQ_SIMT

@@ -24,6 +24,7 @@ static __device__ __forceinline__ float remainder_of(float value) {
 __global__ void __launch_bounds__(PREPARE_THREADS)
     prepare_refine(kvq_refine job, float *rest, float *threshold, int n_in, int n_out) {
     KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
+    kvq_wait_for_launches();
     const float *x = job.x + (size_t)blockIdx.x * n_out, *in = job.in + (size_t)blockIdx.x * n_in;
     float largest = -INFINITY;
 #pragma unroll 8
@@ -55,6 +56,7 @@ static __device__ __forceinline__ float add_inputs(float sum, const kvq_layout &
 __global__ void __launch_bounds__(REFINE_THREADS)
     refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *threshold, int n_in, int n_out) {
     KVQ_SHARED(float, sums, REFINE_THREADS);
+    kvq_wait_for_launches();
     int l = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS, o = blockIdx.x * KVQ_TILE_ROWS + l;
     float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin + o;
     const float *left = rest + (size_t)blockIdx.y * n_in;

@@ -13,6 +13,7 @@
 /* ---- embed ---- */
 
 __global__ void embed_rows(kvq_embed job, kvq_matrix table, const int *ids) {
+    kvq_wait_for_launches();
     int row = ids[blockIdx.x], p = 0;
     while (row >= table.parts[p].row_begin + table.parts[p].n_rows) p++;
     float *out = job.out + (size_t)blockIdx.x * table.n_in;
@@ -62,6 +63,7 @@ static __device__ __forceinline__ float add_squares(float sum, const float x[NOR
 
 __global__ void __launch_bounds__(MOST_THREADS) norm_rows(kvq_norm job, kvq_activations left) {
     KVQ_SHARED(float, scratch, 32);
+    kvq_wait_for_launches();
     size_t at = (size_t)blockIdx.x * job.n_cols;
     int n = job.n_cols, at_once = NORM_VALUES * (int)blockDim.x, first = threadIdx.x;
     norm_values v;
@@ -107,6 +109,7 @@ static __device__ float activate(kvq_activation activation, float x) {
 #define GLU_VALUES 4 /* of a thread, loaded at once: one would leave half of the memory's bandwidth */
 
 __global__ void __launch_bounds__(ROW_THREADS) glu_rows(kvq_glu job, kvq_activations left) {
+    kvq_wait_for_launches();
     int first = (int)blockIdx.y * GLU_VALUES * ROW_THREADS + (int)threadIdx.x;
     const float *gates = job.gate_up + (size_t)blockIdx.x * 2 * job.ffn_dim, *ups = gates + job.ffn_dim;
     float gate[GLU_VALUES], up[GLU_VALUES];
@@ -137,6 +140,7 @@ static void glu(kvq_stream *s, const kvq_glu *job) {
 /* ---- rope_table: angles in double; a float's angle at position 20,000 would be wrong in the third digit ---- */
 
 __global__ void rope_rows(float *table, kvq_rope rope, const int *pos) {
+    kvq_wait_for_launches();
     int half = rope.n_rot / 2;
     for (int i = threadIdx.x; i < half; i += blockDim.x) {
         double frequency = rope.scale * pow(rope.freq_base, -2.0 * i / rope.n_rot);
@@ -156,6 +160,7 @@ static void rope_table(kvq_stream *s, const kvq_rope_table *job) {
 /* ---- gather ---- */
 
 __global__ void gather_rows(kvq_gather job, const int *rows) {
+    kvq_wait_for_launches();
     const float *in = job.in + (size_t)rows[blockIdx.x] * job.n_cols;
     for (int i = threadIdx.x; i < job.n_cols; i += blockDim.x) job.out[(size_t)blockIdx.x * job.n_cols + i] = in[i];
 }
@@ -169,6 +174,7 @@ static void gather(kvq_stream *s, const kvq_gather *job) {
 /* ---- softcap ---- */
 
 __global__ void softcap_values(kvq_softcap job) {
+    kvq_wait_for_launches();
     int i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= job.n_cols) return;
     float *x = job.x + (size_t)blockIdx.x * job.n_cols + i;

@@ -19,6 +19,7 @@ enum { EDIT_THREADS = 256, MAXIMA_WARPS = 8, DRAW_THREADS = 512, DRAW_WARPS = DR
 /* ---- before the draw ---- */
 
 __global__ void edit_logits(kvq_sample job) {
+    kvq_wait_for_launches();
     const kvq_sample_row row = job.rows[blockIdx.x];
     float *x = job.logits + (size_t)blockIdx.x * job.vocab_size;
     for (int i = threadIdx.x; i < row.n_edits; i += blockDim.x) {
@@ -29,6 +30,7 @@ __global__ void edit_logits(kvq_sample job) {
 
 /* maxima [n_rows, n_blocks]: keys. */
 __global__ void find_maxima(kvq_sample job, uint32_t *maxima, int n_blocks) {
+    kvq_wait_for_launches();
     int lane = threadIdx.x % KVQ_WARP_LANES, b = blockIdx.x * MAXIMA_WARPS + threadIdx.x / KVQ_WARP_LANES;
     if (b >= n_blocks) return; /* the whole warp */
     const float *x = job.logits + (size_t)blockIdx.y * job.vocab_size;
@@ -238,6 +240,7 @@ static __device__ int find_target(const sampling *s, uint64_t target) {
 __global__ void __launch_bounds__(DRAW_THREADS)
     draw(kvq_sample job, const uint32_t *maxima, uint64_t *sums, int n_blocks) {
     KVQ_SHARED(uint64_t, scratch, 2 * DRAW_WARPS);
+    kvq_wait_for_launches();
     const kvq_sample_row row = job.rows[blockIdx.x];
     sampling s = {};
     s.x = job.logits + (size_t)blockIdx.x * job.vocab_size;

@@ -85,6 +85,7 @@ struct kvq_stream {
     kvq_cuda_step step;
     kvq_error error; /* the first */
 
+    bool launches_early;           /* where the device can and somebody wants it: graph.cu */
     bool uses_graphs, keeps_calls; /* keeps: launches wait in `calls` until kvq_cuda_flush */
     kvq_cuda_calls calls;
     kvq_cuda_graph graphs[KVQ_CUDA_GRAPHS];

@@ -72,6 +72,7 @@ typedef struct fiber {
     fiber_state state;
     int line; /* of the barrier */
     simt_place place;
+    bool has_waited;              /* for the launches before */
     unsigned n_flights, n_groups; /* copies under way, in order; groups committed */
     flight flights[MAX_FLIGHTS];
 } fiber;
@@ -168,6 +169,8 @@ __attribute__((no_sanitize("address"))) static void fiber_main(void) {
     simt.launch->run(simt.launch->body);
     if (simt.fibers[simt.current].n_flights > 0)
         simt_fail("thread %u ends without waiting for its asynchronous copies", simt_now.index);
+    if (simt.launch->is_early && !simt.fibers[simt.current].has_waited)
+        simt_fail("thread %u of an early launch ends and has not waited for the launches before it", simt_now.index);
     simt.fibers[simt.current].state = FIBER_DONE;
     simt.warps[simt.current / SIMT_WARP].ready &= ~(1u << simt.current % SIMT_WARP);
     leave_fiber(true);
@@ -183,6 +186,7 @@ static void make_fiber(unsigned index, dim3 block) {
     for (int i = 0; i < 6; i++) *--top = NULL;
     f->stack_pointer = top;
     f->state = FIBER_RUNS;
+    f->has_waited = false;
     f->place = simt_place{};
     f->place.thread = dim3(index % l->block.x, index / l->block.x % l->block.y, index / (l->block.x * l->block.y));
     f->place.block = block;
@@ -750,6 +754,7 @@ struct simt_node {
     const simt_kernel *kernel;
     dim3 grid, block;
     size_t shared_bytes;
+    bool is_early, has_edge; /* of a graph: from the node before */
     void *args[64];
     uint8_t *values;
 };
@@ -785,22 +790,36 @@ static simt_node *new_node(const simt_kernel *kernel, dim3 grid, dim3 block, siz
     return n;
 }
 
-cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared_bytes,
-                             cudaStream_t s) {
+void simt_wait_for_launches(void) {
+    simt.fibers[simt.current].has_waited = true;
+}
+
+static uint64_t n_early_launches;
+
+/* Launches that may come early, for the test that there are such. */
+extern "C" __attribute__((visibility("default"))) uint64_t simt_count_early_launches(void) {
+    return n_early_launches;
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *c, const void *kernel, void **args) {
     const simt_kernel *k = find_kernel(kernel);
     if (!k) return failed(cudaErrorInvalidValue);
     simt_launch launch = {};
     launch.kernel = k->name;
-    launch.grid = grid;
-    launch.block = block;
-    launch.shared_bytes = shared_bytes;
+    launch.grid = c->grid;
+    launch.block = c->block;
+    launch.shared_bytes = c->dynamicSmemBytes;
+    for (unsigned i = 0; i < c->numAttrs; i++)
+        if (c->attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization)
+            launch.is_early = c->attrs[i].val.programmaticStreamSerializationAllowed != 0;
     launch.run = [](void *body) {
         simt_node *n = (simt_node *)body;
         n->kernel->call(n->kernel->kernel, n->args);
     };
     launch.drop = free_node;
-    launch.body = new_node(k, grid, block, shared_bytes, args);
-    simt_enqueue(s, &launch);
+    launch.body = new_node(k, c->grid, c->block, c->dynamicSmemBytes, args);
+    n_early_launches += launch.is_early;
+    simt_enqueue(c->stream, &launch);
     return simt.last;
 }
 
@@ -832,11 +851,23 @@ cudaError_t cudaGraphCreate(cudaGraph_t *ret, unsigned flags) {
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *ret, cudaGraph_t g, const cudaGraphNode_t *dependencies,
                                    size_t n_dependencies, const cudaKernelNodeParams *p) {
     const simt_kernel *k = find_kernel(p->func);
-    bool is_chain = g->last ? n_dependencies == 1 && dependencies[0] == g->last : n_dependencies == 0;
+    bool is_chain = n_dependencies == 0 || (g->last && n_dependencies == 1 && dependencies[0] == g->last);
     if (!k || !is_chain) return failed(cudaErrorInvalidValue);
     *ret = new_node(k, p->grid, p->block, p->sharedMemBytes, p->kernelParams);
+    (*ret)->has_edge = n_dependencies > 0;
     *(g->last ? &g->last->next : &g->first) = *ret;
     g->last = *ret;
+    return cudaSuccess;
+}
+
+/* From the node before the last one, which was added without; an edge that lets it come early. */
+cudaError_t cudaGraphAddDependencies(cudaGraph_t g, const cudaGraphNode_t *from, const cudaGraphNode_t *to,
+                                     const cudaGraphEdgeData *edges, size_t n) {
+    if (n != 1 || *to != g->last || (*from)->next != *to) return failed(cudaErrorInvalidValue);
+    if (edges->type != cudaGraphDependencyTypeProgrammatic || edges->from_port != cudaGraphKernelNodePortProgrammatic)
+        return failed(cudaErrorInvalidValue);
+    (*to)->is_early = true;
+    (*to)->has_edge = true;
     return cudaSuccess;
 }
 
@@ -844,6 +875,8 @@ cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *ret, cudaGraph_t g, const cu
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ret, cudaGraph_t g, unsigned long long flags) {
     (void)flags;
     if (fault_is("no_graphs")) return failed(cudaErrorNotSupported);
+    for (const simt_node *n = g->first; n; n = n->next)
+        if (n->has_edge != (n != g->first)) return failed(cudaErrorInvalidValue);
     *ret = g;
     return cudaSuccess;
 }
@@ -863,8 +896,11 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s) {
     n_graph_launches++;
     for (simt_node *n = g->first; n; n = n->next) {
         n_graph_nodes++;
-        (void)cudaLaunchKernel(n->kernel->kernel, n->grid, n->block, n->args, n->shared_bytes,
-                               s); /* simt.last has it */
+        cudaLaunchAttribute early = {};
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = n->is_early;
+        const cudaLaunchConfig_t config = {n->grid, n->block, n->shared_bytes, s, &early, 1};
+        (void)cudaLaunchKernelExC(&config, n->kernel->kernel, n->args); /* simt.last has it */
     }
     return simt.last;
 }

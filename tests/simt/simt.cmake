@@ -24,14 +24,14 @@ target_link_libraries(fake_cublas PRIVATE kvq_flags)
 add_executable(test_simt ${CMAKE_SOURCE_DIR}/tests/simt/test_simt.cc ${CMAKE_SOURCE_DIR}/tests/simt/simt.cc $<TARGET_OBJECTS:kvq_cuda_common>)
 target_link_libraries(test_simt PRIVATE kvq_simt_flags)
 add_test(NAME test_simt COMMAND test_simt)
-# The operators against ref, as on a device. All cases take five minutes here (--long): one in so many, another choice per seed.
+# The operators against ref, as on a device, with launches that may come early: so that each kernel is seen to wait. All cases take five minutes here (--long): one in so many, another choice per seed.
 set(KVQ_SHIM_SAMPLE 30)
 if(KVQ_SANITIZE)
   set(KVQ_SHIM_SAMPLE 60)
 endif()
 add_test(NAME check_kernels_cuda COMMAND check_kernels --plugin=$<TARGET_FILE:kvq_cuda_shim> --host-memory --sample=${KVQ_SHIM_SAMPLE})
 set_tests_properties(check_kernels_cuda PROPERTIES TIMEOUT 900 COST 90)
-set_property(TEST check_kernels_cuda PROPERTY ENVIRONMENT "KVQ_CUDA_CUBLAS=$<TARGET_FILE:fake_cublas>;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
+set_property(TEST check_kernels_cuda PROPERTY ENVIRONMENT "KVQ_CUDA_CUBLAS=$<TARGET_FILE:fake_cublas>;KVQ_CUDA_EARLY=1;ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0")
 # Attention where a block has little shared memory, so that few warps, or one, are in it.
 if(NOT KVQ_SANITIZE)
   add_test(NAME check_kernels_cuda_little COMMAND check_kernels --plugin=$<TARGET_FILE:kvq_cuda_shim> --host-memory --test=kv_*_d256* --sample=2)

@@ -11,6 +11,7 @@
  *   - a barrier or warp-wide instruction that some threads never reach, or reach elsewhere;
  *   - a mask that is not the whole warp: partial warps are not used here;
  *   - an asynchronous copy whose bytes are used before it was waited for, or that nobody waits for;
+ *   - a thread of an early launch that ends without having waited for the launches before it;
  *   - addresses of ldmatrix and asynchronous copies that are no multiples of 16.
  * Device memory can only be touched while kernels and copies run; otherwise it is protected, so the host crashes on it.
  * Every allocation ends at a page that no one may touch. */
@@ -90,6 +91,7 @@ const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value
                               bool ordered))[SIMT_SLOT_BYTES];
 
 #define __syncthreads() simt_barrier(__LINE__)
+void simt_wait_for_launches(void); /* what griddepcontrol.wait is on a device */
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     simt_exchange("__syncwarp", mask, NULL, 0, true);
 }
@@ -282,7 +284,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end); /* always 1: there is no time here */
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 /* A launch of a kernel that was announced (below), now or as a node of a graph. A graph's nodes run in the order in
- * which they were added; each must depend on the one before, since nothing else is used here. */
+ * which they were added; each must get an edge from the one before, since nothing else is used here. */
 typedef struct simt_graph *cudaGraph_t, *cudaGraphExec_t;
 typedef struct simt_node *cudaGraphNode_t;
 typedef struct cudaKernelNodeParams { /* the second and third are gridDim and blockDim, which are macros here */
@@ -291,11 +293,31 @@ typedef struct cudaKernelNodeParams { /* the second and third are gridDim and bl
     unsigned sharedMemBytes;
     void **kernelParams, **extra;
 } cudaKernelNodeParams;
-cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared_bytes,
-                             cudaStream_t s);
+/* The first two are gridDim and blockDim. */
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+typedef struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    struct {
+        int programmaticStreamSerializationAllowed;
+    } val;
+} cudaLaunchAttribute;
+typedef struct cudaLaunchConfig_t {
+    dim3 grid, block;
+    size_t dynamicSmemBytes;
+    cudaStream_t stream;
+    cudaLaunchAttribute *attrs;
+    unsigned numAttrs;
+} cudaLaunchConfig_t;
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *kernel, void **args);
 cudaError_t cudaGraphCreate(cudaGraph_t *ret, unsigned flags);
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *ret, cudaGraph_t g, const cudaGraphNode_t *dependencies,
                                    size_t n_dependencies, const cudaKernelNodeParams *params);
+enum { cudaGraphDependencyTypeProgrammatic = 1, cudaGraphKernelNodePortProgrammatic = 1 };
+typedef struct cudaGraphEdgeData {
+    unsigned char from_port, to_port, type;
+} cudaGraphEdgeData;
+cudaError_t cudaGraphAddDependencies(cudaGraph_t g, const cudaGraphNode_t *from, const cudaGraphNode_t *to,
+                                     const cudaGraphEdgeData *edges, size_t n);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *ret, cudaGraph_t g, unsigned long long flags);
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t g, cudaGraphNode_t node,
                                              const cudaKernelNodeParams *params);
@@ -322,6 +344,7 @@ typedef struct simt_launch {
     const char *kernel;
     dim3 grid, block;
     size_t shared_bytes;
+    bool is_early;           /* may begin before the launch ahead of it has ended, on a device */
     void (*run)(void *body); /* one thread */
     void (*drop)(void *body);
     void *body;

@@ -98,7 +98,7 @@ static void within(struct bound most, rows want, rows got) {
 static int no_fault(void **state) {
     (void)state;
     return unsetenv("KVQ_SIMT_FAULT") || unsetenv("KVQ_SIMT_MEMORY") || unsetenv("KVQ_CUDA_CUBLAS") ||
-           unsetenv("KVQ_CUDA_CUBLAS_ROWS") || unsetenv("FAKE_CUBLAS_FAULT");
+           unsetenv("KVQ_CUDA_CUBLAS_ROWS") || unsetenv("FAKE_CUBLAS_FAULT") || unsetenv("KVQ_CUDA_EARLY");
 }
 
 /* What the shim counts, by the name of its function. */
@@ -213,6 +213,31 @@ static void prompts_are_read_in_halves_where_that_is_allowed(void **state) {
     free(codes.logits);
     free(want.logits);
     free(halves.logits);
+}
+
+/* ---- early launches ---------------------------------------------------------------------------------------------- */
+
+/* KVQ_CUDA_EARLY=1: every kernel waits for the launches before it (the shim looks), alone and in graphs, and answers
+ * are the same. */
+static void launches_that_come_early_change_nothing(void **state) {
+    (void)state;
+    static answer answers[3];
+    int ids[N_IDS];
+    for (int i = 0; i < 3; i++) { /* early, early without graphs, and not */
+        kvq_options o = cuda_options(TINY_LLAMA, "4");
+        const uint64_t before = count_of("simt_count_early_launches");
+        if (i < 2) setenv("KVQ_CUDA_EARLY", "1", 1);
+        if (i == 1) setenv("KVQ_CUDA_GRAPHS", "0", 1);
+        kvq_engine *e = world_open(&o);
+        unsetenv("KVQ_CUDA_EARLY");
+        unsetenv("KVQ_CUDA_GRAPHS");
+        kvq_request r = world_request(ids, N_IDS, 7, answer_tokens);
+        (void)world_submit(e, &r, &answers[i]);
+        (void)world_run(e);
+        kvq_close(e);
+        assert_true((count_of("simt_count_early_launches") > before) == (i < 2));
+        world_same(&answers[0], &answers[i], "early launches");
+    }
 }
 
 /* ---- cuBLAS ------------------------------------------------------------------------------------------------------ */
@@ -630,6 +655,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
         cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),
         cmocka_unit_test_setup(prompts_are_read_in_halves_where_that_is_allowed, no_fault),
+        cmocka_unit_test_setup(launches_that_come_early_change_nothing, no_fault),
         cmocka_unit_test_setup(prompts_are_read_by_cublas_where_there_is_one, no_fault),
         cmocka_unit_test_setup(cublas_has_its_memory_from_the_plan, no_fault),
         cmocka_unit_test_setup(large_decode_steps_leave_their_graph_for_cublas, no_fault),

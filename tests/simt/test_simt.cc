@@ -486,6 +486,44 @@ static void launches_wait(int *device) {
     cudaStreamDestroy(s);
 }
 
+__global__ void comes_early(int *out) {
+    kvq_wait_for_launches();
+    if (threadIdx.x > 0) return;
+    *out = 3;
+}
+__global__ void comes_early_and_does_not_wait(int *out) {
+    if (threadIdx.x > 0) return; /* these end at once, perhaps before the launch ahead */
+    kvq_wait_for_launches();
+    *out = 3;
+}
+
+/* The error of a launch that may come early, or of one that may not. */
+static const char *error_of_early(void (*kernel)(int *), const char *name, int *out, bool is_early) {
+    cudaStream_t s;
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = is_early;
+    const cudaLaunchConfig_t config = {dim3(1), dim3(THREADS), 0, s, &attribute, 1};
+    void *args[] = {&out};
+    simt_announce(name, kernel);
+    cudaLaunchKernelExC(&config, (const void *)kernel, args);
+    const char *text = cudaStreamSynchronize(s) == cudaSuccess ? "" : cudaGetErrorString(cudaErrorLaunchFailure);
+    (void)cudaGetLastError();
+    cudaStreamDestroy(s);
+    return text;
+}
+
+static void early_launches_wait(int *device) {
+    static const char found[] = "has not waited for the launches before";
+    const char *right = error_of_early(comes_early, "comes_early", device, true);
+    expect(*right == '\0', "comes_early", right);
+    right = error_of_early(comes_early_and_does_not_wait, "comes_late", device, false);
+    expect(*right == '\0', "comes_late", right);
+    const char *wrong = error_of_early(comes_early_and_does_not_wait, "does_not_wait", device, true);
+    expect(strstr(wrong, found) != NULL, "does_not_wait", *wrong ? wrong : "nothing was reported");
+}
+
 int main(void) {
     void *memory;
     if (cudaMalloc(&memory, 6 * THREADS * sizeof(int)) != cudaSuccess) return 1; /* results, and what is copied from */
@@ -504,6 +542,7 @@ int main(void) {
     check_products(device);
     check_counts(device);
     launches_wait(device);
+    early_launches_wait(device);
     cudaFree(memory);
     printf("%zu kernels, %d failed\n", sizeof kernels / sizeof *kernels, n_failed);
     return n_failed > 0;
