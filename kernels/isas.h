@@ -10,6 +10,7 @@
 #define KVQ_ISA_MAP(ANY, X86, ARM64) \
       ANY   (ref,     0,   0,     0) /* plain C, double sums: the truth */ \
       ANY   (generic, 1,   1,     1) /* plain C */ \
+      X86   (sse41,   1,   1,     1) \
       X86   (avx2,    1,   1,     1) /* with FMA and F16C */ \
       X86   (avxvnni, 1,   1,     1) \
       X86   (avx512,  1,   1,     1) /* with VNNI */ \

@@ -49,6 +49,7 @@ static bool all_set(uint64_t value, uint64_t bits) {
 #define XFEATURE_XTILEDATA 18
 
 /* Intel SDM volume 2A, CPUID: leaf 1 ecx; leaf 7 ebx and ecx, and of its subleaf 1 eax. */
+#define LEAF1_SSSE3_SSE41 (BIT(9) | BIT(19))
 #define LEAF1_AVX_FMA_F16C (BIT(28) | BIT(12) | BIT(29))
 #define LEAF1_OSXSAVE BIT(27)
 #define LEAF7_AVX2_BMI2 (BIT(5) | BIT(8))
@@ -56,6 +57,10 @@ static bool all_set(uint64_t value, uint64_t bits) {
 #define LEAF7_ECX_VNNI BIT(11)
 #define LEAF7_1_EAX_AVX_VNNI BIT(4)
 #define LEAF7_EDX_AMX_TILE_INT8 (BIT(24) | BIT(25))
+
+bool kvq_cpu_has_sse41(void) {
+    return all_set(leaf(1, 0).ecx, LEAF1_SSSE3_SSE41);
+}
 
 bool kvq_cpu_has_avx2(void) {
     uint32_t one = leaf(1, 0).ecx;

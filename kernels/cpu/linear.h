@@ -62,6 +62,7 @@ typedef struct kvq_linear_kernels {
 /* kvq_linear_kernels_SET. */
 #define KVQ_LINEAR_KERNELS(set) extern const kvq_linear_kernels kvq_linear_kernels_##set;
 KVQ_LINEAR_KERNELS(generic)
+KVQ_LINEAR_KERNELS(sse41)
 KVQ_LINEAR_KERNELS(avx2)
 KVQ_LINEAR_KERNELS(avxvnni)
 KVQ_LINEAR_KERNELS(avx512)

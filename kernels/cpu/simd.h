@@ -1,5 +1,5 @@
 /* clang-format off */
-/* simd.h: what the instruction sets have in common; included by simd_generic.h, simd_avx2.h, simd_neon.h and so on, one of
+/* simd.h: what the instruction sets have in common; included by simd_generic.h, simd_sse41.h, simd_avx2.h and so on, one of
  * which a kernel file includes before the *_tmpl.h files that it is made of.
  *
  * A vector is always 16 lanes: v16f floats, v16i 32-bit integers, v64b 64 bytes (lane l = bytes 4 l .. 4 l + 3). A
@@ -25,7 +25,8 @@
  *             v_dot_narrow(acc, u, s)  u unsigned, at most 127; s signed
  *             v_dot_nibble(acc, u, n)  u unsigned; n 0 .. 15
  *             v_dot_wide(acc, u, s)    u unsigned; s signed, not -128; adds sum (u - V_WIDE_BIAS) s, where V_WIDE_BIAS is
- *                                      the set's own (0 or 128): AVX2 has no u8 x s8 sum that cannot saturate
+ *                                      the set's own (0 or 128): SSE4.1 and AVX2 have no u8 x s8 sum that cannot
+ *                                      saturate
  *             v_dot_pair(acc, a, b)    lane = acc + a.lo b.lo + a.hi b.hi of signed 16-bit halves
  *   sums      of a group's products, in lanes of whatever width holds them (exact; simd_sums.h, or the set's own):
  *             v_sum_zero   v_sum_begin(pair, factor): as v_dot_pair   v_sum_dot: as v_dot_narrow   v_sum_end: as integers
@@ -33,8 +34,8 @@
  *                          sum's beginning counted; on the way they may be anything
  *             v_hsum_pairs(i, j)  of numbers -127 .. 127: the sum of both vectors' lanes l % 4 < 2 in the low 16 bits, of
  *                              the others in the high ones
- *   of attention, K (codes times signed bytes) or V (times unsigned ones) as the constant is_v says; AVX2 has its own,
- * the others simd_sums.h's:
+ *   of attention, K (codes times signed bytes) or V (times unsigned ones) as the constant is_v says; SSE4.1's and AVX2's
+ * are in simd_registers.h, the others' in simd_sums.h:
  *             v_dot_factors(acc, v_codes_of(b, is_v), v_splat_factors(p), is_v)   b: 8-bit codes; p: 4 v_factors, which
  *                                      v_store_factors made of numbers up to 8 bits; adds sum (code - bias) factor,
  *                                      bias being V_KEY_BIAS or V_VALUE_BIAS, 0 or 128

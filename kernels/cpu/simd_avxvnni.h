@@ -3,7 +3,7 @@
 #ifndef KVQ_SIMD_AVXVNNI_H
 #define KVQ_SIMD_AVXVNNI_H
 
-#define V_AVX_VNNI
+#define V_EXACT_DOTS
 #include "simd_avx2.h"
 
 #define V_ISA avxvnni

@@ -35,6 +35,9 @@ static bool machine_has_generic(void) {
     return true;
 }
 #if defined(__x86_64__)
+static bool machine_has_sse41(void) {
+    return __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1");
+}
 static bool machine_has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }

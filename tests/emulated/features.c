@@ -8,6 +8,9 @@ bool kvq_cpu_has_ref(void) {
 bool kvq_cpu_has_generic(void) {
     return true;
 }
+bool kvq_cpu_has_sse41(void) {
+    return false;
+}
 bool kvq_cpu_has_avx2(void) {
     return false;
 }
