@@ -1,11 +1,16 @@
 /* simd_registers.h: what simd_avx2.h and simd_sse41.h have in common: simd.h's vectors in a few registers each.
  * Included by them behind the vectors' types, v16f and v16i with a register in each member, and
  *
- *   V_REG(op)             an intrinsic on one register: _mm256_op or _mm_op; V_BITS(op) of all its bits
- *   V_EACH*(op, x, y, z)  a vector whose registers are op of those of x, y and z; F, I: floats, integers; _TO_ the
- * other V_ALL*(x)             every register is x V_LESS(x, y)          registers of floats: all bits of a lane where x
- * < y V_FOLD*(op, x)        four lanes in an __m128: op(op(0..3, 8..11), op(4..7, 12..15)) of floats or integers
- *   v_low_bytes(x)        the low bytes of 16 lanes in an __m128i
+ *   V_REG(op) V_BITS(op)   an intrinsic on one register: _mm256_op or _mm_op; on all its bits
+ *   V_EACH*(op, x, y, z)   a vector whose registers are op of those of x, y, z: F floats, I integers, TO the other kind
+ *   V_ALL*(x)              every register is x
+ *   V_AS_I(x) V_AS_F(x)    a register's bits as the other kind
+ *   V_LESS(x, y)           registers of floats: all bits of a lane where x < y
+ *   V_SPLAT16(p)           the 16 bytes at p in each 16 of a register
+ *   V_FOLD*(op, x)         four lanes in an __m128: op(op(0..3, 8..11), op(4..7, 12..15))
+ *   V_KEEP(x)              x must be in registers here: an empty asm statement
+ *   v_low_bytes(x)         the low bytes of 16 lanes in an __m128i
+ *
  * The dots of bytes, the last part, are for sets that have pmaddubsw alone (V_EXACT_DOTS is not defined). */
 
 V_INLINE v16f v_zero(void) {

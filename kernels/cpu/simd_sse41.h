@@ -1,5 +1,5 @@
-/* simd_sse41.h: simd.h's vectors in four registers each, SSE4.1 (Intel's and AMD's small and old processors without
- * AVX: Bay Trail to Jasper Lake). There is no fused multiply-add and no conversion of halves: both are made here, with
+/* simd_sse41.h: simd.h's vectors in four registers each, SSE4.1, for processors without AVX2 (Bay Trail to Jasper Lake,
+ * Sandy Bridge, Jaguar). There is no fused multiply-add and no conversion of halves: both are made here, with
  * the bits that the instructions of the later sets give. */
 #ifndef KVQ_SIMD_SSE41_H
 #define KVQ_SIMD_SSE41_H
@@ -65,9 +65,9 @@ V_INLINE void v_store(float *p, v16f x) {
  *
  * The product of two floats is exact in a double. Its sum with a third is rounded to a double and then to a float,
  * which differs from rounding once only where the double lies in the middle between two floats and is not the sum
- * itself: its lower 29 bits are 1 and zeros, or its float is so small that fewer bits are left of it. There, once in
- * millions of values, the sum is first rounded to odd, after which rounding again is right (S. Boldo and G. Melquiond,
- * "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008). */
+ * itself: its lower 29 bits are 1 and zeros, or its float is so small that fewer bits are left of it. There, which is
+ * seldom but where a result is zero, the sum is first rounded to odd, after which rounding again is right (S. Boldo and
+ * G. Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008). */
 
 /* x + y in doubles, rounded to odd: where it is not exact and its last bit 0, its neighbour towards the exact sum. The
  * error is exact too (D. Knuth's two-sum; a NaN where the sum is none or infinite, and then nothing changes). */

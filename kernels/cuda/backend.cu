@@ -12,8 +12,9 @@ struct kvq_device {
     kvq_ops ops;
     kvq_device_info info;
     char isa[16];
-    size_t shared_bytes; /* of a block, at most */
-    int capability, n_sms;
+    size_t shared_bytes;       /* of a block, at most */
+    int capability, built_for; /* of the device; of the code that it runs, which may be another's PTX */
+    int n_sms;
     size_t l2_bytes;
     int cublas_rows;            /* of a step that has products for cuBLAS, at least */
     bool looked_for_cublas;     /* when first asked */
@@ -48,11 +49,12 @@ static kvq_status count_devices(int *ret, kvq_error *err) {
 
 __global__ void probe(int *out) {
     kvq_wait_for_launches();
-    if (threadIdx.x == 0) *out = 7;
+    if (threadIdx.x == 0) *out = kvq_built_for();
 }
 
-/* Runs a kernel: a plugin without code for this architecture is found out here, not in the first answer. */
-static kvq_status run_probe(kvq_error *err) {
+/* Runs a kernel: a plugin without code for this architecture is found out here, not in the first answer. The kernel
+ * tells which capability it was compiled for. */
+static kvq_status run_probe(int *ret_built_for, kvq_error *err) {
     kvq_stream s = {};
     int *memory = NULL, result = 0;
     cudaError_t error = cudaMalloc((void **)&memory, sizeof *memory);
@@ -67,8 +69,9 @@ static kvq_status run_probe(kvq_error *err) {
     (void)cudaFree(memory);
     if (error != cudaSuccess) return fail_call(err, error, "the GPU does not run a first kernel");
     if (s.error.code != KVQ_OK) return kvq_fail(err, KVQ_DEVICE, "%s", s.error.text);
-    if (result != 7)
-        return kvq_fail(err, KVQ_DEVICE, "the GPU ran a first kernel and computed %d instead of 7", result);
+    if (result < LEAST_CAPABILITY)
+        return kvq_fail(err, KVQ_DEVICE, "the GPU ran a first kernel, which says that it was compiled for %d", result);
+    *ret_built_for = result;
     return KVQ_OK;
 }
 
@@ -96,7 +99,7 @@ static kvq_status examine(kvq_device *d, int index, kvq_error *err) {
     if (d->capability < LEAST_CAPABILITY)
         return kvq_fail(err, KVQ_DEVICE, "'%s' has compute capability %d.%d, this backend runs on " ARCHITECTURES,
                         properties.name, properties.major, properties.minor);
-    return run_probe(err);
+    return run_probe(&d->built_for, err);
 }
 
 static void fill(kvq_ops *ops, const char *isa) {
@@ -321,6 +324,7 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->room_bytes = room_bytes(shapes);
     s->shared_bytes = d->shared_bytes;
     s->capability = d->capability;
+    s->built_for = d->built_for;
     s->n_sms = d->n_sms;
     s->l2_bytes = d->l2_bytes;
     size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kvq_cuda_columns_bytes(shapes);

@@ -33,7 +33,7 @@ static size_t aligned(size_t bytes) {
     return (bytes + VALUE_ALIGN - 1) / VALUE_ALIGN * VALUE_ALIGN;
 }
 
-#define EARLY_CAPABILITY 90 /* griddepcontrol */
+#define EARLY_CAPABILITY 90 /* from which on kernels are compiled with griddepcontrol, and devices know it */
 
 /* ---- one launch ---- */
 
@@ -268,7 +268,7 @@ bool kvq_cuda_graphs_init(kvq_stream *s) {
     const char *wish = secure_getenv("KVQ_CUDA_GRAPHS");
     const char *early = secure_getenv("KVQ_CUDA_EARLY");
     s->uses_graphs = !s->times && (!wish || strcmp(wish, "0") != 0);
-    s->launches_early = !s->times && s->capability >= EARLY_CAPABILITY && early && strcmp(early, "1") == 0;
+    s->launches_early = !s->times && s->built_for >= EARLY_CAPABILITY && early && strcmp(early, "1") == 0;
     bool ok = calls_init(&s->calls);
     for (int i = 0; i < KVQ_CUDA_GRAPHS && ok; i++) {
         kvq_cuda_graph *g = &s->graphs[i];

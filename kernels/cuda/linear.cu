@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
     const uint8_t *columns[N];
     int asked_end = begin + asked < end ? begin + asked : end;
     ask_for_steps<K>(tile, begin, asked_end, lane);
-    kvq_wait_for_launches(); /* not earlier: no launch writes weights */
+    kvq_wait_for_launches(); /* weights are asked for already: no launch writes them */
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
     for (int step = begin; step < end; step += ahead) {
         kvq_raw<K> raw[ahead];

@@ -278,7 +278,8 @@ bool kvq_cuda_takes_halves(const kvq_stream *s, const kvq_matrix *m, int n_rows)
         coded |= m->parts[p].layout.bits > 0;
     }
     int n_blocks = kvq_cuda_blocks(n_rows, ROWS) * kvq_cuda_blocks(m->n_out, OUTS);
-    return !coded || (kvq_has_fast_halves(s->capability) && 2 * n_blocks >= s->n_sms);
+    return !coded ||
+           (kvq_has_fast_halves(s->capability) && kvq_has_fast_halves(s->built_for) && 2 * n_blocks >= s->n_sms);
 }
 
 bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job) {

@@ -17,6 +17,17 @@ static __device__ __forceinline__ int kvq_dp4a_us(uint32_t u, uint32_t s, int ac
 #endif
 }
 
+/* The compute capability that this code was compiled for. */
+static __device__ __forceinline__ int kvq_built_for(void) {
+#ifdef KVQ_SIMT
+    return 90;
+#elif defined(__CUDA_ARCH__)
+    return __CUDA_ARCH__ / 10;
+#else
+    return 0; /* the compiler's pass for the host */
+#endif
+}
+
 /* First in every kernel, for every thread. Where a launch may come early (graph.cu) its blocks take their places while
  * the launch before it still ends: this waits until all launches before have ended and what they wrote is there, and
  * then lets the next one's blocks come. Until then a kernel reads its arguments and what no kernel writes, if anything.

@@ -68,6 +68,7 @@ struct kvq_stream {
     kvq_shapes shapes;
     size_t shared_bytes; /* that a block may have */
     int capability;      /* 90: compute capability 9.0 */
+    int built_for;       /* that of the code it runs: lower where the plugin has only PTX of a lower one */
     int n_sms;
     size_t l2_bytes;
     kvq_cublas *cublas; /* NULL: not for a stream of such shapes, or there is none */

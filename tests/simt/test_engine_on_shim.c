@@ -222,10 +222,12 @@ static void prompts_are_read_in_halves_where_that_is_allowed(void **state) {
 static void launches_that_come_early_change_nothing(void **state) {
     (void)state;
     static answer answers[3];
+    uint64_t n_early[3], n_graphs[3];
     int ids[N_IDS];
     for (int i = 0; i < 3; i++) { /* early, early without graphs, and not */
         kvq_options o = cuda_options(TINY_LLAMA, "4");
-        const uint64_t before = count_of("simt_count_early_launches");
+        n_early[i] = count_of("simt_count_early_launches");
+        n_graphs[i] = count_of("simt_count_graph_launches");
         if (i < 2) setenv("KVQ_CUDA_EARLY", "1", 1);
         if (i == 1) setenv("KVQ_CUDA_GRAPHS", "0", 1);
         kvq_engine *e = world_open(&o);
@@ -235,9 +237,13 @@ static void launches_that_come_early_change_nothing(void **state) {
         (void)world_submit(e, &r, &answers[i]);
         (void)world_run(e);
         kvq_close(e);
-        assert_true((count_of("simt_count_early_launches") > before) == (i < 2));
+        n_early[i] = count_of("simt_count_early_launches") - n_early[i];
+        n_graphs[i] = count_of("simt_count_graph_launches") - n_graphs[i];
         world_same(&answers[0], &answers[i], "early launches");
     }
+    assert_true(n_graphs[0] > 0 && n_graphs[1] == 0);
+    assert_true(n_early[1] > n_graphs[0] && n_early[2] == 0);
+    assert_int_equal(n_early[0], n_early[1] - n_graphs[0]); /* all but the first of each graph */
 }
 
 /* ---- cuBLAS ------------------------------------------------------------------------------------------------------ */

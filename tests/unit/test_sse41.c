@@ -63,19 +63,20 @@ static void sums_beside_the_middle_are_rounded_once(void **state) {
     (void)state;
     n_twice_differs = 0;
     for (int i = 0; i < 20000; i++) {
-        const int exponent = (int)(next() % 200) - 100, part = (int)(next() % 40) - 20;
+        const int exponent = (int)(next() % 180) - 60, part = (int)(next() % 40) - 20;
         const float z = ldexpf(1 + (float)(next() % (1 << 23)) * 0x1p-23f, exponent);
         check_fma_with_signs(ldexpf(1 + 0x1p-23f, part), ldexpf(1 - 0x1p-23f, exponent - 24 - part), z);
         check_fma_with_signs(ldexpf(1, part), ldexpf(1, exponent - 24 - part), z); /* the middle itself: to even */
     }
     assert_in_range(n_twice_differs, 10000, 160000);
+    check_fma_with_signs(0x1p60f * (1 + 0x1p-23f), 0x1p43f * (1 - 0x1p-23f), FLT_MAX); /* the middle to infinity */
 }
 
 static void sums_that_are_tiny_are_rounded_once(void **state) {
     (void)state;
     n_twice_differs = 0;
     for (int i = 0; i < 20000; i++) {
-        const float z = float_of(next() % (4 << 23)); /* below 2^-124 */
+        const float z = float_of(next() % (4 << 23)); /* below 2^-123 */
         check_fma_with_signs((1 + 0x1p-23f) * 0x1p-70f, ldexpf(1 - 0x1p-23f, -80 - (int)(next() % 3)), z);
         check_fma_with_signs(0x1p-70f, 0x1p-80f, z);
     }
