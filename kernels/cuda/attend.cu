@@ -18,8 +18,7 @@
 #define MERGE_WARPS 4   /* of a block; a warp has a query */
 #define MERGE_AT_ONCE 4 /* splits that are asked for at once: the states come from memory */
 #define MAX_QUERIES KVQ_CUDA_QUERIES
-#define MAX_CHANNELS (KVQ_MAX_HEAD_DIM / KVQ_WARP_LANES) /* of a lane that merges */
-#define STATE_BYTES ((size_t)32 << 20)                   /* of the workspace, for states of splits */
+#define STATE_BYTES ((size_t)32 << 20) /* of the workspace, for states of splits */
 
 typedef struct attend_job {
     kvq_attend job;
@@ -27,9 +26,11 @@ typedef struct attend_job {
     kvq_batch batch;
     kvq_cuda_hadamard hadamard;
     const kvq_row_run *tiles;
-    int first_tile; /* of this launch */
-    int heads_a_tile, n_head_tiles, n_splits;
-    float *states; /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
+    int first_tile;                         /* of this launch */
+    int group, heads_a_tile, tiles_a_group; /* query heads of a KV head, and how they are cut */
+    int n_head_tiles, n_splits;
+    int block_shift; /* a block has 2^this tokens */
+    float *states;   /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
     int state_floats;
     kvq_activations left; /* of attend_merge */
 } attend_job;
@@ -45,30 +46,35 @@ static __host__ __device__ __forceinline__ int state_floats_of(int head_dim) {
 typedef struct tile {
     kvq_row_run run;
     int g, head_begin, n_heads, n_queries, pos; /* pos: of the first row */
+    float per_head;                             /* 1 / n_heads, so nearly that no query of a tile gets another row */
     int first_page, last_page;
 } tile;
 
 static __device__ tile tile_of(const attend_job &a, int index, int head_tile) {
     tile ret;
-    int group = a.job.n_heads / a.kv.n_kv_heads, tiles_a_group = a.n_head_tiles / a.kv.n_kv_heads;
-    int in_group = head_tile % tiles_a_group * a.heads_a_tile, window = a.job.window;
+    int window = a.job.window;
+    ret.g = a.tiles_a_group == 1 ? head_tile : head_tile / a.tiles_a_group;
+    int in_group = (head_tile - ret.g * a.tiles_a_group) * a.heads_a_tile;
     ret.run = a.tiles[index];
-    ret.g = head_tile / tiles_a_group;
-    ret.head_begin = ret.g * group + in_group;
-    ret.n_heads = group - in_group < a.heads_a_tile ? group - in_group : a.heads_a_tile;
+    ret.head_begin = ret.g * a.group + in_group;
+    ret.n_heads = a.group - in_group < a.heads_a_tile ? a.group - in_group : a.heads_a_tile;
+    ret.per_head = kvq_reciprocal((float)ret.n_heads);
     ret.n_queries = ret.run.n_rows * ret.n_heads;
     ret.pos = a.batch.pos[ret.run.row_begin];
-    ret.first_page = window && ret.pos >= window ? (ret.pos - window + 1) / a.kv.block_tokens : 0;
-    ret.last_page = ret.pos / a.kv.block_tokens; /* a tile's rows lie in one page */
+    ret.first_page = window && ret.pos >= window ? (ret.pos - window + 1) >> a.block_shift : 0;
+    ret.last_page = ret.pos >> a.block_shift; /* a tile's rows lie in one page */
     return ret;
 }
 
-/* The row and the head of the tile's query n. */
+/* The row and the head of the tile's query n, or of one of at most 16 that it does not have. */
+static __device__ __forceinline__ int row_in_tile(const tile &t, int n) {
+    return (int)(((float)n + 0.5f) * t.per_head);
+}
 static __device__ __forceinline__ int row_of(const tile &t, int n) {
-    return t.run.row_begin + n / t.n_heads;
+    return t.run.row_begin + row_in_tile(t, n);
 }
 static __device__ __forceinline__ int head_of(const tile &t, int n) {
-    return t.head_begin + n % t.n_heads;
+    return t.head_begin + n - row_in_tile(t, n) * t.n_heads;
 }
 
 static __device__ __forceinline__ const float *query_of(const attend_job &a, const tile &t, int n) {
@@ -83,24 +89,22 @@ static __device__ __forceinline__ float unit_of(const kvq_attend &job) {
 
 /* Byte offsets of the parts of a block's shared memory: queues, the split's pages, then tiles. */
 typedef struct places {
-    int q_pitch;      /* rows lie 16 or 32 bytes on in the banks, so that words of eight of them meet no conflict */
     int pages, tiles; /* queues stand first */
     int q, v, acc;    /* of a tile, whose floats stand first */
     int tile_bytes, bytes;
 } places;
 
-#define FLOATS_OF_TILE (3 * 16 + 4 * 16 * KVQ_SPLIT_PAGES)
+#define FLOATS_OF_TILE (4 * 16 + 4 * 16 * KVQ_SPLIT_PAGES)
 
 /* Of a kernel's block: with SHARED one queue, and for each warp a tile, which needs no room for what several warps
  * would have made of its pieces; else a queue a warp and one tile. */
 template <tile_kind KIND, bool SHARED> static __host__ __device__ __forceinline__ places places_of(int d, int n_warps) {
     places ret;
     int row_floats = rows_of_tile<KIND> * (d + 4), warps_a_tile = SHARED ? 0 : n_warps;
-    ret.q_pitch = is_halves<KIND> ? 2 * d + 16 : (d + 63) / 64 * 64 + 32;
     ret.pages = (SHARED ? 1 : n_warps) * KVQ_QUEUE_BYTES;
-    ret.tiles = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_kv_half);
+    ret.tiles = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_queue_half);
     ret.q = (FLOATS_OF_TILE + warps_a_tile * PIECE_FLOATS * 16) * 4;
-    ret.v = ret.q + 16 * ret.q_pitch;
+    ret.v = ret.q + 16 * (is_halves<KIND> ? 2 * d : (d + 63) / 64 * 64);
     ret.acc = ret.v + warps_a_tile * row_floats * 4;
     ret.tile_bytes = ret.acc + row_floats * 4;
     ret.bytes = ret.tiles + (SHARED ? n_warps : 1) * ret.tile_bytes;
@@ -115,13 +119,13 @@ static __device__ __forceinline__ shared shared_of(KVQ_SHARED_PTR(uint8_t) memor
     return shared{own + at.q,
                   floats,
                   floats + 16,
-                  KVQ_SHARED_CAST(int, floats + 32),
-                  floats + 48,
-                  KVQ_SHARED_CAST(kvq_kv_half, memory + at.pages),
-                  floats + FLOATS_OF_TILE,
+                  floats + 32,
+                  KVQ_SHARED_CAST(int, floats + 48),
+                  floats + 64,
+                  KVQ_SHARED_CAST(kvq_queue_half, memory + at.pages),
+                  KVQ_SHARED_CAST(float4, floats + FLOATS_OF_TILE),
                   KVQ_SHARED_CAST(float, own + at.v),
                   KVQ_SHARED_CAST(float, own + at.acc),
-                  at.q_pitch,
                   warp};
 }
 
@@ -137,28 +141,48 @@ static __device__ __forceinline__ float power_down(float max) {
     return max > 1e-30f ? __int_as_float((exponent - 14) << 23) : 0.0f;
 }
 
-/* Returns the sum of the codes. */
-static __device__ int quantize_query(const shared &s, const float *q, int n, int d, float max) {
+/* What a lane has of a query: four channels of every 128. */
+#define QUERY_PARTS (KVQ_MAX_HEAD_DIM / (4 * KVQ_WARP_LANES))
+
+/* Where query n has four codes from `channel` on, or two halves, among the words of A. */
+static __device__ __forceinline__ int place_of_codes(int n, int channel) {
+    return channel / 32 * 512 + (n % 8 * 4 + channel % 32 / 8) * 16 + n / 8 * 4 + channel % 8 / 4 * 8;
+}
+static __device__ __forceinline__ int place_of_halves(int n, int channel) {
+    return channel / 16 * 512 + (n * 4 + channel % 8 / 2) * 16 + channel % 16 / 8 * 8;
+}
+
+/* Its codes, with zeros behind the head up to whole steps; returns their sum. */
+template <tile_kind KIND>
+static __device__ __forceinline__ int quantize_query(const shared &s, const float4 *x, int n, int d, float max) {
     int lane = threadIdx.x % KVQ_WARP_LANES, sum = 0;
     float per_code = max > 1e-30f ? 127.0f / max : 0.0f;
-    for (int i = lane; i < s.q_pitch; i += KVQ_WARP_LANES) { /* zeros behind the head */
-        float x = i < d && q ? q[i] * per_code : 0.0f;
-        x = x > -127.0f ? x : -127.0f;
-        int code = __float2int_rn(x < 127.0f ? x : 127.0f);
-        s.q[n * s.q_pitch + i] = (uint8_t)code;
-        sum += code;
+#pragma unroll
+    for (int i = 0; i < QUERY_PARTS; i++) {
+        int channel = 4 * (lane + i * KVQ_WARP_LANES);
+        if (128 * i >= d) break; /* all lanes */
+        if (channel >= (d + 63) / 64 * 64) continue;
+        uint32_t codes = kvq_four_bytes(x[i].x, x[i].y, x[i].z, x[i].w, per_code);
+        KVQ_SHARED_PTR(uint32_t) to = KVQ_SHARED_CAST(uint32_t, s.q + place_of_codes(n, channel));
+        to[0] = codes;
+        if (rows_of_lane<KIND> == 1) to[1] = codes; /* again for rows 8 .. 15 */
+        sum = kvq_dp4a_us(0x01010101u, codes, sum);
     }
     return kvq_warp_sum(sum);
 }
 
-static __device__ void split_query(const shared &s, const float *q, int n, int d, float up) {
-    KVQ_SHARED_PTR(uint32_t) upper = KVQ_SHARED_CAST(uint32_t, s.q + n * s.q_pitch);
-    KVQ_SHARED_PTR(uint32_t) lower = KVQ_SHARED_CAST(uint32_t, s.q + (n + 8) * s.q_pitch);
-    for (int i = threadIdx.x % KVQ_WARP_LANES; i < d / 2; i += KVQ_WARP_LANES) {
-        uint32_t high, low;
-        split_floats(&high, &low, q ? q[2 * i] * up : 0.0f, q ? q[2 * i + 1] * up : 0.0f);
-        upper[i] = high;
-        lower[i] = low;
+static __device__ __forceinline__ void split_query(const shared &s, const float4 *x, int n, int d, float up) {
+    int lane = threadIdx.x % KVQ_WARP_LANES;
+#pragma unroll
+    for (int i = 0; i < QUERY_PARTS; i++) {
+        int channel = 4 * (lane + i * KVQ_WARP_LANES);
+        if (128 * i >= d) break; /* all lanes */
+        if (channel >= d) continue;
+        uint2 two; /* the upper halves, the lower */
+        split_floats(&two.x, &two.y, x[i].x * up, x[i].y * up);
+        KVQ_SHARED_CAST(uint2, s.q + place_of_halves(n, channel))[0] = two;
+        split_floats(&two.x, &two.y, x[i].z * up, x[i].w * up);
+        KVQ_SHARED_CAST(uint2, s.q + place_of_halves(n, channel + 2))[0] = two;
     }
 }
 
@@ -166,20 +190,31 @@ static __device__ void split_query(const shared &s, const float *q, int n, int d
 template <tile_kind KIND>
 static __device__ void load_queries(const attend_job &a, const tile &t, const shared &s, int n_warps) {
     int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
+#pragma unroll 1
     for (int n = s.warp; n < rows_of_tile<KIND>; n += n_warps) {
-        const float *q = n < t.n_queries ? query_of(a, t, n) : nullptr;
+        const float *q = query_of(a, t, n);
+        float4 x[QUERY_PARTS];
         float max = 0;
-        for (int i = lane; q && i < d; i += KVQ_WARP_LANES) max = kvq_larger(max, fabsf(q[i]));
+#pragma unroll
+        for (int i = 0; i < QUERY_PARTS; i++) {
+            int channel = 4 * (lane + i * KVQ_WARP_LANES);
+            x[i] = float4{0, 0, 0, 0};
+            if (128 * i >= d) break; /* all lanes */
+            if (channel < d && n < t.n_queries) x[i] = *(const float4 *)(q + channel);
+            max = fmaxf(fmaxf(fmaxf(max, fabsf(x[i].x)), fmaxf(fabsf(x[i].y), fabsf(x[i].z))), fabsf(x[i].w));
+        }
         max = kvq_warp_max(max);
         int sum = 0;
         if (is_halves<KIND>)
-            split_query(s, q, n, d, power_up(max));
+            split_query(s, x, n, d, power_up(max));
         else
-            sum = quantize_query(s, q, n, d, max);
+            sum = quantize_query<KIND>(s, x, n, d, max);
         if (lane == 0) {
+            float unit = unit_of(a.job);
             s.q_up[n] = power_up(max);
+            s.q_down[n] = power_down(max) * unit;
             s.q_sum[n] = sum;
-            s.q_scale[n] = (is_halves<KIND> ? power_down(max) : max * (1.0f / 127.0f)) * unit_of(a.job);
+            s.q_scale[n] = (is_halves<KIND> ? power_down(max) : max * (1.0f / 127.0f)) * unit;
         }
     }
 }
@@ -193,25 +228,28 @@ template <tile_kind KIND>
 static __device__ void multiply_constants(const attend_job &a, const tile &t, const shared &s, int first_page,
                                           int n_pages, int quarter) {
     int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, q = lane % 4;
-    const uint16_t *mean = g < n_pages ? ((kvq_kv_half)s.pages[2 * g]).mean : nullptr;
+    const uint16_t *mean = g < n_pages ? ((kvq_queue_half)s.pages[2 * g]).mean : nullptr;
     const float *k_ref = g < n_pages ? a.kv.layer.k_ref : nullptr;
     if (k_ref) k_ref += ((size_t)(first_page + g) * a.kv.n_kv_heads + t.g) * d;
     const float *rows[2] = {g < t.n_queries ? query_of(a, t, g) : nullptr,
                             rows_of_lane<KIND> == 2 && g + 8 < t.n_queries ? query_of(a, t, g + 8) : nullptr};
     float ups[2] = {s.q_up[g], rows_of_lane<KIND> == 2 ? s.q_up[g + 8] : 0.0f}, c[4] = {};
+#pragma unroll 1
     for (int begin = 16 * quarter; begin < d; begin += 64) {
         uint32_t upper[4], lower[4], b[2], b_low[2];
 #pragma unroll
         for (int w = 0; w < 4; w++) {
             const float *x = rows[w % 2];
             int i = begin + 2 * q + w / 2 * 8;
-            split_floats(&upper[w], &lower[w], x ? x[i] * ups[w % 2] : 0.0f, x ? x[i + 1] * ups[w % 2] : 0.0f);
+            const float2 two = x ? *(const float2 *)(x + i) : float2{0, 0};
+            split_floats(&upper[w], &lower[w], two.x * ups[w % 2], two.y * ups[w % 2]);
         }
 #pragma unroll
         for (int w = 0; w < 2; w++) {
             int i = begin + 2 * q + w * 8;
-            float x = mean ? kvq_half_float(mean[i]) : 0.0f, y = mean ? kvq_half_float(mean[i + 1]) : 0.0f;
-            split_floats(&b[w], &b_low[w], k_ref ? x + k_ref[i] : x, k_ref ? y + k_ref[i + 1] : y);
+            const uint32_t means = mean ? *(const uint32_t *)(mean + i) : 0;
+            const float2 ref = k_ref ? *(const float2 *)(k_ref + i) : float2{0, 0};
+            split_floats(&b[w], &b_low[w], kvq_low_half_float(means) + ref.x, kvq_high_half_float(means) + ref.y);
         }
         kvq_mma_halves(c, upper, b);
         kvq_mma_halves(c, lower, b);
@@ -225,32 +263,33 @@ static __device__ __forceinline__ bool has_constants(const attend_job &a) {
     return a.kv.layer.k_ref || a.kv.layer.closed.k_mean != KVQ_ABSENT;
 }
 
+/* What it adds, in the job's scale. */
 static __device__ __forceinline__ float constant_of(const shared &s, int n, int index) {
     float sum = 0;
 #pragma unroll
     for (int quarter = 0; quarter < 4; quarter++) sum += s.constants[(quarter * 16 + n) * KVQ_SPLIT_PAGES + index];
-    float up = s.q_up[n];
-    return up > 0 ? sum / up : 0.0f;
+    return sum * s.q_down[n];
 }
 
 /* ---- a split ---- */
 
+/* `rows`: of the lane's queries, counted from the tile's first. */
 template <tile_kind KIND>
 static __device__ __forceinline__ piece_view view_of(const attend_job &a, const tile &t, const shared &s,
-                                                     int first_page, int piece) {
+                                                     const int *rows, int first_page, int piece) {
     piece_view ret;
     int g = threadIdx.x % KVQ_WARP_LANES / 4, window = a.job.window, n_tokens = a.kv.block_tokens;
     ret.page = kvq_page_of_piece(piece, n_tokens);
-    int begin = (first_page + ret.page) * n_tokens + kvq_begin_of_piece(piece, n_tokens);
+    int begin = ((first_page + ret.page) << a.block_shift) + kvq_begin_of_piece(piece, n_tokens);
     int last_row = t.pos + t.run.n_rows - 1, end = n_tokens < KVQ_PIECE_TOKENS ? n_tokens : KVQ_PIECE_TOKENS;
     ret.n_written = last_row + 1 - begin;
     ret.masked = end < KVQ_PIECE_TOKENS || begin + end - 1 > t.pos || (window && begin <= last_row - window);
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        int n = g + 8 * r, last = t.pos + n / t.n_heads - begin;
+    for (int r = 0; r < rows_of_lane<KIND>; r++) {
+        int last = t.pos + rows[r] - begin;
         ret.before[r] = window ? last - window : -1;
         ret.last[r] = last < end ? last : end - 1;
-        ret.plus[r] = r < rows_of_lane<KIND> && has_constants(a) ? constant_of(s, n, ret.page) * unit_of(a.job) : 0.0f;
+        ret.plus[r] = has_constants(a) ? constant_of(s, g + 8 * r, ret.page) : 0.0f;
     }
     return ret;
 }
@@ -278,12 +317,10 @@ static __device__ __forceinline__ void merge_pieces(const shared &s, const tile_
     row_merge merges[ATTEND_WARPS];
 #pragma unroll
     for (int w = 0; w < ATTEND_WARPS; w++) {
-        KVQ_SHARED_PTR(float) piece = s.piece + w * (PIECE_FLOATS * 16) + n;
-        piece_row from = {-INFINITY, 0, 0, 0};
-        if (w < n_pieces)
-            from = piece_row{piece[PIECE_MAX * 16], piece[PIECE_SUM * 16], piece[PIECE_SCALE * 16],
-                             piece[PIECE_PLUS * 16]};
-        merges[w] = merge_row(state, from);
+        merges[w] = row_merge{1, 0, 0};
+        if (w >= n_pieces) continue;
+        const float4 from = s.piece[w * 16 + n];
+        merges[w] = merge_row(state, piece_row{from.x, from.y, from.z, from.w});
     }
     for (int i = 4 * own.first; i < d; i += 4 * own.a_query) {
         KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, s.acc + n * pitch + i);
@@ -323,38 +360,42 @@ static __device__ __forceinline__ page_range pages_of(const tile &t, int split) 
     return ret;
 }
 
-/* Where they are, a thread each. */
-static __device__ void look_up_pages(const attend_job &a, const tile &t, const shared &s, int begin, int n_pages) {
+/* Where they are, a thread for each half; n_seen as page_queue.cuh has it. */
+template <bool HALVES>
+static __device__ void look_up_pages(const attend_job &a, const tile &t, const shared &s, int begin, int n_pages,
+                                     int n_seen) {
     const kvq_kv_page *pages = a.batch.seqs[t.run.seq].pages[a.kv.layer.group] + begin;
-    for (int i = threadIdx.x; i < n_pages; i += blockDim.x) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < 2 * n_pages; i += blockDim.x) {
+        int page = i / 2;
         kvq_kv_half k, v;
-        if (kvq_sees_wide(a.kv, t.pos, begin + i))
-            kvq_wide_halves(a.kv, pages[i], a.batch, true, t.g, &k, &v);
+        if (kvq_sees_wide(a.kv, t.pos, begin + page))
+            kvq_wide_halves(a.kv, pages[page], a.batch, true, t.g, &k, &v);
         else
-            kvq_closed_halves(a.kv, pages[i], t.g, &k, &v);
-        s.pages[2 * i] = k;
-        s.pages[2 * i + 1] = v;
+            kvq_closed_halves(a.kv, pages[page], t.g, &k, &v);
+        s.pages[i] = kvq_queue_half_of<HALVES>(i % 2 ? v : k, i % 2, a.kv.head_dim, a.kv.block_tokens,
+                                               n_seen - page * a.kv.block_tokens);
     }
 }
 
 /* Accumulators begin empty. */
 template <tile_kind KIND> static __device__ void clear_acc(const shared &s, int n_warps, int d) {
     int thread = s.warp * KVQ_WARP_LANES + threadIdx.x % KVQ_WARP_LANES;
-    for (int i = thread; i < rows_of_tile<KIND> * (d + 4); i += n_warps * KVQ_WARP_LANES) s.acc[i] = 0;
+#pragma unroll 1
+    for (int i = thread; i < rows_of_tile<KIND> * (d + 4) / 4; i += n_warps * KVQ_WARP_LANES)
+        kvq_store_shared_16(KVQ_SHARED_CAST(float4, s.acc) + i, float4{0, 0, 0, 0});
 }
 
 /* The block's queue number `own`; n_seen as page_queue.cuh has it. */
 static __device__ __forceinline__ kvq_page_queue queue_of(const attend_job &a, const shared &s,
                                                           KVQ_SHARED_PTR(uint8_t) memory, int own, int n_seen) {
     kvq_page_queue ret;
-    ret.ring = memory + own * KVQ_QUEUE_BYTES;
-    ret.scales = ret.ring + KVQ_QUEUE_STEPS * KVQ_QUEUE_STEP_BYTES;
+    ret.ring = memory + (own * KVQ_QUEUE_BYTES + 16 * (int)(threadIdx.x % KVQ_WARP_LANES));
+    ret.scales = memory + (own * KVQ_QUEUE_BYTES + KVQ_QUEUE_RING_BYTES);
     ret.pages = s.pages;
     ret.head_dim = a.kv.head_dim;
     ret.block_tokens = a.kv.block_tokens;
     ret.n_seen = n_seen;
-    ret.mine = 0;
-    for (int i = threadIdx.x / KVQ_WARP_LANES; i < 4; i += blockDim.x / KVQ_WARP_LANES) ret.mine |= 1 << i;
     return ret;
 }
 
@@ -377,10 +418,11 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     if (n_pages <= 0) return; /* the whole block: this tile has fewer splits than the longest */
     const shared s = shared_of(memory, places_of<KIND, false>(d, n_warps), 0, warp);
 
-    look_up_pages(a, t, s, begin, n_pages);
+    int n_seen = t.pos + t.run.n_rows - begin * a.kv.block_tokens;
+    look_up_pages<is_halves<KIND>>(a, t, s, begin, n_pages, n_seen);
     clear_acc<KIND>(s, n_warps, d);
     __syncthreads();
-    kvq_page_queue queue = queue_of(a, s, memory, warp, t.pos + t.run.n_rows - begin * a.kv.block_tokens);
+    kvq_page_queue queue = queue_of(a, s, memory, warp, n_seen);
     kvq_queue_begin<is_halves<KIND>, false>(queue, warp, n_warps, n_pieces);
     load_queries<KIND>(a, t, s, n_warps);
     if (has_constants(a)) {
@@ -391,11 +433,13 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     __syncthreads();
 
     const tile_threads own = threads_of<KIND>(s, n_warps);
+    const int rows[2] = {row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4),
+                         row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4 + 8)};
     row_state state = {-INFINITY, 0};
     for (int first = 0, set = 0; first < n_pieces; first += n_warps, set = kvq_next_scales(set)) {
         int left = n_pieces - first;
         if (warp < left) {
-            const piece_view view = view_of<KIND>(a, t, s, begin, first + warp);
+            const piece_view view = view_of<KIND>(a, t, s, rows, begin, first + warp);
             attend_piece<KIND, false>(s, queue, set, a.job.softcap, a.kv.policy.sym, view, nullptr);
         }
         __syncthreads();
@@ -433,10 +477,10 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     if (n_pages <= 0 || front.n_queries == 0) return; /* the whole block */
     const shared s = shared_of(memory, places_of<KIND, true>(d, n_warps), warp, 0);
 
-    look_up_pages(a, front, s, begin, n_pages);
+    int n_seen = end_of_tiles(a, a.first_tile + place, n_warps) - begin * block_tokens;
+    look_up_pages<is_halves<KIND>>(a, front, s, begin, n_pages, n_seen);
     clear_acc<KIND>(s, 1, d);
     __syncthreads();
-    int n_seen = end_of_tiles(a, a.first_tile + place, n_warps) - begin * block_tokens;
     kvq_page_queue queue = queue_of(a, s, memory, 0, n_seen);
     kvq_queue_begin<is_halves<KIND>, true>(queue, 0, 1, n_pieces);
     load_queries<KIND>(a, t, s, 1);
@@ -445,9 +489,11 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
         multiply_constants<KIND>(a, t, s, begin, n_pages, quarter);
     __syncwarp();
 
+    const int rows[2] = {row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4),
+                         row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4 + 8)};
     row_state states[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
     for (int piece = 0, set = 0; piece < n_pieces; piece++, set = kvq_next_scales(set)) {
-        const piece_view view = view_of<KIND>(a, t, s, begin, piece);
+        const piece_view view = view_of<KIND>(a, t, s, rows, begin, piece);
         attend_piece<KIND, true>(s, queue, set, a.job.softcap, a.kv.policy.sym, view, states);
     }
     __syncwarp();
@@ -463,9 +509,10 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
 
 /* ---- splits merged in order, then turned back: a warp per query ---- */
 
-/* What a lane has of a query's soft-max. */
+/* What a lane has of a query's soft-max: four channels of every 128. */
 typedef struct merge_state {
-    float max, sum, acc[MAX_CHANNELS];
+    float max, sum;
+    float4 acc[QUERY_PARTS];
 } merge_state;
 
 /* Query n's state of a split as its kernel left it; the empty one for splits behind the last. */
@@ -474,21 +521,21 @@ static __device__ __forceinline__ void load_state(merge_state *ret, const float 
     ret->max = exists ? state[n] : -INFINITY;
     ret->sum = exists ? state[MAX_QUERIES + n] : 0.0f;
 #pragma unroll
-    for (int c = 0; c < MAX_CHANNELS; c++) {
-        int channel = c * KVQ_WARP_LANES + lane;
-        ret->acc[c] = exists && channel < d ? state[2 * MAX_QUERIES + n * d + channel] : 0.0f;
+    for (int i = 0; i < QUERY_PARTS; i++) {
+        if (128 * i >= d) break; /* all lanes */
+        int channel = 4 * (lane + i * KVQ_WARP_LANES);
+        bool has = exists && channel < d;
+        ret->acc[i] = has ? *(const float4 *)(state + 2 * MAX_QUERIES + n * d + channel) : float4{0, 0, 0, 0};
     }
 }
 
-static __device__ __forceinline__ void merge_state_into(merge_state *to, const merge_state &from) {
-    if (from.max == -INFINITY) return;
-    float larger = to->max > from.max ? to->max : from.max;
-    float keep = kvq_exp2_low(to->max - larger), add = kvq_exp2_low(from.max - larger);
-    if (to->max == -INFINITY) keep = 0;
-    to->sum = fmaf(to->sum, keep, from.sum * add);
-    to->max = larger;
+static __device__ __forceinline__ void merge_state_into(row_state *state, float4 *acc, const merge_state &from, int d) {
+    const row_merge m = merge_row(state, piece_row{from.max, from.sum, 1, 0});
 #pragma unroll
-    for (int c = 0; c < MAX_CHANNELS; c++) to->acc[c] = fmaf(to->acc[c], keep, from.acc[c] * add);
+    for (int i = 0; i < QUERY_PARTS; i++) {
+        if (128 * i >= d) break; /* all lanes */
+        acc[i] = merged(acc[i], from.acc[i], m);
+    }
 }
 
 __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
@@ -500,19 +547,28 @@ __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;
     if (n >= t.n_queries) return; /* the whole warp */
     const float *states = state_of(a, blockIdx.x, blockIdx.y, 0);
-    merge_state all = {-INFINITY, 0, {}}, splits[MERGE_AT_ONCE];
+    merge_state splits[MERGE_AT_ONCE];
+    row_state all = {-INFINITY, 0};
+    float4 acc[QUERY_PARTS] = {};
+#pragma unroll 1
     for (int first = 0; first < n_splits; first += MERGE_AT_ONCE) {
 #pragma unroll
         for (int i = 0; i < MERGE_AT_ONCE; i++)
             load_state(&splits[i], states + (size_t)(first + i) * a.state_floats, first + i < n_splits, n, d);
 #pragma unroll
-        for (int i = 0; i < MERGE_AT_ONCE; i++) merge_state_into(&all, splits[i]);
+        for (int i = 0; i < MERGE_AT_ONCE; i++) merge_state_into(&all, acc, splits[i], d);
     }
     KVQ_SHARED_PTR(float) x = heads + warp * KVQ_MAX_HEAD_DIM;
     float unit = 1.0f / all.sum;
 #pragma unroll
-    for (int c = 0; c < MAX_CHANNELS; c++)
-        if (c * KVQ_WARP_LANES + lane < d) x[c * KVQ_WARP_LANES + lane] = all.acc[c] * unit;
+    for (int i = 0; i < QUERY_PARTS; i++) {
+        int channel = 4 * (lane + i * KVQ_WARP_LANES);
+        if (128 * i >= d) break; /* all lanes */
+        if (channel < d)
+            kvq_store_shared_16(KVQ_SHARED_CAST(float4, x + channel),
+                                float4{acc[i].x * unit, acc[i].y * unit, acc[i].z * unit, acc[i].w * unit});
+    }
+    __syncwarp();
     if (a.kv.policy.rotated) kvq_hadamard_warp(x, others + warp * KVQ_MAX_HEAD_DIM, d, a.hadamard);
     int row = row_of(t, n), at = head_of(t, n) * d;
     float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
@@ -622,8 +678,11 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.kv = kvq_cuda_kv_of(job->kv, job->layer);
     a.batch = step->batch;
     a.tiles = step->tiles;
+    a.group = job->n_heads / a.kv.n_kv_heads;
     a.heads_a_tile = step->heads.heads_a_tile;
     a.n_head_tiles = step->heads.n_tiles;
+    a.tiles_a_group = a.n_head_tiles / a.kv.n_kv_heads;
+    a.block_shift = __builtin_ctz((unsigned)a.kv.block_tokens);
     a.n_splits = step->most_splits;
     a.state_floats = state_floats_of(a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);

@@ -26,13 +26,12 @@ template <tile_kind KIND> constexpr int rows_of_lane = KIND == TILE_CODES_16 ? 2
 template <tile_kind KIND> constexpr int rows_of_tile = 8 * rows_of_lane<KIND>;
 #define OWN_TOKENS (KVQ_PIECE_TOKENS / 4) /* of a row, that a lane has */
 
-/* What a piece did to a row: probabilities relative to 2^max, their sum, and values = scale * v + plus. */
+/* What a piece did to a row: probabilities relative to 2^max, their sum, and values = scale * v + plus. Minus infinity
+ * and zeros where it sees nothing of the piece. */
 typedef struct piece_row {
     float max, sum, scale, plus;
 } piece_row;
-
-/* In shared memory, by rows. */
-enum { PIECE_MAX, PIECE_SUM, PIECE_SCALE, PIECE_PLUS, PIECE_FLOATS };
+#define PIECE_FLOATS 4
 
 /* A row's soft-max so far; every thread that has to do with the row has it. */
 typedef struct row_state {
@@ -45,9 +44,9 @@ typedef struct row_merge {
 } row_merge;
 
 static __device__ __forceinline__ row_merge merge_row(row_state *state, const piece_row &from) {
-    if (from.max == -INFINITY) return row_merge{1, 0, 0}; /* nothing seen */
-    float larger = state->max > from.max ? state->max : from.max, add = kvq_exp2_low(from.max - larger);
-    const row_merge ret = {kvq_exp2_low(state->max - larger), from.scale * add, from.plus * add};
+    float larger = fmaxf(state->max, from.max), base = larger == -INFINITY ? 0.0f : larger; /* no infinity less one */
+    float add = kvq_exp2(from.max - base);
+    const row_merge ret = {kvq_exp2(state->max - base), from.scale * add, from.plus * add};
     state->sum = fmaf(state->sum, ret.keep, from.sum * add);
     state->max = larger;
     return ret;
@@ -60,17 +59,17 @@ static __device__ __forceinline__ float4 merged(float4 acc, float4 v, const row_
 
 /* What a tile has of a block's shared memory. */
 typedef struct shared {
-    KVQ_SHARED_PTR(uint8_t) q;         /* [16] rows of q_pitch bytes: codes, or halves */
-    KVQ_SHARED_PTR(float) q_scale;     /* [16] of the codes or halves, in units of the job's scale */
-    KVQ_SHARED_PTR(float) q_up;        /* [16] the power of two that brings a query's floats to 2^14 */
-    KVQ_SHARED_PTR(int) q_sum;         /* [16] of the codes */
-    KVQ_SHARED_PTR(float) constants;   /* [4, 16, KVQ_SPLIT_PAGES]: parts of q . (k_mean + k_ref), times q_up */
-    KVQ_SHARED_PTR(kvq_kv_half) pages; /* [KVQ_SPLIT_PAGES, K and V], the block's */
-    KVQ_SHARED_PTR(float) piece;       /* [warps, PIECE_FLOATS, 16], of a tile that has several */
-    KVQ_SHARED_PTR(float) v;           /* [warps, rows, head_dim + 4] sums of a piece, likewise */
-    KVQ_SHARED_PTR(float) acc;         /* [rows, head_dim + 4] of the split */
-    int q_pitch;
-    int warp; /* this one, of the tile's */
+    KVQ_SHARED_PTR(uint8_t) q;            /* [groups of 32 codes or 16 halves, 32 lanes, 4] words of A */
+    KVQ_SHARED_PTR(float) q_scale;        /* [16] of the codes or halves, in units of the job's scale */
+    KVQ_SHARED_PTR(float) q_up;           /* [16] the power of two that brings a query's floats to 2^14 */
+    KVQ_SHARED_PTR(float) q_down;         /* [16] the job's scale over it */
+    KVQ_SHARED_PTR(int) q_sum;            /* [16] of the codes */
+    KVQ_SHARED_PTR(float) constants;      /* [4, 16, KVQ_SPLIT_PAGES]: parts of q . (k_mean + k_ref), times q_up */
+    KVQ_SHARED_PTR(kvq_queue_half) pages; /* [KVQ_SPLIT_PAGES, K and V], the block's */
+    KVQ_SHARED_PTR(float4) piece;         /* [warps, 16] piece_rows, of a tile that has several warps */
+    KVQ_SHARED_PTR(float) v;              /* [warps, rows, head_dim + 4] sums of a piece, likewise */
+    KVQ_SHARED_PTR(float) acc;            /* [rows, head_dim + 4] of the split */
+    int warp;                             /* this one, of the tile's */
 } shared;
 
 /* What rows of a tile see of a piece. */
@@ -88,8 +87,8 @@ template <tile_kind KIND> static __device__ __forceinline__ int token_of(int i) 
 }
 
 static __device__ __forceinline__ float of_row_max(float x) {
-    x = kvq_larger(x, __shfl_xor_sync(KVQ_WARP, x, 2));
-    return kvq_larger(x, __shfl_xor_sync(KVQ_WARP, x, 1));
+    x = fmaxf(x, __shfl_xor_sync(KVQ_WARP, x, 2));
+    return fmaxf(x, __shfl_xor_sync(KVQ_WARP, x, 1));
 }
 template <typename T> static __device__ __forceinline__ T of_row_sum(T x) {
     x += __shfl_xor_sync(KVQ_WARP, x, 2);
@@ -100,7 +99,7 @@ template <typename T> static __device__ __forceinline__ T of_row_sum(T x) {
 static __device__ __forceinline__ void eight_halves(float *ret, uint4 x) {
     const uint32_t words[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-    for (int i = 0; i < 8; i++) ret[i] = kvq_half_float((uint16_t)(words[i / 2] >> (16 * (i % 2))));
+    for (int i = 0; i < 8; i++) ret[i] = i % 2 ? kvq_high_half_float(words[i / 2]) : kvq_low_half_float(words[i / 2]);
 }
 
 /* The four B fragments of a lane's 16 bytes at 4 bits, or of two lines of them at 8. */
@@ -111,39 +110,33 @@ template <int BITS> static __device__ __forceinline__ void fragment_of(uint32_t 
 
 /* ---- scores ---- */
 
-/* Words of A of step k (32 codes) for the queries; rows that the tile does not have are zeros. */
-template <tile_kind KIND> static __device__ __forceinline__ void query_codes(uint32_t *a, const shared &s, int k) {
-    int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        uint2 words = uint2{0, 0};
-        if (r < rows_of_lane<KIND>) words = KVQ_SHARED_CAST(uint2, s.q + (g + 8 * r) * s.q_pitch + 32 * k + 8 * q)[0];
-        a[r] = words.x;
-        a[2 + r] = words.y;
-    }
+/* The lane's words of A for group k of the queries' channels. They lie in shared memory as the product takes them:
+ * where a tile has 8 queries, rows 8 .. 15 repeat them, since zeros would be moved there before each product. */
+static __device__ __forceinline__ void query_words(uint32_t *a, const shared &s, int k) {
+    int lane = threadIdx.x % KVQ_WARP_LANES;
+    const uint4 words = KVQ_SHARED_CAST(uint4, s.q)[k * KVQ_WARP_LANES + lane];
+    a[0] = words.x, a[1] = words.y, a[2] = words.z, a[3] = words.w;
 }
 
-template <int BITS, tile_kind KIND, bool SHARED>
-static __device__ __forceinline__ void dot_k(int dots[2][4][4], const shared &s, kvq_page_queue &queue) {
-    constexpr int per_step = BITS == 4 ? 2 : 1; /* groups of 32 channels */
-    int n_steps = (queue.head_dim * BITS + 255) / 256;
-    for (int step = 0; step < n_steps; step++) {
-        uint32_t a[2][4], b[2];
-        KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false, SHARED>(queue);
+/* A step of K: 32 channels at 8 bits, 64 at 4. */
+template <int BITS>
+static __device__ __forceinline__ void dot_step(int dots[2][4][4], const shared &s, KVQ_SHARED_PTR(uint4) codes,
+                                                int step) {
+    constexpr int groups = BITS == 4 ? 2 : 1; /* of 32 channels */
+    uint32_t a[2][4], b[2];
 #pragma unroll
-        for (int k = 0; k < per_step; k++) query_codes<KIND>(a[k], s, per_step * step + k);
+    for (int k = 0; k < groups; k++) query_words(a[k], s, groups * step + k);
 #pragma unroll
-        for (int c = 0; c < 2; c++) {
-            const uint4 x = codes[64 * c], y = codes[64 * c + 32];
-            const uint32_t words[2][4] = {{x.x, x.y, x.z, x.w}, {y.x, y.y, y.z, y.w}};
+    for (int c = 0; c < 2; c++) {
+        const uint4 x = codes[64 * c], y = codes[64 * c + 32];
+        const uint32_t words[2][4] = {{x.x, x.y, x.z, x.w}, {y.x, y.y, y.z, y.w}};
 #pragma unroll
-            for (int u = 0; u < 4; u++)
+        for (int u = 0; u < 4; u++)
 #pragma unroll
-                for (int k = 0; k < per_step; k++) {
-                    fragment_of<BITS>(b, words[k][u], words[1][u]);
-                    kvq_mma_ss(dots[c][u], a[k], b);
-                }
-        }
+            for (int k = 0; k < groups; k++) {
+                fragment_of<BITS>(b, words[k][u], words[1][u]);
+                kvq_mma_ss(dots[c][u], a[k], b);
+            }
     }
 }
 
@@ -153,26 +146,38 @@ static __device__ __forceinline__ void scores_of_codes(float x[][OWN_TOKENS], co
                                                        KVQ_SHARED_PTR(uint8_t) scales, int bits, bool sym,
                                                        const piece_view &view) {
     int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4, dots[2][4][4] = {};
-    if (bits == 4)
-        dot_k<4, KIND, SHARED>(dots, s, queue);
-    else
-        dot_k<8, KIND, SHARED>(dots, s, queue);
+    int n_steps = (queue.head_dim * bits + 255) / 256;
+#pragma unroll 1
+    for (int step = 0; step < n_steps; step++) {
+        KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false, SHARED>(queue);
+        if (bits == 4)
+            dot_step<4>(dots, s, codes, step);
+        else
+            dot_step<8>(dots, s, codes, step);
+    }
     __syncwarp(); /* the scales came with other lanes' copies */
     int zero = bits == 4 ? (sym ? 8 : 0) : (sym ? 0 : -128);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
-        float k_scale[8], k_min[8] = {};
+        float k_scale[8];
         eight_halves(k_scale, KVQ_SHARED_CAST(uint4, scales + KVQ_QUEUE_K_SCALES * 128 + 64 * c + 16 * q)[0]);
-        if (!sym) eight_halves(k_min, KVQ_SHARED_CAST(uint4, scales + KVQ_QUEUE_K_MINS * 128 + 64 * c + 16 * q)[0]);
 #pragma unroll
         for (int r = 0; r < rows_of_lane<KIND>; r++) {
             float scale = s.q_scale[g + 8 * r];
-            int sum = s.q_sum[g + 8 * r], zeros = zero * sum;
+            int zeros = zero * s.q_sum[g + 8 * r];
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                float rest = sym ? view.plus[r] : fmaf(scale * (float)sum, k_min[i], view.plus[r]);
-                x[r][8 * c + i] = fmaf(scale * k_scale[i], (float)(dots[c][i % 4][2 * r + i / 4] - zeros), rest);
-            }
+            for (int i = 0; i < 8; i++)
+                x[r][8 * c + i] =
+                    fmaf(scale * k_scale[i], (float)(dots[c][i % 4][2 * r + i / 4] - zeros), view.plus[r]);
+        }
+        if (sym) continue;
+        float k_min[8];
+        eight_halves(k_min, KVQ_SHARED_CAST(uint4, scales + KVQ_QUEUE_K_MINS * 128 + 64 * c + 16 * q)[0]);
+#pragma unroll
+        for (int r = 0; r < rows_of_lane<KIND>; r++) {
+            float sum = s.q_scale[g + 8 * r] * (float)s.q_sum[g + 8 * r];
+#pragma unroll
+            for (int i = 0; i < 8; i++) x[r][8 * c + i] = fmaf(sum, k_min[i], x[r][8 * c + i]);
         }
     }
 }
@@ -180,7 +185,7 @@ static __device__ __forceinline__ void scores_of_codes(float x[][OWN_TOKENS], co
 /* Two rows of eight halves become eight fragments' words. */
 static __device__ __forceinline__ uint32_t pair_of(uint4 first, uint4 second, int u) {
     const uint32_t x[4] = {first.x, first.y, first.z, first.w}, y[4] = {second.x, second.y, second.z, second.w};
-    return u % 2 ? x[u / 2] >> 16 | (y[u / 2] & 0xffff0000u) : (x[u / 2] & 0xffffu) | y[u / 2] << 16;
+    return kvq_pick_bytes(x[u / 2], y[u / 2], u % 2 ? 0x7632 : 0x5410);
 }
 
 /* Eight fragments of four rows of halves. */
@@ -196,14 +201,12 @@ static __device__ __forceinline__ void multiply_halves(float c[8][4], const uint
 template <bool SHARED>
 static __device__ __forceinline__ void scores_of_halves(float x[][OWN_TOKENS], const shared &s, kvq_page_queue &queue,
                                                         const piece_view &view) {
-    int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4;
-    float dots[8][4] = {}, scale = s.q_scale[g];
+    float dots[8][4] = {}, scale = s.q_scale[threadIdx.x % KVQ_WARP_LANES / 4];
+#pragma unroll 1
     for (int step = 0; step < queue.head_dim / 16; step++) {
         KVQ_SHARED_PTR(uint4) halves = kvq_queue_take<true, SHARED>(queue);
         uint32_t a[4];
-#pragma unroll
-        for (int w = 0; w < 4; w++)
-            a[w] = KVQ_SHARED_CAST(uint32_t, s.q + (g + w % 2 * 8) * s.q_pitch + 32 * step + 4 * q + w / 2 * 16)[0];
+        query_words(a, s, step);
         multiply_halves(dots, a, halves);
     }
 #pragma unroll
@@ -213,13 +216,17 @@ static __device__ __forceinline__ void scores_of_halves(float x[][OWN_TOKENS], c
 
 /* ---- soft-max of a piece ---- */
 
-/* Scores become probabilities relative to the piece's maximum, which is told with their sum. */
+/* Scores become probabilities relative to the piece's maximum, which is told with their sum. A row that sees nothing
+ * has a maximum of minus infinity, and probabilities of zero. */
 template <tile_kind KIND>
 static __device__ __forceinline__ void weigh_row(float *x, float softcap, int last, int before, bool masked,
                                                  piece_row *ret) {
-    if (softcap > 0)
+    if (softcap > 0) {
+        float to_two = 2.0f * KVQ_LOG2_E / softcap, cap = softcap * KVQ_LOG2_E;
 #pragma unroll
-        for (int i = 0; i < OWN_TOKENS; i++) x[i] = kvq_tanh(x[i] * (1.0f / softcap)) * (softcap * KVQ_LOG2_E);
+        for (int i = 0; i < OWN_TOKENS; i++) /* tanh z = 1 - 2 / (1 + e^2z) */
+            x[i] = fmaf(-2.0f * cap, kvq_reciprocal(1.0f + kvq_exp2(x[i] * to_two)), cap);
+    }
     if (masked)
 #pragma unroll
         for (int i = 0; i < OWN_TOKENS; i++) {
@@ -228,12 +235,12 @@ static __device__ __forceinline__ void weigh_row(float *x, float softcap, int la
         }
     float max = -INFINITY, sum = 0;
 #pragma unroll
-    for (int i = 0; i < OWN_TOKENS; i++) max = kvq_larger(max, x[i]);
+    for (int i = 0; i < OWN_TOKENS; i++) max = fmaxf(max, x[i]);
     max = of_row_max(max);
+    float base = max == -INFINITY ? 0.0f : max;
 #pragma unroll
     for (int i = 0; i < OWN_TOKENS; i++) {
-        bool none = masked && x[i] == -INFINITY; /* all of them: the difference is a NaN */
-        x[i] = none ? 0.0f : kvq_exp2_low(x[i] - max);
+        x[i] = kvq_exp2(x[i] - base);
         sum += x[i];
     }
     ret->max = max;
@@ -248,29 +255,29 @@ struct v_tokens {
     uint32_t zero[4];
 };
 
+/* The sign bits of a word's two halves and of another's, each as the lowest bit of a byte. */
+static __device__ __forceinline__ uint32_t sign_bytes(uint32_t x, uint32_t y) {
+    return kvq_pick_bytes(x, y, 0x7531) >> 7 & 0x01010101u;
+}
+
 static __device__ __forceinline__ void load_v_tokens(v_tokens &ret, KVQ_SHARED_PTR(uint8_t) scales, int bits, bool sym,
                                                      int n_written) {
     int q = threadIdx.x % 4;
+    bool signs = sym && bits == 4;
+    uint32_t zeros = bits == 4 ? (sym ? 0x08080808u : 0) : (sym ? 0 : 0x80808080u);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         KVQ_SHARED_PTR(uint8_t) at = scales + KVQ_QUEUE_V_SCALES * 128 + 64 * c + 16 * q;
         const uint4 x = KVQ_SHARED_CAST(uint4, at)[0];
-        const uint32_t words[4] = {x.x, x.y, x.z, x.w};
         eight_halves(ret.scale + 8 * c, x);
+        ret.zero[2 * c] = signs ? zeros - sign_bytes(x.x, x.y) : zeros;
+        ret.zero[2 * c + 1] = signs ? zeros - sign_bytes(x.z, x.w) : zeros;
         if (!sym) eight_halves(ret.min + 8 * c, KVQ_SHARED_CAST(uint4, at + 128)[0]);
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            bool written = 32 * c + 8 * q + i < n_written; /* scales behind may be anything, a NaN too */
-            ret.scale[8 * c + i] = written ? fabsf(ret.scale[8 * c + i]) : 0.0f;
-            ret.min[8 * c + i] = !sym && written ? ret.min[8 * c + i] : 0.0f;
-        }
-#pragma unroll
-        for (int w = 0; w < 2; w++) {
-            uint32_t sign = (words[2 * w] >> 15 & 1) | (words[2 * w] >> 31) << 8 | (words[2 * w + 1] >> 15 & 1) << 16 |
-                            (words[2 * w + 1] >> 31) << 24;
-            ret.zero[2 * c + w] = bits == 4 ? (sym ? 0x08080808u - sign : 0) : (sym ? 0 : 0x80808080u);
-        }
     }
+    if (n_written >= KVQ_PIECE_TOKENS) return;
+#pragma unroll
+    for (int i = 0; i < OWN_TOKENS; i++) /* scales behind may be anything, a NaN too */
+        if (i / 8 * 32 + 8 * q + i % 8 >= n_written) ret.scale[i] = ret.min[i] = 0;
 }
 
 /* Probabilities times V's scales in bytes: w is V's A. */
@@ -278,23 +285,24 @@ static __device__ __forceinline__ void weights_of_row(uint32_t *w, int *ret_zero
                                                       piece_row *ret) {
     float max = 0, plus = 0;
     int zero = 0;
+    if (!sym)
+#pragma unroll
+        for (int i = 0; i < OWN_TOKENS; i++) plus = fmaf(x[i], v.min[i], plus);
 #pragma unroll
     for (int i = 0; i < OWN_TOKENS; i++) {
-        if (!sym) plus = fmaf(x[i], v.min[i], plus);
-        x[i] = x[i] * v.scale[i];
-        max = kvq_larger(max, x[i]);
+        x[i] = x[i] * fabsf(v.scale[i]);
+        max = fmaxf(max, x[i]);
     }
     max = of_row_max(max);
-    float per_byte = max > 1e-30f ? 255.0f / max : 0.0f;
+    float per_byte = max > 1e-30f ? 255.0f * kvq_reciprocal(max) : 0.0f;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        w[i] = kvq_four_bytes(x[4 * i] * per_byte, x[4 * i + 1] * per_byte, x[4 * i + 2] * per_byte,
-                              x[4 * i + 3] * per_byte);
+        w[i] = kvq_four_bytes(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3], per_byte);
         zero = kvq_dp4a_us(w[i], v.zero[i], zero);
     }
     *ret_zero = of_row_sum(zero);
     ret->scale = max * (1.0f / 255.0f);
-    ret->plus = sym ? plus : of_row_sum(plus);
+    ret->plus = sym ? 0.0f : of_row_sum(plus);
 }
 
 /* ---- values ---- */
@@ -325,33 +333,45 @@ static __device__ __forceinline__ void store_sums(KVQ_SHARED_PTR(float) v, const
     }
 }
 
+/* A step of V: 32 channels at 8 bits, 64 at 4. a: the weights of 32 tokens, and of the other 32. */
 template <int BITS, tile_kind KIND, bool SHARED>
+static __device__ __forceinline__ void values_of_step(KVQ_SHARED_PTR(float) v, const uint32_t a[2][4], const int *zero,
+                                                      const row_merge *merges, KVQ_SHARED_PTR(uint4) codes, int step,
+                                                      int d) {
+    constexpr int groups = BITS == 4 ? 2 : 1; /* of 32 channels */
+#pragma unroll
+    for (int c = 0; c < groups; c++) {
+        int sums[4][4] = {};
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            const uint4 x = codes[BITS == 4 ? (c * 2 + k) * 32 : 64 * k];
+            const uint4 y = BITS == 4 ? x : (uint4)codes[64 * k + 32];
+            const uint32_t first[4] = {x.x, x.y, x.z, x.w}, second[4] = {y.x, y.y, y.z, y.w};
+            uint32_t b[2];
+#pragma unroll
+            for (int u = 0; u < 4; u++) {
+                fragment_of<BITS>(b, first[u], second[u]);
+                kvq_mma_us(sums[u], a[k], b);
+            }
+        }
+        store_sums<KIND, SHARED>(v, sums, zero, merges, (groups * step + c) * 32, d);
+    }
+}
+
+template <tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ void values_of_codes(KVQ_SHARED_PTR(float) v, const uint32_t w[][4], const int *zero,
-                                                       const row_merge *merges, kvq_page_queue &queue) {
-    constexpr int per_step = BITS == 4 ? 2 : 1; /* groups of 32 channels */
-    int d = queue.head_dim, n_steps = (d * BITS + 255) / 256;
+                                                       const row_merge *merges, kvq_page_queue &queue, int bits) {
+    constexpr int other = rows_of_lane<KIND> - 1; /* rows 8 .. 15 repeat the others where there are no more */
+    const uint32_t a[2][4] = {{w[0][0], w[other][0], w[0][1], w[other][1]},
+                              {w[0][2], w[other][2], w[0][3], w[other][3]}};
+    int d = queue.head_dim, n_steps = (d * bits + 255) / 256;
+#pragma unroll 1
     for (int step = 0; step < n_steps; step++) {
         KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false, SHARED>(queue);
-#pragma unroll
-        for (int c = 0; c < per_step; c++) {
-            int sums[4][4] = {};
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                const uint32_t a[4] = {w[0][2 * k], rows_of_lane<KIND> == 2 ? w[rows_of_lane<KIND> - 1][2 * k] : 0,
-                                       w[0][2 * k + 1],
-                                       rows_of_lane<KIND> == 2 ? w[rows_of_lane<KIND> - 1][2 * k + 1] : 0};
-                const uint4 x = codes[BITS == 4 ? (c * 2 + k) * 32 : 64 * k];
-                const uint4 y = BITS == 4 ? x : (uint4)codes[64 * k + 32];
-                const uint32_t first[4] = {x.x, x.y, x.z, x.w}, second[4] = {y.x, y.y, y.z, y.w};
-                uint32_t b[2];
-#pragma unroll
-                for (int u = 0; u < 4; u++) {
-                    fragment_of<BITS>(b, first[u], second[u]);
-                    kvq_mma_us(sums[u], a, b);
-                }
-            }
-            store_sums<KIND, SHARED>(v, sums, zero, merges, (per_step * step + c) * 32, d);
-        }
+        if (bits == 4)
+            values_of_step<4, KIND, SHARED>(v, a, zero, merges, codes, step, d);
+        else
+            values_of_step<8, KIND, SHARED>(v, a, zero, merges, codes, step, d);
     }
 }
 
@@ -404,13 +424,8 @@ static __device__ __forceinline__ void values_of_halves(KVQ_SHARED_PTR(float) v,
 template <bool SHARED>
 static __device__ __forceinline__ row_merge leave_row(const shared &s, int n, const piece_row &row, row_state *state) {
     if (SHARED) return merge_row(state, row);
-    if (threadIdx.x % 4 == 0) {
-        KVQ_SHARED_PTR(float) piece = s.piece + s.warp * (PIECE_FLOATS * 16) + n;
-        piece[PIECE_MAX * 16] = row.max;
-        piece[PIECE_SUM * 16] = row.sum;
-        piece[PIECE_SCALE * 16] = row.scale;
-        piece[PIECE_PLUS * 16] = row.plus;
-    }
+    if (threadIdx.x % 4 == 0)
+        kvq_store_shared_16(s.piece + (s.warp * 16 + n), float4{row.max, row.sum, row.scale, row.plus});
     return row_merge{1, 0, 0};
 }
 
@@ -435,7 +450,7 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
         values_of_halves<SHARED>(v, x[0], merges[0], queue);
     } else {
         KVQ_SHARED_PTR(uint8_t) scales = queue.scales + set * KVQ_QUEUE_SCALE_BYTES;
-        const kvq_kv_half k_half = s.pages[2 * view.page], v_half = s.pages[2 * view.page + 1];
+        const kvq_queue_half k_half = s.pages[2 * view.page], v_half = s.pages[2 * view.page + 1];
         uint32_t w[rows][4];
         int zero[rows];
         v_tokens tokens;
@@ -448,10 +463,7 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
             merges[r] = leave_row<SHARED>(s, g + 8 * r, row, SHARED ? states + r : nullptr);
         }
         __syncwarp(); /* the scales are read: copies of a later piece may overwrite them */
-        if (v_half.bits == 4)
-            values_of_codes<4, KIND, SHARED>(v, w, zero, merges, queue);
-        else
-            values_of_codes<8, KIND, SHARED>(v, w, zero, merges, queue);
+        values_of_codes<KIND, SHARED>(v, w, zero, merges, queue, v_half.bits);
     }
 }
 

@@ -172,16 +172,33 @@ static __device__ __forceinline__ uint32_t kvq_fma_halves(uint32_t x, uint32_t y
 #endif
 }
 
-/* Four floats of 0 to 255, rounded to bytes, the first in the low bits: 1.5 2^23 brings integers to the low bits of a
- * float, and prmt takes them out. */
-static __device__ __forceinline__ uint32_t kvq_four_bytes(float x0, float x1, float x2, float x3) {
+/* Four floats times a unit, rounded to bytes of -128 to 255, the first in the low bits: 1.5 2^23 brings integers to the
+ * low bits of a float, and prmt takes them out. */
+static __device__ __forceinline__ uint32_t kvq_four_bytes(float x0, float x1, float x2, float x3, float unit) {
     const float magic = 12582912.0f;
-    uint32_t b0 = (uint32_t)__float_as_int(x0 + magic), b1 = (uint32_t)__float_as_int(x1 + magic);
-    uint32_t b2 = (uint32_t)__float_as_int(x2 + magic), b3 = (uint32_t)__float_as_int(x3 + magic);
+    uint32_t b0 = (uint32_t)__float_as_int(fmaf(x0, unit, magic)), b1 = (uint32_t)__float_as_int(fmaf(x1, unit, magic));
+    uint32_t b2 = (uint32_t)__float_as_int(fmaf(x2, unit, magic)), b3 = (uint32_t)__float_as_int(fmaf(x3, unit, magic));
+    return kvq_pick_bytes(kvq_pick_bytes(b0, b1, 0x0040), kvq_pick_bytes(b2, b3, 0x0040), 0x5410);
+}
+
+/* 2^x to 2^-22 of it, zero where that is below 2^-126; 1 / x to a last bit, zero where that is below. One instruction
+ * each (ex2.approx.ftz, rcp.approx.ftz), where the CPU's dozen would be most of a soft-max. */
+static __device__ __forceinline__ float kvq_exp2(float x) {
 #ifdef KVQ_SIMT
-    return (b0 & 255) | (b1 & 255) << 8 | (b2 & 255) << 16 | b3 << 24;
+    return x < -126.0f ? 0.0f : exp2f(x);
 #else
-    return __byte_perm(__byte_perm(b0, b1, 0x0040), __byte_perm(b2, b3, 0x0040), 0x5410);
+    float ret;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(ret) : "f"(x));
+    return ret;
+#endif
+}
+static __device__ __forceinline__ float kvq_reciprocal(float x) {
+#ifdef KVQ_SIMT
+    return 1.0f / x;
+#else
+    float ret;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(ret) : "f"(x));
+    return ret;
 #endif
 }
 
