@@ -94,7 +94,13 @@ typedef struct places {
     int tile_bytes, bytes;
 } places;
 
-#define FLOATS_OF_TILE (4 * 16 + 4 * 16 * KVQ_SPLIT_PAGES)
+#define SCALARS_OF_TILE (4 * 16)
+#define FLOATS_OF_TILE (SCALARS_OF_TILE + 4 * 16 * KVQ_SPLIT_PAGES)
+
+/* Of a tile's queries as the products take them. */
+template <tile_kind KIND> static __host__ __device__ __forceinline__ int query_bytes(int d) {
+    return 16 * (is_halves<KIND> ? 2 * d : (d + 63) / 64 * 64);
+}
 
 /* Of a kernel's block: with SHARED one queue, and for each warp a tile, which needs no room for what several warps
  * would have made of its pieces; else a queue a warp and one tile. */
@@ -104,7 +110,7 @@ template <tile_kind KIND, bool SHARED> static __host__ __device__ __forceinline_
     ret.pages = (SHARED ? 1 : n_warps) * KVQ_QUEUE_BYTES;
     ret.tiles = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_queue_half);
     ret.q = (FLOATS_OF_TILE + warps_a_tile * PIECE_FLOATS * 16) * 4;
-    ret.v = ret.q + 16 * (is_halves<KIND> ? 2 * d : (d + 63) / 64 * 64);
+    ret.v = ret.q + query_bytes<KIND>(d);
     ret.acc = ret.v + warps_a_tile * row_floats * 4;
     ret.tile_bytes = ret.acc + row_floats * 4;
     ret.bytes = ret.tiles + (SHARED ? n_warps : 1) * ret.tile_bytes;
@@ -186,30 +192,34 @@ static __device__ __forceinline__ void split_query(const shared &s, const float4
     }
 }
 
-/* By n_warps of the tile's. */
+/* Returns the largest magnitude. */
+static __device__ __forceinline__ float load_query(float4 *x, const float *q, int d) {
+    float max = 0;
+#pragma unroll
+    for (int i = 0; i < QUERY_PARTS; i++) {
+        int channel = 4 * (threadIdx.x % KVQ_WARP_LANES + i * KVQ_WARP_LANES);
+        if (128 * i >= d) break; /* all lanes */
+        if (channel < d) x[i] = *(const float4 *)(q + channel);
+        max = fmaxf(fmaxf(max, fabsf(x[i].x)), fmaxf(fmaxf(fabsf(x[i].y), fabsf(x[i].z)), fabsf(x[i].w)));
+    }
+    for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) max = fmaxf(max, __shfl_xor_sync(KVQ_WARP, max, n));
+    return max;
+}
+
+/* By n_warps of the tile's; queries that it does not have were cleared. */
 template <tile_kind KIND>
 static __device__ void load_queries(const attend_job &a, const tile &t, const shared &s, int n_warps) {
-    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
+    int d = a.kv.head_dim;
 #pragma unroll 1
-    for (int n = s.warp; n < rows_of_tile<KIND>; n += n_warps) {
-        const float *q = query_of(a, t, n);
-        float4 x[QUERY_PARTS];
-        float max = 0;
-#pragma unroll
-        for (int i = 0; i < QUERY_PARTS; i++) {
-            int channel = 4 * (lane + i * KVQ_WARP_LANES);
-            x[i] = float4{0, 0, 0, 0};
-            if (128 * i >= d) break; /* all lanes */
-            if (channel < d && n < t.n_queries) x[i] = *(const float4 *)(q + channel);
-            max = fmaxf(fmaxf(fmaxf(max, fabsf(x[i].x)), fmaxf(fabsf(x[i].y), fabsf(x[i].z))), fabsf(x[i].w));
-        }
-        max = kvq_warp_max(max);
+    for (int n = s.warp; n < t.n_queries; n += n_warps) {
+        float4 x[QUERY_PARTS] = {};
+        float max = load_query(x, query_of(a, t, n), d);
         int sum = 0;
         if (is_halves<KIND>)
             split_query(s, x, n, d, power_up(max));
         else
             sum = quantize_query<KIND>(s, x, n, d, max);
-        if (lane == 0) {
+        if (threadIdx.x % KVQ_WARP_LANES == 0) {
             float unit = unit_of(a.job);
             s.q_up[n] = power_up(max);
             s.q_down[n] = power_down(max) * unit;
@@ -302,9 +312,10 @@ typedef struct tile_threads {
 template <tile_kind KIND> static __device__ __forceinline__ tile_threads threads_of(const shared &s, int n_warps) {
     tile_threads ret;
     int thread = s.warp * KVQ_WARP_LANES + threadIdx.x % KVQ_WARP_LANES;
-    ret.a_query = n_warps * KVQ_WARP_LANES / rows_of_tile<KIND>;
-    ret.n = thread / ret.a_query;
-    ret.first = thread % ret.a_query;
+    int shift = (rows_of_lane<KIND> == 1 ? 2 : 1) + n_warps / 2; /* n_warps is 1, 2 or 4 */
+    ret.a_query = 1 << shift;
+    ret.n = thread >> shift;
+    ret.first = thread & (ret.a_query - 1);
     return ret;
 }
 
@@ -378,12 +389,19 @@ static __device__ void look_up_pages(const attend_job &a, const tile &t, const s
     }
 }
 
-/* Accumulators begin empty. */
-template <tile_kind KIND> static __device__ void clear_acc(const shared &s, int n_warps, int d) {
+/* Zeros from `to` on, `floats` a multiple of 4, by n_warps. */
+static __device__ __forceinline__ void clear(const shared &s, KVQ_SHARED_PTR(float) to, int floats, int n_warps) {
     int thread = s.warp * KVQ_WARP_LANES + threadIdx.x % KVQ_WARP_LANES;
 #pragma unroll 1
-    for (int i = thread; i < rows_of_tile<KIND> * (d + 4) / 4; i += n_warps * KVQ_WARP_LANES)
-        kvq_store_shared_16(KVQ_SHARED_CAST(float4, s.acc) + i, float4{0, 0, 0, 0});
+    for (int i = thread; i < floats / 4; i += n_warps * KVQ_WARP_LANES)
+        kvq_store_shared_16(KVQ_SHARED_CAST(float4, to) + i, float4{0, 0, 0, 0});
+}
+
+/* Accumulators begin empty, and so do queries. */
+template <tile_kind KIND> static __device__ void clear_tile(const shared &s, int n_warps, int d) {
+    clear(s, s.acc, rows_of_tile<KIND> * (d + 4), n_warps);
+    clear(s, KVQ_SHARED_CAST(float, s.q), query_bytes<KIND>(d) / 4, n_warps);
+    clear(s, s.q_scale, SCALARS_OF_TILE, n_warps); /* and the others behind */
 }
 
 /* The block's queue number `own`; n_seen as page_queue.cuh has it. */
@@ -420,7 +438,7 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
 
     int n_seen = t.pos + t.run.n_rows - begin * a.kv.block_tokens;
     look_up_pages<is_halves<KIND>>(a, t, s, begin, n_pages, n_seen);
-    clear_acc<KIND>(s, n_warps, d);
+    clear_tile<KIND>(s, n_warps, d);
     __syncthreads();
     kvq_page_queue queue = queue_of(a, s, memory, warp, n_seen);
     kvq_queue_begin<is_halves<KIND>, false>(queue, warp, n_warps, n_pieces);
@@ -479,7 +497,7 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
 
     int n_seen = end_of_tiles(a, a.first_tile + place, n_warps) - begin * block_tokens;
     look_up_pages<is_halves<KIND>>(a, front, s, begin, n_pages, n_seen);
-    clear_acc<KIND>(s, 1, d);
+    clear_tile<KIND>(s, 1, d);
     __syncthreads();
     kvq_page_queue queue = queue_of(a, s, memory, 0, n_seen);
     kvq_queue_begin<is_halves<KIND>, true>(queue, 0, 1, n_pieces);

@@ -146,6 +146,13 @@ static __device__ __forceinline__ void scores_of_codes(float x[][OWN_TOKENS], co
                                                        KVQ_SHARED_PTR(uint8_t) scales, int bits, bool sym,
                                                        const piece_view &view) {
     int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4, dots[2][4][4] = {};
+    int zero = bits == 4 ? (sym ? 8 : 0) : (sym ? 0 : -128);
+#pragma unroll
+    for (int r = 0; r < rows_of_lane<KIND>; r++) {
+        int zeros = zero * s.q_sum[g + 8 * r];
+#pragma unroll
+        for (int i = 0; i < 8; i++) dots[i / 4][i % 4][2 * r] = dots[i / 4][i % 4][2 * r + 1] = -zeros;
+    }
     int n_steps = (queue.head_dim * bits + 255) / 256;
 #pragma unroll 1
     for (int step = 0; step < n_steps; step++) {
@@ -156,7 +163,6 @@ static __device__ __forceinline__ void scores_of_codes(float x[][OWN_TOKENS], co
             dot_step<8>(dots, s, codes, step);
     }
     __syncwarp(); /* the scales came with other lanes' copies */
-    int zero = bits == 4 ? (sym ? 8 : 0) : (sym ? 0 : -128);
 #pragma unroll
     for (int c = 0; c < 2; c++) {
         float k_scale[8];
@@ -164,11 +170,9 @@ static __device__ __forceinline__ void scores_of_codes(float x[][OWN_TOKENS], co
 #pragma unroll
         for (int r = 0; r < rows_of_lane<KIND>; r++) {
             float scale = s.q_scale[g + 8 * r];
-            int zeros = zero * s.q_sum[g + 8 * r];
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                x[r][8 * c + i] =
-                    fmaf(scale * k_scale[i], (float)(dots[c][i % 4][2 * r + i / 4] - zeros), view.plus[r]);
+                x[r][8 * c + i] = fmaf(scale * k_scale[i], (float)dots[c][i % 4][2 * r + i / 4], view.plus[r]);
         }
         if (sym) continue;
         float k_min[8];
@@ -222,7 +226,7 @@ template <tile_kind KIND>
 static __device__ __forceinline__ void weigh_row(float *x, float softcap, int last, int before, bool masked,
                                                  piece_row *ret) {
     if (softcap > 0) {
-        float to_two = 2.0f * KVQ_LOG2_E / softcap, cap = softcap * KVQ_LOG2_E;
+        float to_two = 2.0f * KVQ_LOG2_E * kvq_reciprocal(softcap), cap = softcap * KVQ_LOG2_E;
 #pragma unroll
         for (int i = 0; i < OWN_TOKENS; i++) /* tanh z = 1 - 2 / (1 + e^2z) */
             x[i] = fmaf(-2.0f * cap, kvq_reciprocal(1.0f + kvq_exp2(x[i] * to_two)), cap);
@@ -280,8 +284,9 @@ static __device__ __forceinline__ void load_v_tokens(v_tokens &ret, KVQ_SHARED_P
         if (i / 8 * 32 + 8 * q + i % 8 >= n_written) ret.scale[i] = ret.min[i] = 0;
 }
 
-/* Probabilities times V's scales in bytes: w is V's A. */
-static __device__ __forceinline__ void weights_of_row(uint32_t *w, int *ret_zero, float *x, const v_tokens &v, bool sym,
+/* Probabilities times V's scales in bytes: w is V's A. What the sums have too much for the codes' zeros is taken away
+ * with `plus`. */
+static __device__ __forceinline__ void weights_of_row(uint32_t *w, float *x, const v_tokens &v, bool sym,
                                                       piece_row *ret) {
     float max = 0, plus = 0;
     int zero = 0;
@@ -300,9 +305,8 @@ static __device__ __forceinline__ void weights_of_row(uint32_t *w, int *ret_zero
         w[i] = kvq_four_bytes(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3], per_byte);
         zero = kvq_dp4a_us(w[i], v.zero[i], zero);
     }
-    *ret_zero = of_row_sum(zero);
     ret->scale = max * (1.0f / 255.0f);
-    ret->plus = sym ? 0.0f : of_row_sum(plus);
+    ret->plus = fmaf(-ret->scale, (float)of_row_sum(zero), sym ? 0.0f : of_row_sum(plus));
 }
 
 /* ---- values ---- */
@@ -314,29 +318,27 @@ static __device__ __forceinline__ void store_values(KVQ_SHARED_PTR(float4) to, f
     kvq_store_shared_16(to, SHARED ? merged(to[0], v, m) : v);
 }
 
-/* Sums of 32 channels from `channel` on: a lane has eight of them in a row. */
+/* Sums of 32 channels: a lane has eight in a row, for `v` and, with two rows, eight rows further on. */
 template <tile_kind KIND, bool SHARED>
-static __device__ __forceinline__ void store_sums(KVQ_SHARED_PTR(float) v, const int sums[4][4], const int *zero,
-                                                  const row_merge *merges, int channel, int d) {
-    int g = threadIdx.x % KVQ_WARP_LANES / 4, q = threadIdx.x % 4;
-    channel += 8 * q;
+static __device__ __forceinline__ void store_sums(KVQ_SHARED_PTR(float) v, const int sums[4][4],
+                                                  const row_merge *merges, int d) {
 #pragma unroll
     for (int r = 0; r < rows_of_lane<KIND>; r++) {
-        if (channel >= d) break;
-        KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, v + (g + 8 * r) * (d + 4) + channel);
+        KVQ_SHARED_PTR(float4) to = KVQ_SHARED_CAST(float4, v + 8 * r * (d + 4));
 #pragma unroll
         for (int b = 0; b < 2; b++)
             store_values<SHARED>(to + b,
-                                 float4{(float)(sums[0][2 * r + b] - zero[r]), (float)(sums[1][2 * r + b] - zero[r]),
-                                        (float)(sums[2][2 * r + b] - zero[r]), (float)(sums[3][2 * r + b] - zero[r])},
+                                 float4{(float)sums[0][2 * r + b], (float)sums[1][2 * r + b], (float)sums[2][2 * r + b],
+                                        (float)sums[3][2 * r + b]},
                                  merges[r]);
     }
 }
 
-/* A step of V: 32 channels at 8 bits, 64 at 4. a: the weights of 32 tokens, and of the other 32. */
+/* A step of V: 32 channels at 8 bits, 64 at 4, of which this lane has `left` from its first on. a: the weights of 32
+ * tokens, and of the other 32. */
 template <int BITS, tile_kind KIND, bool SHARED>
-static __device__ __forceinline__ void values_of_step(KVQ_SHARED_PTR(float) v, const uint32_t a[2][4], const int *zero,
-                                                      const row_merge *merges, KVQ_SHARED_PTR(uint4) codes, int step,
+static __device__ __forceinline__ void values_of_step(KVQ_SHARED_PTR(float) v, const uint32_t a[2][4],
+                                                      const row_merge *merges, KVQ_SHARED_PTR(uint4) codes, int left,
                                                       int d) {
     constexpr int groups = BITS == 4 ? 2 : 1; /* of 32 channels */
 #pragma unroll
@@ -354,24 +356,32 @@ static __device__ __forceinline__ void values_of_step(KVQ_SHARED_PTR(float) v, c
                 kvq_mma_us(sums[u], a[k], b);
             }
         }
-        store_sums<KIND, SHARED>(v, sums, zero, merges, (groups * step + c) * 32, d);
+        if (32 * c < left) store_sums<KIND, SHARED>(v + 32 * c, sums, merges, d);
     }
 }
 
 template <tile_kind KIND, bool SHARED>
-static __device__ __forceinline__ void values_of_codes(KVQ_SHARED_PTR(float) v, const uint32_t w[][4], const int *zero,
+static __device__ __forceinline__ void values_of_codes(KVQ_SHARED_PTR(float) v, const uint32_t w[][4],
                                                        const row_merge *merges, kvq_page_queue &queue, int bits) {
-    constexpr int other = rows_of_lane<KIND> - 1; /* rows 8 .. 15 repeat the others where there are no more */
-    const uint32_t a[2][4] = {{w[0][0], w[other][0], w[0][1], w[other][1]},
-                              {w[0][2], w[other][2], w[0][3], w[other][3]}};
-    int d = queue.head_dim, n_steps = (d * bits + 255) / 256;
+    uint32_t a[2][4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        a[i / 2][i % 2 * 2] = w[0][i];
+        /* Rows 8 .. 15 of the smaller tiles are nobody's. Copies or zeros would be made anew before each product. */
+        a[i / 2][i % 2 * 2 + 1] = rows_of_lane<KIND> == 2 ? w[rows_of_lane<KIND> - 1][i] : ~w[0][i];
+    }
+    int d = queue.head_dim, lane = threadIdx.x % KVQ_WARP_LANES, step_channels = bits == 4 ? 64 : 32;
+    int left = d - 8 * (lane % 4); /* channels from this lane's first on */
+    v += lane / 4 * (d + 4) + 8 * (lane % 4);
 #pragma unroll 1
-    for (int step = 0; step < n_steps; step++) {
+    for (int channel = 0; channel < d; channel += step_channels) {
         KVQ_SHARED_PTR(uint4) codes = kvq_queue_take<false, SHARED>(queue);
         if (bits == 4)
-            values_of_step<4, KIND, SHARED>(v, a, zero, merges, codes, step, d);
+            values_of_step<4, KIND, SHARED>(v, a, merges, codes, left, d);
         else
-            values_of_step<8, KIND, SHARED>(v, a, zero, merges, codes, step, d);
+            values_of_step<8, KIND, SHARED>(v, a, merges, codes, left, d);
+        v += step_channels;
+        left -= step_channels;
     }
 }
 
@@ -452,18 +462,17 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
         KVQ_SHARED_PTR(uint8_t) scales = queue.scales + set * KVQ_QUEUE_SCALE_BYTES;
         const kvq_queue_half k_half = s.pages[2 * view.page], v_half = s.pages[2 * view.page + 1];
         uint32_t w[rows][4];
-        int zero[rows];
         v_tokens tokens;
         scores_of_codes<KIND, SHARED>(x, s, queue, scales, k_half.bits, sym, view);
         load_v_tokens(tokens, scales, v_half.bits, sym, view.n_written);
 #pragma unroll
         for (int r = 0; r < rows; r++) {
             weigh_row<KIND>(x[r], softcap, view.last[r], view.before[r], view.masked, &row);
-            weights_of_row(w[r], &zero[r], x[r], tokens, sym, &row);
+            weights_of_row(w[r], x[r], tokens, sym, &row);
             merges[r] = leave_row<SHARED>(s, g + 8 * r, row, SHARED ? states + r : nullptr);
         }
         __syncwarp(); /* the scales are read: copies of a later piece may overwrite them */
-        values_of_codes<KIND, SHARED>(v, w, zero, merges, queue, v_half.bits);
+        values_of_codes<KIND, SHARED>(v, w, merges, queue, v_half.bits);
     }
 }
 
