@@ -1,8 +1,10 @@
 /* append.cu: q and k normed and turned, k and v quantized into the page of their position. A warp has one head of
- * one row, on its own: the head stays in shared memory from the projection's output to its codes. Two tokens that share
- * bytes (4-bit V of LMDeploy's format: t and t + 4 of 8) are written by one warp, one after the other.
+ * one row, on its own: a lane has four values side by side of every 128 from the projection's output to their codes,
+ * and shared memory serves only where lanes look further than an exchange does. Two tokens that share bytes (4-bit V of
+ * LMDeploy's format: t and t + 4 of 8) are written by one warp, one after the other.
  *
- * Bytes: the row of q | k | v once, the codes once. */
+ * Bytes: the row of q | k | v once, the codes once. Decode waits for one row: so everything that a head needs is asked
+ * for first, and the kernel is made for heads of up to 128, 256 and 512, each with few instructions. */
 #include "stream.h"
 
 #include "kv.cuh"
@@ -12,12 +14,29 @@
 #define APPEND_THREADS (APPEND_WARPS * KVQ_WARP_LANES)
 #define TOKENS_OF_A_BYTE 8
 
-/* Shared memory of a warp. */
-typedef struct head {
+#define LANE_VALUES 4
+#define WARP_VALUES (LANE_VALUES * KVQ_WARP_LANES)
+
+/* A lane's part of a head of at most N * WARP_VALUES: x[c] are channels channel_of(c) .. + 3, zeros behind the head's
+ * end. A head's size is a multiple of 16. */
+template <int N> struct lane_head {
+    float x[N][LANE_VALUES];
+    float weight[N][LANE_VALUES];    /* of the norm, if there is one */
+    float table[N][2 * LANE_VALUES]; /* cosines and sines, where the lane's channels are turned by fours */
+};
+
+/* Room of a warp in shared memory, each for a head. */
+typedef struct room {
     KVQ_SHARED_PTR(float) x;
     KVQ_SHARED_PTR(float) other;
-    KVQ_SHARED_PTR(uint8_t) codes;
-} head;
+} room;
+
+static __device__ __forceinline__ int lane_of() {
+    return threadIdx.x % KVQ_WARP_LANES;
+}
+static __device__ __forceinline__ int channel_of(int c) {
+    return c * WARP_VALUES + LANE_VALUES * lane_of();
+}
 
 /* ---- pages that close in this step but were begun in an earlier one move to their slots first ---- */
 
@@ -36,58 +55,196 @@ __global__ void move_begun_page(kvq_cuda_kv kv, kvq_batch batch) {
             ((uint32_t *)to[half].codes)[i] = ((const uint32_t *)from[half].codes)[i];
 }
 
-/* ---- one head ---- */
+typedef struct append_job {
+    kvq_append job;
+    kvq_cuda_kv kv;
+    kvq_batch batch;
+    kvq_cuda_hadamard hadamard;
+    float unit;     /* of the transform: 1 / sqrt(head_dim) */
+    int token_bits; /* block_tokens is 1 << token_bits */
+    bool by_fours;  /* n_rot is a multiple of 8: what a lane has is turned alike */
+    bool by_runs;   /* tokens share bytes: the first row of a run of 8 writes them all */
+} append_job;
 
-static __device__ __forceinline__ int lane_of() {
-    return threadIdx.x % KVQ_WARP_LANES;
+/* ---- one head: from and to shared memory ---- */
+
+template <int N> static __device__ __forceinline__ void put_head(const room &to, const lane_head<N> &h, int d) {
+    __syncwarp(); /* what stood there is done with */
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        if (channel_of(c) < d)
+            kvq_store_shared_16(KVQ_SHARED_CAST(float4, to.x) + channel_of(c) / LANE_VALUES,
+                                float4{h.x[c][0], h.x[c][1], h.x[c][2], h.x[c][3]});
+    __syncwarp();
+}
+static __device__ __forceinline__ void get_four(float x[LANE_VALUES], const room &from, int i) {
+    float4 four = KVQ_SHARED_CAST(float4, from.x)[i / LANE_VALUES];
+    x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+}
+template <int N> static __device__ __forceinline__ void get_head(lane_head<N> *h, const room &from, int d) {
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        if (channel_of(c) < d) get_four(h->x[c], from, channel_of(c));
 }
 
-static __device__ void norm_head(const head &h, int d, const float *weight, float eps) {
+/* ---- norm and RoPE ---- */
+
+/* Where a lane's four values from channel i on have their cosines and sines; of NeoX' pairs, i or i - n_rot / 2 is the
+ * pair. */
+static __device__ __forceinline__ int pair_of(const kvq_append &job, int i) {
+    return !job.neox ? i / 2 : i < job.n_rot / 2 ? i : i - job.n_rot / 2;
+}
+
+/* Asks for everything; rope: the row's table, NULL for a head that is not turned. */
+template <int N>
+static __device__ __forceinline__ void load_head(lane_head<N> *ret, const append_job &a, const float *in,
+                                                 const float *norm, const float *rope) {
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int i = channel_of(c);
+        for (int b = 0; b < LANE_VALUES; b++) ret->x[c][b] = 0;
+        if (i >= a.kv.head_dim) continue;
+        kvq_load_values<LANE_VALUES>(ret->x[c], in + i);
+        if (norm) kvq_load_values<LANE_VALUES>(ret->weight[c], norm + i);
+        if (!rope || !a.by_fours || i >= a.job.n_rot) continue;
+        const float *table = rope + 2 * pair_of(a.job, i);
+        kvq_load_values<4>(ret->table[c], table);
+        if (a.job.neox) kvq_load_values<4>(ret->table[c] + 4, table + 4);
+    }
+}
+
+template <int N> static __device__ __forceinline__ void norm_head(lane_head<N> *h, int d, float eps) {
     float sum = 0;
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) {
-        float x = h.x[i];
-        sum = fmaf(x, x, sum);
-    }
-    sum = kvq_warp_sum(sum);
-    float unit = 1.0f / sqrtf(sum / (float)d + eps);
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) h.x[i] = h.x[i] * unit * weight[i];
-    __syncwarp();
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < LANE_VALUES; b++) sum = fmaf(h->x[c][b], h->x[c][b], sum);
+    float unit = 1.0f / sqrtf(kvq_warp_sum(sum) / (float)d + eps);
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        if (channel_of(c) < d)
+            for (int b = 0; b < LANE_VALUES; b++) h->x[c][b] = h->x[c][b] * unit * h->weight[c][b];
 }
 
-static __device__ void turn_head(const head &h, const float *rope, int n_rot, bool neox) {
+static __device__ __forceinline__ float turned(float own, float other, float cosine, float sine) {
+    return fmaf(own, cosine, other * sine);
+}
+
+/* Pairs far apart, or side by side in a lane. */
+template <int N> static __device__ __forceinline__ void turn_far(lane_head<N> *h, const room &room, int d, int n_rot) {
+    put_head<N>(room, *h, d);
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int i = channel_of(c), half = n_rot / 2;
+        if (i >= n_rot) continue;
+        float other[LANE_VALUES];
+        get_four(other, room, i < half ? i + half : i - half);
+        for (int b = 0; b < LANE_VALUES; b++) {
+            float s = h->table[c][2 * b + 1];
+            h->x[c][b] = turned(h->x[c][b], other[b], h->table[c][2 * b], i < half ? -s : s);
+        }
+    }
+}
+template <int N> static __device__ __forceinline__ void turn_near(lane_head<N> *h, int n_rot) {
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < LANE_VALUES && channel_of(c) < n_rot; b += 2) {
+            float first = h->x[c][b], second = h->x[c][b + 1], s = h->table[c][b + 1];
+            h->x[c][b] = turned(first, second, h->table[c][b], -s);
+            h->x[c][b + 1] = turned(second, first, h->table[c][b], s);
+        }
+}
+/* Any n_rot. */
+static __device__ void turn_slowly(KVQ_SHARED_PTR(float) x, const float *rope, int n_rot, bool neox) {
+#pragma unroll 1
     for (int pair = lane_of(); pair < n_rot / 2; pair += KVQ_WARP_LANES) {
-        int first = neox ? pair : 2 * pair, second = neox ? pair + n_rot / 2 : 2 * pair + 1;
-        float c = rope[2 * pair], s = rope[2 * pair + 1], a = h.x[first], b = h.x[second];
-        h.x[first] = fmaf(a, c, b * -s);
-        h.x[second] = fmaf(b, c, a * s);
+        int i = neox ? pair : 2 * pair, j = neox ? pair + n_rot / 2 : 2 * pair + 1;
+        float c = rope[2 * pair], s = rope[2 * pair + 1], first = x[i], second = x[j];
+        x[i] = turned(first, second, c, -s);
+        x[j] = turned(second, first, c, s);
     }
     __syncwarp();
 }
 
-static __device__ void load_head(const head &h, const float *in, int d) {
-    __syncwarp(); /* the head before is done with */
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) h.x[i] = in[i];
-    __syncwarp();
+template <int N>
+static __device__ __forceinline__ void turn_head(lane_head<N> *h, const append_job &a, const float *rope,
+                                                 const room &room) {
+    if (!a.by_fours) {
+        put_head<N>(room, *h, a.kv.head_dim);
+        turn_slowly(room.x, rope, a.job.n_rot, a.job.neox);
+        get_head<N>(h, room, a.kv.head_dim);
+    } else if (a.job.neox) {
+        turn_far<N>(h, room, a.kv.head_dim, a.job.n_rot);
+    } else {
+        turn_near<N>(h, a.job.n_rot);
+    }
 }
 
-/* ---- quantize: codes into shared memory ---- */
+/* ---- the Hadamard transform: kvq_hadamard_warp's sums, in lanes ---- */
+
+static __device__ __forceinline__ void add_and_subtract(float *x, float *y) {
+    float a = *x, b = *y;
+    *x = a + b;
+    *y = a - b;
+}
+
+template <int N>
+static __device__ __forceinline__ void transform_head(lane_head<N> *h, const append_job &a, const room &room) {
+    int d = a.kv.head_dim;
+    if (a.hadamard.base != 1) {
+        put_head<N>(room, *h, d);
+        kvq_hadamard_warp(room.x, room.other, d, a.hadamard);
+        get_head<N>(h, room, d);
+        return;
+    }
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        float *x = h->x[c];
+        for (int b = 0; b < LANE_VALUES; b++) x[b] *= a.unit;
+        add_and_subtract(&x[0], &x[1]);
+        add_and_subtract(&x[2], &x[3]);
+        add_and_subtract(&x[0], &x[2]);
+        add_and_subtract(&x[1], &x[3]);
+    }
+#pragma unroll 1
+    for (int n = 1; n < KVQ_WARP_LANES && LANE_VALUES * n < d; n *= 2) {
+        float sign = lane_of() & n ? -1.0f : 1.0f;
+#pragma unroll
+        for (int c = 0; c < N; c++)
+            for (int b = 0; b < LANE_VALUES; b++)
+                h->x[c][b] = fmaf(sign, h->x[c][b], __shfl_xor_sync(KVQ_WARP, h->x[c][b], n));
+    }
+#pragma unroll
+    for (int n = 1; n < N; n *= 2) /* a head without a base has all of its N */
+        for (int c = 0; c < N; c++)
+            if (!(c & n))
+                for (int b = 0; b < LANE_VALUES; b++) add_and_subtract(&h->x[c][b], &h->x[c + n][b]);
+}
+
+/* ---- quantize: a lane's codes, four in a word ---- */
 
 static __device__ __forceinline__ float clamp(float x, float low, float high) { /* a NaN becomes low */
     x = x > low ? x : low;
     return x < high ? x : high;
 }
 
-static __device__ void quantize_sym8(const head &h, int d, uint16_t *scale) {
+template <int N>
+static __device__ __forceinline__ void quantize_sym8(uint32_t words[N], const lane_head<N> &h, uint16_t *scale) {
     float max = 0, xc = 0, cc = 0;
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) max = kvq_larger(max, fabsf(h.x[i]));
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < LANE_VALUES; b++) max = kvq_larger(max, fabsf(h.x[c][b]));
     max = kvq_warp_max(max);
     float per_code = max > 1e-30f ? 127.0f / max : 0.0f; /* a scale below 1e-32 is 0 in half */
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) {
-        float x = h.x[i];
-        int code = __float2int_rn(clamp(x * per_code, -127.0f, 127.0f));
-        h.codes[i] = (uint8_t)(code + 128);
-        xc = fmaf(x, (float)code, xc);
-        cc = fmaf((float)code, (float)code, cc);
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        words[c] = 0;
+        for (int b = 0; b < LANE_VALUES; b++) { /* zeros behind the head's end add nothing */
+            float x = h.x[c][b];
+            int code = __float2int_rn(clamp(x * per_code, -127.0f, 127.0f));
+            words[c] |= (uint32_t)(code + 128) << (8 * b);
+            xc = fmaf(x, (float)code, xc);
+            cc = fmaf((float)code, (float)code, cc);
+        }
     }
     xc = kvq_warp_sum(xc);
     cc = kvq_warp_sum(cc); /* exact: at most 512 x 127^2 */
@@ -95,19 +252,27 @@ static __device__ void quantize_sym8(const head &h, int d, uint16_t *scale) {
 }
 
 /* LMDeploy's format: scale and minimum rounded to halves first. */
-static __device__ void quantize_asym(const head &h, int d, int bits, uint16_t *scale, uint16_t *min) {
-    float largest = h.x[0], smallest = largest, n = (float)((1 << bits) - 1);
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) {
-        float x = h.x[i];
-        largest = kvq_larger(largest, x);
-        smallest = x < smallest ? x : smallest;
-    }
+template <int N>
+static __device__ __forceinline__ void quantize_asym(uint32_t words[N], const lane_head<N> &h, int d, int bits,
+                                                     uint16_t *scale, uint16_t *min) {
+    float largest = __shfl_sync(KVQ_WARP, h.x[0][0], 0), smallest = largest, n = (float)((1 << bits) - 1);
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < LANE_VALUES && channel_of(c) < d; b++) {
+            float x = h.x[c][b];
+            largest = kvq_larger(largest, x);
+            smallest = x < smallest ? x : smallest;
+        }
     largest = kvq_warp_max(largest);
     smallest = -kvq_warp_max(-smallest);
     uint16_t s_bits = kvq_float_half((largest - smallest) / n), m_bits = kvq_float_half(smallest);
     float s = kvq_half_float(s_bits), m = kvq_half_float(m_bits);
-    for (int i = lane_of(); i < d; i += KVQ_WARP_LANES)
-        h.codes[i] = (uint8_t)(s > 0 ? __float2int_rn(clamp((h.x[i] - m) / s, 0.0f, n)) : 0);
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        words[c] = 0;
+        for (int b = 0; b < LANE_VALUES && s > 0; b++)
+            words[c] |= (uint32_t)__float2int_rn(clamp((h.x[c][b] - m) / s, 0.0f, n)) << (8 * b);
+    }
     if (lane_of() == 0) {
         *scale = s_bits;
         *min = m_bits;
@@ -116,75 +281,100 @@ static __device__ void quantize_asym(const head &h, int d, int bits, uint16_t *s
 
 /* ---- write: token t of a half ---- */
 
-static __device__ void write_k_codes(const head &h, const kvq_cuda_kv &kv, const kvq_kv_half &k, int t) {
-    KVQ_SHARED_PTR(uint32_t) codes = KVQ_SHARED_CAST(uint32_t, h.codes);
+template <int N>
+static __device__ __forceinline__ void write_k_codes(const uint32_t words[N], const kvq_cuda_kv &kv,
+                                                     const kvq_kv_half &k, int t) {
     uint32_t *to = (uint32_t *)k.codes + t;
-    for (int j = lane_of(); j < kv.head_dim * k.bits / 32; j += KVQ_WARP_LANES)
-        to[(size_t)j * kv.block_tokens] = k.bits == 8 ? (uint32_t)codes[j] : codes[2 * j] | codes[2 * j + 1] << 4;
-}
-
-static __device__ void write_v_codes(const head &h, const kvq_cuda_kv &kv, const kvq_kv_half &v, int t) {
-    for (int i = lane_of(); i < kv.head_dim; i += KVQ_WARP_LANES) {
-        uint8_t *to = v.codes + ((size_t)(t / (32 / v.bits)) * kv.head_dim + i) * 4 + t % 4;
-        if (v.bits == 8)
-            *to = h.codes[i];
-        else if (t % 8 < 4)
-            *to = (uint8_t)((*to & 0xf0) | h.codes[i]);
-        else
-            *to = (uint8_t)((*to & 0x0f) | h.codes[i] << 4);
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        uint32_t word = words[c], high = __shfl_xor_sync(KVQ_WARP, word, 1); /* the next four channels' */
+        int i = channel_of(c), j = k.bits == 8 ? i / 4 : i / 8;
+        if (k.bits == 4) word |= high << 4;
+        if (i < kv.head_dim && (k.bits == 8 || i % 8 == 0)) to[(size_t)j * kv.block_tokens] = word;
     }
 }
 
-static __device__ void write_halves(const head &h, const kvq_cuda_kv &kv, const kvq_kv_half &half, bool is_v, int t) {
-    uint16_t *to = (uint16_t *)half.codes;
-    for (int i = lane_of(); i < kv.head_dim; i += KVQ_WARP_LANES)
-        to[is_v ? (size_t)t * kv.head_dim + i : (size_t)i * kv.block_tokens + t] = kvq_float_half(h.x[i]);
+template <int N>
+static __device__ __forceinline__ void write_v_codes(const uint32_t words[N], const kvq_cuda_kv &kv,
+                                                     const kvq_kv_half &v, int t) {
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int i = channel_of(c), d = kv.head_dim;
+        if (i >= d) continue;
+        uint32_t word = words[c];
+        uint8_t *to = v.codes + ((size_t)(v.bits == 8 ? t / 4 : t / 8) * d + i) * 4 + t % 4;
+        if (v.bits == 4) { /* beside those of t + 4 or t - 4 */
+            uint32_t there = 0;
+            for (int b = 0; b < LANE_VALUES; b++) there |= (uint32_t)to[4 * b] << (8 * b);
+            word = t % 8 < 4 ? (there & 0xf0f0f0f0u) | word : (there & 0x0f0f0f0fu) | word << 4;
+        }
+        for (int b = 0; b < LANE_VALUES; b++) to[4 * b] = (uint8_t)(word >> (8 * b));
+    }
 }
 
-static __device__ void write_head(const head &h, const kvq_cuda_kv &kv, const kvq_kv_half &half, bool is_v, int t) {
+template <int N>
+static __device__ __forceinline__ void write_halves(const lane_head<N> &h, const kvq_cuda_kv &kv,
+                                                    const kvq_kv_half &half, bool is_v, int t) {
+    uint16_t *to = (uint16_t *)half.codes;
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int i = channel_of(c), d = kv.head_dim;
+        if (i >= d) continue;
+        uint2 words = {kvq_two_halves(h.x[c][0], h.x[c][1]), kvq_two_halves(h.x[c][2], h.x[c][3])};
+        if (is_v) {
+            *(uint2 *)(to + (size_t)t * d + i) = words;
+            continue;
+        }
+        for (int b = 0; b < LANE_VALUES; b++)
+            to[(size_t)(i + b) * kv.block_tokens + t] = (uint16_t)((b < 2 ? words.x : words.y) >> (b % 2 * 16));
+    }
+}
+
+template <int N>
+static __device__ __forceinline__ void write_head(const lane_head<N> &h, const kvq_cuda_kv &kv, const kvq_kv_half &half,
+                                                  bool is_v, int t) {
     if (half.bits == 16) {
-        write_halves(h, kv, half, is_v, t);
+        write_halves<N>(h, kv, half, is_v, t);
         return;
     }
+    uint32_t words[N];
     if (half.sym) /* 4-bit sym pages are made by closing */
-        quantize_sym8(h, kv.head_dim, &half.scales[t]);
+        quantize_sym8<N>(words, h, &half.scales[t]);
     else
-        quantize_asym(h, kv.head_dim, half.bits, &half.scales[t], &half.mins[t]);
-    __syncwarp();
+        quantize_asym<N>(words, h, kv.head_dim, half.bits, &half.scales[t], &half.mins[t]);
     if (is_v)
-        write_v_codes(h, kv, half, t);
+        write_v_codes<N>(words, kv, half, t);
     else
-        write_k_codes(h, kv, half, t);
+        write_k_codes<N>(words, kv, half, t);
 }
 
 /* ---- rows ---- */
 
-typedef struct append_job {
-    kvq_append job;
-    kvq_cuda_kv kv;
-    kvq_batch batch;
-    kvq_cuda_hadamard hadamard;
-    bool by_runs; /* tokens share bytes: the first row of a run of 8 writes them all */
-} append_job;
-
 /* Head `slot` (of q, then k, then v) of row r. */
-static __device__ void append_head(const append_job &a, const head &h, int r, int slot) {
+template <int N>
+static __device__ __forceinline__ void append_head(const append_job &a, const room &room, int r, int slot) {
     const kvq_append &job = a.job;
     const kvq_cuda_kv &kv = a.kv;
-    int d = kv.head_dim, p = a.batch.pos[r] / kv.block_tokens, t = a.batch.pos[r] % kv.block_tokens;
-    bool is_q = slot < job.n_heads, is_v = slot >= job.n_heads + kv.n_kv_heads;
-    load_head(h, job.qkv + ((size_t)r * (job.n_heads + 2 * kv.n_kv_heads) + slot) * d, d);
+    int d = kv.head_dim, pos = a.batch.pos[r], seq = a.batch.row_seq[r], g = slot - job.n_heads;
+    bool is_q = g < 0, is_v = g >= kv.n_kv_heads;
+    if (is_v) g -= kv.n_kv_heads;
     const float *norm = is_q ? job.q_norm : is_v ? nullptr : job.k_norm;
-    if (norm) norm_head(h, d, norm, job.norm_eps);
-    if (!is_v) turn_head(h, job.rope + (size_t)r * job.n_rot, job.n_rot, job.neox);
-    if (kv.policy.rotated) kvq_hadamard_warp(h.x, h.other, d, a.hadamard);
+    const float *rope = is_v ? nullptr : job.rope + (size_t)r * job.n_rot;
+    lane_head<N> h;
+    load_head<N>(&h, a, job.qkv + ((size_t)r * (job.n_heads + 2 * kv.n_kv_heads) + slot) * d, norm, rope);
+    int p = pos >> a.token_bits, t = pos & (kv.block_tokens - 1);
+    kvq_kv_page page = {};
+    if (!is_q) page = a.batch.seqs[seq].pages[kv.layer.group][p]; /* four loads, one behind the other */
+    if (norm) norm_head<N>(&h, d, job.norm_eps);
+    if (rope) turn_head<N>(&h, a, rope, room);
+    if (kv.policy.rotated) transform_head<N>(&h, a, room);
     if (is_q) {
         float *out = job.q_out + ((size_t)r * job.n_heads + slot) * d;
-        for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) out[i] = h.x[i];
+#pragma unroll
+        for (int c = 0; c < N; c++)
+            if (channel_of(c) < d) kvq_store_values<LANE_VALUES>(out + channel_of(c), h.x[c]);
         return;
     }
-    int g = (slot - job.n_heads) % kv.n_kv_heads;
-    const kvq_kv_page page = a.batch.seqs[a.batch.row_seq[r]].pages[kv.layer.group][p];
     kvq_kv_half half, v;
     if (kv.policy.wide)
         kvq_wide_halves(kv, page, a.batch, true, g, &half, &v);
@@ -193,19 +383,22 @@ static __device__ void append_head(const append_job &a, const head &h, int r, in
     if (is_v) half = v;
     if (!is_v && kv.layer.k_ref) {
         const float *k_ref = kv.layer.k_ref + ((size_t)p * kv.n_kv_heads + g) * d;
-        for (int i = lane_of(); i < d; i += KVQ_WARP_LANES) h.x[i] = h.x[i] - k_ref[i];
-        __syncwarp();
+#pragma unroll
+        for (int c = 0; c < N; c++) {
+            float y[LANE_VALUES] = {};
+            if (channel_of(c) < d) kvq_load_values<LANE_VALUES>(y, k_ref + channel_of(c));
+            for (int b = 0; b < LANE_VALUES; b++) h.x[c][b] -= y[b];
+        }
     }
-    write_head(h, kv, half, is_v, t);
+    write_head<N>(h, kv, half, is_v, t);
 }
 
-__global__ void append_rows(KVQ_ARGUMENT(append_job) a) {
-    KVQ_SHARED(float, x, APPEND_WARPS *KVQ_MAX_HEAD_DIM);
-    KVQ_SHARED(float, other, APPEND_WARPS *KVQ_MAX_HEAD_DIM);
-    KVQ_SHARED(uint8_t, codes, APPEND_WARPS * KVQ_MAX_HEAD_DIM);
+template <int N> __global__ void append_rows(KVQ_ARGUMENT(append_job) a) {
+    KVQ_SHARED(float, x, APPEND_WARPS *N *WARP_VALUES);
+    KVQ_SHARED(float, other, APPEND_WARPS *N *WARP_VALUES);
     kvq_wait_for_launches();
-    int warp = threadIdx.x / KVQ_WARP_LANES, mine = warp * KVQ_MAX_HEAD_DIM;
-    const head h = {x + mine, other + mine, codes + mine};
+    int warp = __shfl_sync(KVQ_WARP, (int)threadIdx.x / KVQ_WARP_LANES, 0); /* one for all lanes, and seen to be */
+    const room room = {x + warp * N * WARP_VALUES, other + warp * N * WARP_VALUES};
     int r = blockIdx.x, end = r + 1, slot = (int)blockIdx.y * APPEND_WARPS + warp;
     if (slot >= a.job.n_heads + 2 * a.kv.n_kv_heads) return; /* the whole warp */
     if (a.by_runs) {
@@ -213,7 +406,8 @@ __global__ void append_rows(KVQ_ARGUMENT(append_job) a) {
         if (r > seq->row_begin && a.batch.pos[r] % TOKENS_OF_A_BYTE != 0) return; /* the first row of the run does it */
         while (end < seq->row_begin + seq->n_rows && a.batch.pos[end] % TOKENS_OF_A_BYTE != 0) end++;
     }
-    for (; r < end; r++) append_head(a, h, r, slot);
+#pragma unroll 1
+    for (; r < end; r++) append_head<N>(a, room, r, slot);
 }
 
 static void append(kvq_stream *s, const kvq_append *job) {
@@ -224,11 +418,19 @@ static void append(kvq_stream *s, const kvq_append *job) {
     a.kv = kvq_cuda_kv_of(job->kv, job->layer);
     a.batch = step->batch;
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
+    a.unit = 1.0f / sqrtf((float)a.kv.head_dim);
+    while (1 << a.token_bits < a.kv.block_tokens) a.token_bits++;
+    a.by_fours = job->n_rot % (2 * LANE_VALUES) == 0;
     a.by_runs = a.kv.policy.v_bits == 4 && !a.kv.policy.wide;
     if (a.kv.policy.wide && a.batch.n_closes > 0)
         KVQ_LAUNCH(move_begun_page, dim3(a.batch.n_closes, a.kv.n_kv_heads), dim3(APPEND_THREADS), 0, s, a.kv, a.batch);
     dim3 grid(a.batch.n_rows, kvq_cuda_blocks(job->n_heads + 2 * a.kv.n_kv_heads, APPEND_WARPS));
-    KVQ_LAUNCH(append_rows, grid, dim3(APPEND_THREADS), 0, s, a);
+    if (a.kv.head_dim <= WARP_VALUES)
+        KVQ_LAUNCH(append_rows<1>, grid, dim3(APPEND_THREADS), 0, s, a);
+    else if (a.kv.head_dim <= 2 * WARP_VALUES)
+        KVQ_LAUNCH(append_rows<2>, grid, dim3(APPEND_THREADS), 0, s, a);
+    else
+        KVQ_LAUNCH(append_rows<4>, grid, dim3(APPEND_THREADS), 0, s, a);
 }
 
 void kvq_cuda_fill_append(kvq_ops *ops) {

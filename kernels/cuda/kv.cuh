@@ -91,12 +91,14 @@ static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
 /* x [d], by one warp; other [d] is room for heads with a base. All of x is ordered among the lanes before and after. */
 static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
                                                 const kvq_cuda_hadamard &h) {
-    int n_block = d / h.base, lane = threadIdx.x % KVQ_WARP_LANES;
+    int n_block = h.base == 1 ? d : d / h.base, bits = 0, lane = threadIdx.x % KVQ_WARP_LANES;
     float unit = 1.0f / sqrtf((float)d);
     __syncwarp();
+#pragma unroll 2
     for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = x[i] * unit;
     __syncwarp();
-    for (int step = 1; step < n_block; step *= 2) {
+    for (int step = 1; step < n_block; step *= 2, bits++) {
+#pragma unroll 2
         for (int j = lane; j < d / 2; j += KVQ_WARP_LANES) {
             int low = j & (step - 1), i = 2 * (j - low) + low; /* step is a power of two */
             float a = x[i], b = x[i + step];
@@ -106,15 +108,19 @@ static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHA
         __syncwarp();
     }
     if (h.base == 1) return;
+#pragma unroll 1
     for (int i = lane; i < d; i += KVQ_WARP_LANES) {
+        uint32_t minus = h.minus[i >> bits]; /* n_block is 1 << bits */
         float sum = 0;
-        for (int j = 0; j < h.base; j++) {
-            float value = x[j * n_block + i % n_block];
-            sum = h.minus[i / n_block] >> j & 1 ? sum - value : sum + value;
+#pragma unroll 4
+        for (int j = 0; j < h.base; j++) { /* a multiple of four */
+            float value = x[(j << bits) + (i & (n_block - 1))];
+            sum = minus >> j & 1 ? sum - value : sum + value;
         }
         other[i] = sum;
     }
     __syncwarp();
+#pragma unroll 1
     for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = other[i];
     __syncwarp();
 }

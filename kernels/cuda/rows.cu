@@ -8,7 +8,6 @@
 #include "warp.cuh"
 
 #define ROW_THREADS 256
-#define MOST_THREADS 1024 /* of a block */
 
 /* ---- embed ---- */
 
@@ -27,114 +26,112 @@ static void embed(kvq_stream *s, const kvq_embed *job) {
     KVQ_LAUNCH(embed_rows, dim3(job->n_rows), dim3(ROW_THREADS), 0, s, *job, *job->table, ids);
 }
 
-/* ---- norm: the squares' sum in the block's threads (thread = index % threads, in order), then kvq_block_sum's order.
- * The number of threads is the row's length's alone ---- */
+/* ---- norm: a block is a row. The squares' sum: a thread's own, in order, then kvq_block_sum's order. The number of
+ * threads is the row's length's alone. N values side by side are loaded at once: four where the row has a multiple.
+ *
+ * Decode waits for one row: for its loads, and for the kernel's instructions, which nobody had before and which come by
+ * eights. So all loads of a thread, twice N values of each tensor in all but the longest rows, are asked for before the
+ * first sum, and what is then done with N values is there once and goes round ---- */
 
-/* Values that a thread has at a time. A row has one block only, and waits for memory: of the first values, mostly all
- * there are, everything is asked for before anything is used, and none twice. */
-#define NORM_VALUES 8
+#define NORM_THREADS 1024 /* at most */
 
-/* x[u] = from[begin + u * blockDim.x], 0 behind the row's end, `absent` where there is no `from`. */
-static __device__ __forceinline__ void load_values(float x[NORM_VALUES], const float *from, int begin, int n,
-                                                   float absent) {
-#pragma unroll
-    for (int u = 0; u < NORM_VALUES; u++) {
-        int i = begin + u * (int)blockDim.x;
-        x[u] = !from ? absent : i < n ? from[i] : 0.0f;
-    }
+template <int N> struct norm_values { float in[N], residual[N], weight[N]; };
+
+/* Weights are no launch's work: asked for before the launches before are waited for. */
+template <int N> static __device__ __forceinline__ void load_weights(norm_values<N> *ret, const kvq_norm &job, int i) {
+    for (int k = 0; k < N; k++) ret->weight[k] = 1;
+    if (job.weight && i < job.n_cols) kvq_load_values<N>(ret->weight, job.weight + i);
+}
+template <int N>
+static __device__ __forceinline__ void load_row(norm_values<N> *ret, const kvq_norm &job, size_t at, int i) {
+    for (int k = 0; k < N; k++) ret->in[k] = ret->residual[k] = 0;
+    if (i >= job.n_cols) return;
+    kvq_load_values<N>(ret->in, job.in + at + i);
+    if (job.residual) kvq_load_values<N>(ret->residual, job.residual + at + i);
 }
 
-/* What a thread has of a row at a time. */
-typedef struct norm_values {
-    float x[NORM_VALUES], weight[NORM_VALUES], residual[NORM_VALUES];
-} norm_values;
-
-static __device__ __forceinline__ void load_norm(norm_values *ret, const kvq_norm &job, size_t at, int begin) {
-    load_values(ret->x, job.in + at, begin, job.n_cols, 0);
-    load_values(ret->weight, job.weight, begin, job.n_cols, 1);
-    load_values(ret->residual, job.residual ? job.residual + at : nullptr, begin, job.n_cols, 0);
-}
-
-static __device__ __forceinline__ float add_squares(float sum, const float x[NORM_VALUES]) {
-#pragma unroll
-    for (int u = 0; u < NORM_VALUES; u++) sum = fmaf(x[u], x[u], sum);
+template <int N> static __device__ __forceinline__ float add_squares(float sum, const float x[N]) {
+    for (int k = 0; k < N; k++) sum = fmaf(x[k], x[k], sum);
     return sum;
 }
 
-__global__ void __launch_bounds__(MOST_THREADS) norm_rows(kvq_norm job, kvq_activations left) {
-    KVQ_SHARED(float, scratch, 32);
+template <int N> __global__ void __launch_bounds__(NORM_THREADS) norm_rows(kvq_norm job, kvq_activations left) {
+    KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
+    int n = job.n_cols, i = N * (int)threadIdx.x, step = N * (int)blockDim.x;
+    size_t at = (size_t)blockIdx.x * n;
+    norm_values<N> v, next;
+    load_weights<N>(&v, job, i);
+    load_weights<N>(&next, job, i + step);
     kvq_wait_for_launches();
-    size_t at = (size_t)blockIdx.x * job.n_cols;
-    int n = job.n_cols, at_once = NORM_VALUES * (int)blockDim.x, first = threadIdx.x;
-    norm_values v;
-    load_norm(&v, job, at, first);
-    float sum = add_squares(0, v.x), more[NORM_VALUES];
-    for (int begin = first + at_once; begin < n; begin += at_once) {
-        load_values(more, job.in + at, begin, n, 0);
-        sum = add_squares(sum, more);
+    load_row<N>(&v, job, at, i);
+    load_row<N>(&next, job, at, i + step);
+    float sum = add_squares<N>(add_squares<N>(0, v.in), next.in), more[N];
+#pragma unroll 1
+    for (int j = i + 2 * step; j < n; j += step) {
+        kvq_load_values<N>(more, job.in + at + j);
+        sum = add_squares<N>(sum, more);
     }
-    sum = kvq_block_sum(sum, scratch);
-    float factor = 1.0f / sqrtf(sum / (float)n + job.eps);
-    for (int begin = first; begin < n; begin += at_once) {
-        if (begin > first) load_norm(&v, job, at, begin);
-#pragma unroll
-        for (int u = 0; u < NORM_VALUES; u++) {
-            int i = begin + u * (int)blockDim.x;
-            if (i >= n) break; /* where something is left, n is of whole warps */
-            float y = v.x[u] * factor * v.weight[u];
-            if (job.residual) y += v.residual[u];
-            job.out[at + i] = y;
-            if (left.columns) kvq_quantize_step(left, blockIdx.x, i / KVQ_STEP, y);
+    float factor = 1.0f / sqrtf(kvq_block_sum(sum, scratch) / (float)n + job.eps);
+#pragma unroll 1
+    for (int begin = 0; begin < n; begin += step, i += step) { /* all lanes of a warp, to leave 8 bits together */
+        float y[N];
+        for (int k = 0; k < N; k++) {
+            y[k] = v.in[k] * factor * v.weight[k];
+            if (job.residual) y[k] += v.residual[k]; /* -0 + 0 would be 0 */
         }
+        if (i < n) kvq_store_values<N>(job.out + at + i, y);
+        if constexpr (N == 4) /* only rows of whole steps have it */
+            if (left.columns) kvq_quantize_values<4>(left, blockIdx.x, i, y, i < n);
+        v = next;
+        load_weights<N>(&next, job, i + 2 * step);
+        load_row<N>(&next, job, at, i + 2 * step);
     }
 }
 
 static void norm(kvq_stream *s, const kvq_norm *job) {
     if (job->n_rows == 0) return;
-    int threads = ROW_THREADS;
-    while (threads < MOST_THREADS && threads * NORM_VALUES < job->n_cols) threads *= 2;
+    bool fours = job->n_cols % 4 == 0;
+    int warps = kvq_cuda_blocks(job->n_cols, 2 * (fours ? 4 : 1) * KVQ_WARP_LANES);
+    dim3 threads(warps * KVQ_WARP_LANES < NORM_THREADS ? warps * KVQ_WARP_LANES : NORM_THREADS);
     kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->n_cols);
-    KVQ_LAUNCH(norm_rows, dim3(job->n_rows), dim3(threads), 0, s, *job, left);
+    if (fours)
+        KVQ_LAUNCH(norm_rows<4>, dim3(job->n_rows), threads, 0, s, *job, left);
+    else
+        KVQ_LAUNCH(norm_rows<1>, dim3(job->n_rows), threads, 0, s, *job, left);
 }
 
-/* ---- glu ---- */
+/* ---- glu: a thread has N values; two, so that few rows have many threads with little to do, and many rows enough
+ * under way ---- */
 
-/* x / (1 + exp(-u)); gelu_tanh too, as (1 + tanh(v)) / 2 = 1 / (1 + exp(-2 v)). */
-static __device__ float activate(kvq_activation activation, float x) {
-    float minus_u = -x;
-    if (activation == KVQ_ACT_GELU_TANH) minus_u = fmaf(x * x * x, 0.044715f, x) * -1.59576912f; /* -2 sqrt(2 / pi) */
-    return x / (1.0f + kvq_exp(minus_u));
-}
-
-#define GLU_VALUES 4 /* of a thread, loaded at once: one would leave half of the memory's bandwidth */
-
-__global__ void __launch_bounds__(ROW_THREADS) glu_rows(kvq_glu job, kvq_activations left) {
+template <int N> __global__ void __launch_bounds__(ROW_THREADS) glu_rows(kvq_glu job, kvq_activations left) {
     kvq_wait_for_launches();
-    int first = (int)blockIdx.y * GLU_VALUES * ROW_THREADS + (int)threadIdx.x;
-    const float *gates = job.gate_up + (size_t)blockIdx.x * 2 * job.ffn_dim, *ups = gates + job.ffn_dim;
-    float gate[GLU_VALUES], up[GLU_VALUES];
-#pragma unroll
-    for (int k = 0; k < GLU_VALUES; k++) {
-        int i = first + k * ROW_THREADS;
-        if (i >= job.ffn_dim) break;
-        gate[k] = gates[i];
-        up[k] = ups[i];
+    int i = N * (int)(blockIdx.y * ROW_THREADS + threadIdx.x);
+    const float *gates = job.gate_up + (size_t)blockIdx.x * 2 * job.ffn_dim + i;
+    float gate[N] = {}, y[N] = {}, minus_u[N];
+    if (i < job.ffn_dim) {
+        kvq_load_values<N>(gate, gates);
+        kvq_load_values<N>(y, gates + job.ffn_dim);
     }
-#pragma unroll
-    for (int k = 0; k < GLU_VALUES; k++) {
-        int i = first + k * ROW_THREADS;
-        if (i >= job.ffn_dim) break; /* whole warps, where something is left */
-        float y = activate(job.activation, gate[k]) * up[k];
-        job.out[(size_t)blockIdx.x * job.ffn_dim + i] = y;
-        if (left.columns) kvq_quantize_step(left, blockIdx.x, i / KVQ_STEP, y);
+    /* x / (1 + exp(-u)); gelu_tanh too, as (1 + tanh(v)) / 2 = 1 / (1 + exp(-2 v)) */
+    for (int k = 0; k < N; k++) {
+        float x = gate[k], minus_2v = fmaf(x * x * x, 0.044715f, x) * -1.59576912f; /* -2 sqrt(2 / pi) */
+        minus_u[k] = job.activation == KVQ_ACT_GELU_TANH ? minus_2v : -x;
     }
+    for (int k = 0; k < N; k++) y[k] *= gate[k] / (1.0f + kvq_exp(minus_u[k]));
+    if (i < job.ffn_dim) kvq_store_values<N>(job.out + (size_t)blockIdx.x * job.ffn_dim + i, y);
+    if constexpr (N == 2)
+        if (left.columns) kvq_quantize_values<N>(left, blockIdx.x, i, y, i < job.ffn_dim);
 }
 
 static void glu(kvq_stream *s, const kvq_glu *job) {
     if (job->n_rows == 0) return;
-    dim3 grid(job->n_rows, kvq_cuda_blocks(job->ffn_dim, GLU_VALUES * ROW_THREADS));
+    bool pairs = job->ffn_dim % 2 == 0;
+    dim3 grid(job->n_rows, kvq_cuda_blocks(job->ffn_dim, (pairs ? 2 : 1) * ROW_THREADS));
     kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->ffn_dim);
-    KVQ_LAUNCH(glu_rows, grid, dim3(ROW_THREADS), 0, s, *job, left);
+    if (pairs)
+        KVQ_LAUNCH(glu_rows<2>, grid, dim3(ROW_THREADS), 0, s, *job, left);
+    else
+        KVQ_LAUNCH(glu_rows<1>, grid, dim3(ROW_THREADS), 0, s, *job, left);
 }
 
 /* ---- rope_table: angles in double; a float's angle at position 20,000 would be wrong in the third digit ---- */
