@@ -1,17 +1,20 @@
-/* refine.cu: `refine`. First, a block a row, the threshold and what the codes of linear's inputs leave; then a block
- * for every tile of every row, which looks at its 16 values and in nearly all cases ends there. The others multiply
- * what is left by the weights as they are, in floats: a slice of the groups for each half warp, slices added in order.
- */
+/* refine.cu: `refine`. First what the codes of linear's inputs leave, and the largest of each piece of a row; then a
+ * block for every few tiles of every row, which looks at their values and in nearly all cases ends there. The others
+ * multiply what is left by the weights as they are, in floats: a slice of the groups for each half warp, slices added
+ * in order. */
 #include "matrix.cuh"
 #include "warp.cuh"
 
-#define PREPARE_THREADS 1024 /* a row has one block only, which waits for memory */
+#define PREPARE_THREADS 512
+#define PIECES KVQ_WARP_LANES /* of a row, a block each: one alone takes 40 us for the maximum of 128,000 values */
+#define PREPARE_VALUES 8      /* of a thread, loaded at once */
 #define REFINE_THREADS 256
+#define REFINE_TILES 4 /* of a block: an even number */
 #define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
 
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
     size_t rows = (size_t)shapes->max_rows, n_in = (size_t)shapes->max_in + KVQ_ACT_GROUP;
-    return kvq_cuda_aligned(rows * n_in * sizeof(float)) + kvq_cuda_aligned(rows * sizeof(float));
+    return kvq_cuda_aligned(rows * n_in * sizeof(float)) + kvq_cuda_aligned(rows * PIECES * sizeof(float));
 }
 
 /* x - d q of a lane's value, its warp being the group. */
@@ -21,56 +24,116 @@ static __device__ __forceinline__ float remainder_of(float value) {
     return fmaf(-d, (float)code, value);
 }
 
+/* largest [n_rows, PIECES]; rest [n_rows, n_in]. */
 __global__ void __launch_bounds__(PREPARE_THREADS)
-    prepare_refine(kvq_refine job, float *rest, float *threshold, int n_in, int n_out) {
+    prepare_refine(kvq_refine job, float *rest, float *largest, int n_in, int n_out) {
     KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
     kvq_wait_for_launches();
     const float *x = job.x + (size_t)blockIdx.x * n_out, *in = job.in + (size_t)blockIdx.x * n_in;
-    float largest = -INFINITY;
-#pragma unroll 8
-    for (int o = threadIdx.x; o < n_out; o += PREPARE_THREADS) largest = kvq_larger<float>(largest, x[o]);
-    largest = kvq_block_max(largest, scratch);
-    if (threadIdx.x == 0) threshold[blockIdx.x] = largest - job.margin;
-    for (int i = threadIdx.x; i < n_in; i += PREPARE_THREADS) /* whole warps: n_in is a multiple of 32 */
+    int first = (int)(blockIdx.y * PREPARE_THREADS + threadIdx.x), step = PIECES * PREPARE_THREADS;
+    float most = -INFINITY;
+#pragma unroll 1
+    for (int begin = first; begin < n_out; begin += PREPARE_VALUES * step) {
+        float value[PREPARE_VALUES];
+#pragma unroll
+        for (int u = 0; u < PREPARE_VALUES; u++) value[u] = begin + u * step < n_out ? x[begin + u * step] : -INFINITY;
+#pragma unroll
+        for (int u = 0; u < PREPARE_VALUES; u++) most = kvq_larger(most, value[u]);
+    }
+    most = kvq_block_max(most, scratch);
+    if (threadIdx.x == 0) largest[blockIdx.x * PIECES + blockIdx.y] = most;
+#pragma unroll 1
+    for (int i = first; i < n_in; i += step) /* whole warps: n_in is a multiple of 32 */
         rest[(size_t)blockIdx.x * n_in + i] = remainder_of(in[i]);
 }
 
-/* sum + what the 32 inputs from i on add. */
-static __device__ __forceinline__ float add_inputs(float sum, const kvq_layout &layout, const uint8_t *tile, int r,
-                                                   int i, const float *left) {
-    for (int begin = i; begin < i + KVQ_ACT_GROUP; begin += layout.group) {
-        const kvq_row_group group = kvq_row_group_of(&layout, tile, r, begin);
-#pragma unroll 4
-        for (int k = 0; k < layout.group / 4; k++) {
-            uint32_t codes = kvq_four_codes(group.codes, layout.bits, r, k);
-            float4 x = *(const float4 *)(left + begin + 4 * k);
-            float inputs[4] = {x.x, x.y, x.z, x.w};
+/* The group of row r that stands at `at` of a tile, under the super scales at super_at. */
+static __device__ __forceinline__ kvq_row_group group_at(const kvq_layout &layout, const uint8_t *tile, size_t at,
+                                                         size_t super_at, int r) {
+    const uint8_t *scales = tile + at + kvq_codes_bytes(layout.group, layout.bits);
+    kvq_row_group ret = {tile + at, 0, 0};
+    ret.scale = kvq_scale_of(scales, layout.scale_type, r, kvq_super_of(tile, super_at, &layout, r, false));
+    if (!layout.has_min) return ret;
+    scales += kvq_scales_bytes(layout.scale_type);
+    ret.min = kvq_scale_of(scales, layout.scale_type, r, kvq_super_of(tile, super_at, &layout, r, true));
+    return ret;
+}
+
+/* sum + what 16 inputs of a group add, from its codes 4 k on. */
+static __device__ __forceinline__ float add_inputs(float sum, const kvq_layout &layout, const kvq_row_group &group,
+                                                   int r, int k, const float *left) {
 #pragma unroll
-            for (int b = 0; b < 4; b++)
-                sum = fmaf(kvq_weight_of(&layout, group, (int)(codes >> (8 * b) & 255)), inputs[b], sum);
+    for (int j = 0; j < 4; j++) {
+        uint32_t codes = kvq_four_codes(group.codes, layout.bits, r, k + j);
+        float x[4];
+        kvq_load_values<4>(x, left + 4 * j);
+#pragma unroll
+        for (int b = 0; b < 4; b++) sum = fmaf(kvq_weight_of(&layout, group, (int)(codes >> (8 * b) & 255)), x[b], sum);
+    }
+    return sum;
+}
+
+/* What a slice adds to row r of a tile. */
+static __device__ __forceinline__ float sum_slice(const kvq_layout &layout, const uint8_t *tile, int r, int slice,
+                                                  const float *left, int n_in) {
+    const int apart = SLICES * KVQ_ACT_GROUP; /* inputs; whole super groups, so that everything else is so, too */
+    static_assert(apart % KVQ_SUPER_INPUTS == 0);
+    int group_bytes = kvq_group_bytes(&layout, layout.group, layout.bits);
+    size_t super_at, next_super_at,
+        at = kvq_group_at(&layout, layout.group, layout.bits, slice * KVQ_ACT_GROUP, &super_at);
+    size_t to_next =
+        kvq_group_at(&layout, layout.group, layout.bits, slice * KVQ_ACT_GROUP + apart, &next_super_at) - at;
+    float sum = 0;
+#pragma unroll 1
+    for (int i = slice * KVQ_ACT_GROUP; i < n_in; i += apart, tile += to_next) {
+        kvq_row_group group = {};
+#pragma unroll 1
+        for (int begin = 0; begin < KVQ_ACT_GROUP; begin += 16) {
+            int within = begin & (layout.group - 1); /* groups of 16 or 32 */
+            if (within == 0) group = group_at(layout, tile, at + (begin > 0 ? group_bytes : 0), super_at, r);
+            sum = add_inputs(sum, layout, group, r, within / 4, left + i + begin);
         }
     }
     return sum;
 }
 
-__global__ void __launch_bounds__(REFINE_THREADS)
-    refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *threshold, int n_in, int n_out) {
+__global__ void __launch_bounds__(REFINE_THREADS, 4)
+    refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *largest, int n_in, int n_out) {
     KVQ_SHARED(float, sums, REFINE_THREADS);
     kvq_wait_for_launches();
-    int l = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS, o = blockIdx.x * KVQ_TILE_ROWS + l;
-    float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin + o;
-    const float *left = rest + (size_t)blockIdx.y * n_in;
-    bool is_near = o < part.n_rows && *x >= threshold[blockIdx.y];
-    if (!__any_sync(KVQ_WARP, is_near)) return; /* every warp has the tile's 16 values, twice: the whole block */
-    const uint8_t *tile = part.data + (size_t)blockIdx.x * part.tile_bytes;
-    float sum = 0;
-    for (int i = slice * KVQ_ACT_GROUP; i < n_in; i += SLICES * KVQ_ACT_GROUP)
-        sum = add_inputs(sum, part.layout, tile, l, i, left);
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (slice > 0 || o >= part.n_rows) return;
-    for (int n = 1; n < SLICES; n++) sum += sums[n * KVQ_TILE_ROWS + l];
-    *x += sum;
+    int lane = threadIdx.x % KVQ_WARP_LANES, r = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS;
+    int first = (int)blockIdx.x * REFINE_TILES * KVQ_TILE_ROWS;
+    float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin;
+    float value[REFINE_TILES / 2], threshold = largest[blockIdx.y * PIECES + lane];
+#pragma unroll
+    for (int n = 0; n < REFINE_TILES / 2; n++) {
+        int o = first + n * KVQ_WARP_LANES + lane;
+        value[n] = o < part.n_rows ? x[o] : NAN;
+    }
+    threshold = kvq_warp_max(threshold) - job.margin;
+    unsigned near = 0; /* tiles; the same in every warp: nobody writes before all have looked */
+#pragma unroll
+    for (int n = 0; n < REFINE_TILES / 2; n++) {
+        unsigned lanes = __ballot_sync(KVQ_WARP, value[n] >= threshold);
+        near |= ((lanes & 0xffff) != 0) << (2 * n) | (lanes >> 16 != 0) << (2 * n + 1);
+    }
+#pragma unroll 1
+    for (int n = 0; n < REFINE_TILES; n++) {
+        if (!(near >> n & 1)) continue;
+        const uint8_t *tile = part.data + ((size_t)blockIdx.x * REFINE_TILES + n) * part.tile_bytes;
+#pragma unroll 1
+        for (size_t at = threadIdx.x * 128; at < part.tile_bytes; at += REFINE_THREADS * 128) kvq_ask_l2(tile + at);
+        sums[threadIdx.x] = sum_slice(part.layout, tile, r, slice, rest + (size_t)blockIdx.y * n_in, n_in);
+        __syncthreads();
+        int o = first + n * KVQ_TILE_ROWS + r;
+        if (slice == 0 && o < part.n_rows) {
+            float sum = 0;
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) sum += sums[i * KVQ_TILE_ROWS + r];
+            x[o] += sum;
+        }
+        __syncthreads();
+    }
 }
 
 static void refine(kvq_stream *s, const kvq_refine *job) {
@@ -79,15 +142,15 @@ static void refine(kvq_stream *s, const kvq_refine *job) {
     if (job->n_rows == 0 || m->n_in % KVQ_ACT_GROUP != 0) return; /* floats have nothing to refine */
     if (kvq_cuda_takes_halves(s, m, job->n_rows)) return;
     float *rest = (float *)kvq_cuda_take(s, &used, n_rows * n_in * sizeof(float));
-    float *threshold = (float *)kvq_cuda_take(s, &used, n_rows * sizeof(float));
-    if (!rest || !threshold) return;
-    KVQ_LAUNCH(prepare_refine, dim3(job->n_rows), dim3(PREPARE_THREADS), 0, s, *job, rest, threshold, m->n_in,
+    float *largest = (float *)kvq_cuda_take(s, &used, n_rows * PIECES * sizeof(float));
+    if (!rest || !largest) return;
+    KVQ_LAUNCH(prepare_refine, dim3(job->n_rows, PIECES), dim3(PREPARE_THREADS), 0, s, *job, rest, largest, m->n_in,
                m->n_out);
     for (int p = 0; p < m->n_parts; p++) {
         const kvq_matrix_part *part = &m->parts[p];
         if (part->layout.bits == 0) continue;
-        dim3 grid(kvq_cuda_blocks(part->n_rows, KVQ_TILE_ROWS), job->n_rows);
-        KVQ_LAUNCH(refine_tiles, grid, dim3(REFINE_THREADS), 0, s, *job, *part, rest, threshold, m->n_in, m->n_out);
+        dim3 grid(kvq_cuda_blocks(part->n_rows, REFINE_TILES * KVQ_TILE_ROWS), job->n_rows);
+        KVQ_LAUNCH(refine_tiles, grid, dim3(REFINE_THREADS), 0, s, *job, *part, rest, largest, m->n_in, m->n_out);
     }
 }
 
