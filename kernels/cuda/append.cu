@@ -61,6 +61,7 @@ typedef struct append_job {
     kvq_batch batch;
     kvq_cuda_hadamard hadamard;
     float unit;     /* of the transform: 1 / sqrt(head_dim) */
+    int row_values; /* of q, k and v together */
     int token_bits; /* block_tokens is 1 << token_bits */
     bool by_fours;  /* n_rot is a multiple of 8: what a lane has is turned alike */
     bool by_runs;   /* tokens share bytes: the first row of a run of 8 writes them all */
@@ -359,17 +360,17 @@ static __device__ __forceinline__ void append_head(const append_job &a, const ro
     bool is_q = g < 0, is_v = g >= kv.n_kv_heads;
     if (is_v) g -= kv.n_kv_heads;
     const float *norm = is_q ? job.q_norm : is_v ? nullptr : job.k_norm;
-    const float *rope = is_v ? nullptr : job.rope + (size_t)r * job.n_rot;
+    const float *rope = job.rope + (size_t)r * job.n_rot;
     lane_head<N> h;
-    load_head<N>(&h, a, job.qkv + ((size_t)r * (job.n_heads + 2 * kv.n_kv_heads) + slot) * d, norm, rope);
+    load_head<N>(&h, a, job.qkv + (size_t)r * a.row_values + slot * d, norm, is_v ? nullptr : rope);
     int p = pos >> a.token_bits, t = pos & (kv.block_tokens - 1);
     kvq_kv_page page = {};
     if (!is_q) page = a.batch.seqs[seq].pages[kv.layer.group][p]; /* four loads, one behind the other */
     if (norm) norm_head<N>(&h, d, job.norm_eps);
-    if (rope) turn_head<N>(&h, a, rope, room);
+    if (!is_v) turn_head<N>(&h, a, rope, room);
     if (kv.policy.rotated) transform_head<N>(&h, a, room);
     if (is_q) {
-        float *out = job.q_out + ((size_t)r * job.n_heads + slot) * d;
+        float *out = job.q_out + (size_t)r * (job.n_heads * d) + slot * d;
 #pragma unroll
         for (int c = 0; c < N; c++)
             if (channel_of(c) < d) kvq_store_values<LANE_VALUES>(out + channel_of(c), h.x[c]);
@@ -419,6 +420,7 @@ static void append(kvq_stream *s, const kvq_append *job) {
     a.batch = step->batch;
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
     a.unit = 1.0f / sqrtf((float)a.kv.head_dim);
+    a.row_values = (job->n_heads + 2 * a.kv.n_kv_heads) * a.kv.head_dim;
     while (1 << a.token_bits < a.kv.block_tokens) a.token_bits++;
     a.by_fours = job->n_rot % (2 * LANE_VALUES) == 0;
     a.by_runs = a.kv.policy.v_bits == 4 && !a.kv.policy.wide;

@@ -117,6 +117,7 @@ __global__ void __launch_bounds__(REFINE_THREADS, 4)
         unsigned lanes = __ballot_sync(KVQ_WARP, value[n] >= threshold);
         near |= ((lanes & 0xffff) != 0) << (2 * n) | (lanes >> 16 != 0) << (2 * n + 1);
     }
+    if (near == 0) return; /* the whole block */
 #pragma unroll 1
     for (int n = 0; n < REFINE_TILES; n++) {
         if (!(near >> n & 1)) continue;

@@ -55,7 +55,8 @@ typedef struct sampling {
 
 /* Of places from some place on. */
 typedef struct tally {
-    uint64_t count, share;
+    uint32_t count;
+    uint64_t share;
 } tally;
 
 static __device__ tally sum_over_block(tally t, KVQ_SHARED_PTR(uint64_t) scratch) {
@@ -67,10 +68,8 @@ static __device__ tally sum_over_block(tally t, KVQ_SHARED_PTR(uint64_t) scratch
     }
     __syncthreads();
     ret = tally{0, 0};
-    for (int w = 0; w < DRAW_WARPS; w++) {
-        ret.count += scratch[2 * w];
-        ret.share += scratch[2 * w + 1];
-    }
+    if (lane < DRAW_WARPS) ret = tally{(uint32_t)scratch[2 * lane], scratch[2 * lane + 1]};
+    ret = tally{kvq_warp_sum(ret.count), kvq_warp_sum(ret.share)};
     __syncthreads();
     return ret;
 }
@@ -116,26 +115,20 @@ static __device__ tally tally_from(const sampling *s, of_what what, uint64_t lea
  * one is a little below. 0 if all of them do not reach it. */
 static __device__ uint64_t bisect(const sampling *s, of_what what, uint64_t need, uint64_t guess,
                                   KVQ_SHARED_PTR(uint64_t) scratch) {
-    uint64_t low = guess, high = UINT64_MAX, n_high = 0; /* no place is as large: its key would be a NaN's */
-    tally t = tally_from(s, what, low, scratch);
-    if ((what == SHARES ? t.share : t.count) < need) { /* a bad one */
-        high = low;
-        n_high = t.count;
-        low = 0;
-        t = tally_from(s, what, low, scratch);
-        if ((what == SHARES ? t.share : t.count) < need) return 0;
-    }
-    uint64_t n_low = t.count;
-    while (n_low - n_high > 1) {
-        uint64_t middle = low + (high - low) / 2;
-        t = tally_from(s, what, middle, scratch);
-        if ((what == SHARES ? t.share : t.count) < need) {
-            high = middle;
-            n_high = t.count;
-        } else {
-            low = middle;
+    uint64_t low = 0, high = UINT64_MAX, at = guess; /* no place is as large as high: its key would be a NaN's */
+    uint64_t n_low = UINT64_MAX, n_high = 0;
+    while (n_low - n_high > 1) { /* one place for a tally, whose code is long */
+        tally t = tally_from(s, what, at, scratch);
+        if ((what == SHARES ? t.share : t.count) >= need) {
+            low = at;
             n_low = t.count;
+        } else if (at == 0) {
+            return 0;
+        } else {
+            high = at;
+            n_high = t.count;
         }
+        at = n_low == UINT64_MAX ? 0 : low + (high - low) / 2; /* all of them, where the guess was a bad one */
     }
     return low;
 }
@@ -145,7 +138,7 @@ static __device__ uint64_t largest_over_block(uint64_t x, KVQ_SHARED_PTR(uint64_
     x = kvq_warp_max(x);
     if (lane == 0) scratch[warp] = x;
     __syncthreads();
-    for (int w = 0; w < DRAW_WARPS; w++) x = kvq_larger<uint64_t>(x, scratch[w]);
+    x = kvq_warp_max<uint64_t>(scratch[lane % DRAW_WARPS]);
     __syncthreads();
     return x;
 }
@@ -162,6 +155,7 @@ static __device__ uint64_t find_best(const sampling *s, KVQ_SHARED_PTR(uint64_t)
 
 static __device__ bool any_finite(const sampling *s, KVQ_SHARED_PTR(uint64_t) scratch) {
     tally t = {0, 0};
+#pragma unroll 4
     for (int id = threadIdx.x; id < s->n; id += DRAW_THREADS) t.count += fabsf(s->x[id]) <= FLT_MAX;
     return sum_over_block(t, scratch).count > 0;
 }
@@ -237,7 +231,7 @@ static __device__ int find_target(const sampling *s, uint64_t target) {
     return b * BLOCK + find_passed(BLOCK, &target, [=](int i) { return kept_share(s, b * BLOCK + i); });
 }
 
-__global__ void __launch_bounds__(DRAW_THREADS)
+__global__ void __launch_bounds__(DRAW_THREADS, 2)
     draw(kvq_sample job, const uint32_t *maxima, uint64_t *sums, int n_blocks) {
     KVQ_SHARED(uint64_t, scratch, 2 * DRAW_WARPS);
     kvq_wait_for_launches();
