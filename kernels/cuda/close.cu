@@ -62,13 +62,13 @@ static __device__ void close_k_token(const kvq_cuda_kv &kv, const kvq_kv_half &w
     closed.scales[t] = kvq_float_half(0 < cc ? xc / cc : 0.0f);
 }
 
-/* Eight tokens from t on, by one warp. */
+/* Eight tokens from t on, by one warp: one after the other, lane b keeping what token b's codes are made with. */
 static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &wide, const kvq_kv_half &closed,
                                       int t) {
     int d = kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
-    float per_code[8];
-    bool mirrored[8];
-#pragma unroll
+    float per_code[8], own = 0;
+    unsigned mirrored = 0;
+#pragma unroll 1
     for (int b = 0; b < 8; b++) {
         const uint8_t *codes = wide.codes + (size_t)(t + b / 4 * 4) * d + b % 4;
         int largest = 0, smallest = 0, xc = 0, cc = 0;
@@ -80,9 +80,9 @@ static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &
         largest = kvq_warp_max(largest);
         smallest = -kvq_warp_max(-smallest);
         int m = largest >= -smallest ? largest : smallest;
-        per_code[b] = m ? -8.0f / (float)m : 0.0f;
+        float factor = m ? -8.0f / (float)m : 0.0f;
         for (int i = lane; i < d; i += KVQ_WARP_LANES) {
-            int code = (int)codes[4 * i] - 128, narrow = __float2int_rn(clamp4((float)code * per_code[b]));
+            int code = (int)codes[4 * i] - 128, narrow = __float2int_rn(clamp4((float)code * factor));
             xc += code * narrow;
             cc += narrow * narrow;
         }
@@ -90,16 +90,19 @@ static __device__ void close_v_tokens(const kvq_cuda_kv &kv, const kvq_kv_half &
         cc = kvq_warp_sum(cc);
         double scale = (double)kvq_half_float(wide.scales[t + b]);
         uint16_t half = kvq_float_half(cc ? (float)(scale * xc / cc) : 0.0f);
-        mirrored[b] = half >> 15;
+        mirrored |= (unsigned)(half >> 15) << b;
+        if (lane == b) own = factor;
         if (lane == 0) closed.scales[t + b] = half;
     }
+#pragma unroll
+    for (int b = 0; b < 8; b++) per_code[b] = __shfl_sync(KVQ_WARP, own, b);
     for (int i = lane; i < d; i += KVQ_WARP_LANES) {
         uint32_t packed = 0;
 #pragma unroll
         for (int b = 0; b < 8; b++) {
             int code = (int)wide.codes[(size_t)(t + b / 4 * 4) * d + 4 * i + b % 4] - 128;
             int narrow = __float2int_rn(clamp4((float)code * per_code[b]));
-            packed |= (uint32_t)(mirrored[b] ? 7 - narrow : narrow + 8) << (8 * (b % 4) + b / 4 * 4);
+            packed |= (uint32_t)((mirrored >> b & 1) ? 7 - narrow : narrow + 8) << (8 * (b % 4) + b / 4 * 4);
         }
         ((uint32_t *)closed.codes)[(size_t)(t / 8) * d + i] = packed;
     }
