@@ -6,7 +6,7 @@
 #include "warp.cuh"
 
 #define PREPARE_THREADS 512
-#define PIECES KVQ_WARP_LANES /* of a row, a block each: one alone takes 40 us for the maximum of 128,000 values */
+#define PIECES KVQ_WARP_LANES /* of a row, a block each: one block alone waits for its share of the memory */
 #define PREPARE_VALUES 8      /* of a thread, loaded at once */
 #define REFINE_THREADS 256
 #define REFINE_TILES 4 /* of a block: an even number */

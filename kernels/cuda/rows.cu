@@ -29,9 +29,9 @@ static void embed(kvq_stream *s, const kvq_embed *job) {
 /* ---- norm: a block is a row. The squares' sum: a thread's own, in order, then kvq_block_sum's order. The number of
  * threads is the row's length's alone. N values side by side are loaded at once: four where the row has a multiple.
  *
- * Decode waits for one row: for its loads, and for the kernel's instructions, which nobody had before and which come by
- * eights. So all loads of a thread, twice N values of each tensor in all but the longest rows, are asked for before the
- * first sum, and what is then done with N values is there once and goes round ---- */
+ * Decode waits for one row: for its loads, and for the kernel's instructions, which are fetched for it alone, eight in
+ * 128 bytes. So all loads of a thread, twice N values of each tensor in all but the longest rows, are asked for before
+ * the first sum, and what is then done with N values is there once and goes round ---- */
 
 #define NORM_THREADS 1024 /* at most */
 
