@@ -180,13 +180,7 @@ static __device__ __forceinline__ void turn_head(lane_head<N> *h, const append_j
     }
 }
 
-/* ---- the Hadamard transform: kvq_hadamard_warp's sums, in lanes ---- */
-
-static __device__ __forceinline__ void add_and_subtract(float *x, float *y) {
-    float a = *x, b = *y;
-    *x = a + b;
-    *y = a - b;
-}
+/* ---- the Hadamard transform ---- */
 
 template <int N>
 static __device__ __forceinline__ void transform_head(lane_head<N> *h, const append_job &a, const room &room) {
@@ -197,28 +191,7 @@ static __device__ __forceinline__ void transform_head(lane_head<N> *h, const app
         get_head<N>(h, room, d);
         return;
     }
-#pragma unroll
-    for (int c = 0; c < N; c++) {
-        float *x = h->x[c];
-        for (int b = 0; b < LANE_VALUES; b++) x[b] *= a.unit;
-        add_and_subtract(&x[0], &x[1]);
-        add_and_subtract(&x[2], &x[3]);
-        add_and_subtract(&x[0], &x[2]);
-        add_and_subtract(&x[1], &x[3]);
-    }
-#pragma unroll 1
-    for (int n = 1; n < KVQ_WARP_LANES && LANE_VALUES * n < d; n *= 2) {
-        float sign = lane_of() & n ? -1.0f : 1.0f;
-#pragma unroll
-        for (int c = 0; c < N; c++)
-            for (int b = 0; b < LANE_VALUES; b++)
-                h->x[c][b] = fmaf(sign, h->x[c][b], __shfl_xor_sync(KVQ_WARP, h->x[c][b], n));
-    }
-#pragma unroll
-    for (int n = 1; n < N; n *= 2) /* a head without a base has all of its N */
-        for (int c = 0; c < N; c++)
-            if (!(c & n))
-                for (int b = 0; b < LANE_VALUES; b++) add_and_subtract(&h->x[c][b], &h->x[c + n][b]);
+    kvq_hadamard_lanes<N>(h->x, d, a.unit);
 }
 
 /* ---- quantize: a lane's codes, four in a word ---- */

@@ -25,6 +25,7 @@ typedef struct attend_job {
     kvq_cuda_kv kv;
     kvq_batch batch;
     kvq_cuda_hadamard hadamard;
+    float unit; /* of the transform: 1 / sqrt(head_dim) */
     const kvq_row_run *tiles;
     int first_tile;                         /* of this launch */
     int group, heads_a_tile, tiles_a_group; /* query heads of a KV head, and how they are cut */
@@ -527,72 +528,84 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
 
 /* ---- splits merged in order, then turned back: a warp per query ---- */
 
-/* What a lane has of a query's soft-max: four channels of every 128. */
-typedef struct merge_state {
+/* What a lane has of a query's soft-max over a split: four channels of every 128, of a head of at most 128 N. */
+template <int N> struct merge_state {
     float max, sum;
-    float4 acc[QUERY_PARTS];
-} merge_state;
+    float acc[N][4];
+};
 
 /* Query n's state of a split as its kernel left it; the empty one for splits behind the last. */
-static __device__ __forceinline__ void load_state(merge_state *ret, const float *state, bool exists, int n, int d) {
-    int lane = threadIdx.x % KVQ_WARP_LANES;
+template <int N>
+static __device__ __forceinline__ void load_state(merge_state<N> *ret, const float *state, bool exists, int n, int d) {
     ret->max = exists ? state[n] : -INFINITY;
     ret->sum = exists ? state[MAX_QUERIES + n] : 0.0f;
 #pragma unroll
-    for (int i = 0; i < QUERY_PARTS; i++) {
-        if (128 * i >= d) break; /* all lanes */
-        int channel = 4 * (lane + i * KVQ_WARP_LANES);
-        bool has = exists && channel < d;
-        ret->acc[i] = has ? *(const float4 *)(state + 2 * MAX_QUERIES + n * d + channel) : float4{0, 0, 0, 0};
+    for (int c = 0; c < N; c++) {
+        int channel = 4 * (threadIdx.x % KVQ_WARP_LANES + c * KVQ_WARP_LANES);
+        float4 x = {0, 0, 0, 0};
+        if (exists && channel < d) x = *(const float4 *)(state + 2 * MAX_QUERIES + n * d + channel);
+        ret->acc[c][0] = x.x, ret->acc[c][1] = x.y, ret->acc[c][2] = x.z, ret->acc[c][3] = x.w;
     }
 }
 
-static __device__ __forceinline__ void merge_state_into(row_state *state, float4 *acc, const merge_state &from, int d) {
+template <int N>
+static __device__ __forceinline__ void merge_state_into(row_state *state, float acc[N][4], const merge_state<N> &from) {
     const row_merge m = merge_row(state, piece_row{from.max, from.sum, 1, 0});
 #pragma unroll
-    for (int i = 0; i < QUERY_PARTS; i++) {
-        if (128 * i >= d) break; /* all lanes */
-        acc[i] = merged(acc[i], from.acc[i], m);
-    }
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < 4; b++) acc[c][b] = fmaf(m.scale, from.acc[c][b], acc[c][b] * m.keep);
 }
 
-__global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
-    KVQ_SHARED(float, heads, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
-    KVQ_SHARED(float, others, MERGE_WARPS *KVQ_MAX_HEAD_DIM);
+/* The inverse transform of a head, which is the transform itself. */
+template <int N>
+static __device__ __forceinline__ void turn_back(float acc[N][4], const attend_job &a, KVQ_SHARED_PTR(float) x,
+                                                 KVQ_SHARED_PTR(float) other) {
+    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
+    if (a.hadamard.base == 1) {
+        kvq_hadamard_lanes<N>(acc, d, a.unit);
+        return;
+    }
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0, i = 4 * (lane + c * KVQ_WARP_LANES); b < 4 && i < d; b++) x[i + b] = acc[c][b];
+    kvq_hadamard_warp(x, other, d, a.hadamard);
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0, i = 4 * (lane + c * KVQ_WARP_LANES); b < 4 && i < d; b++) acc[c][b] = x[i + b];
+}
+
+template <int N> __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
+    KVQ_SHARED(float, heads, 2 * MERGE_WARPS * N * 4 * KVQ_WARP_LANES); /* room for turn_back */
     kvq_wait_for_launches();
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;
     if (n >= t.n_queries) return; /* the whole warp */
     const float *states = state_of(a, blockIdx.x, blockIdx.y, 0);
-    merge_state splits[MERGE_AT_ONCE];
+    merge_state<N> splits[MERGE_AT_ONCE];
     row_state all = {-INFINITY, 0};
-    float4 acc[QUERY_PARTS] = {};
+    float acc[N][4] = {};
 #pragma unroll 1
     for (int first = 0; first < n_splits; first += MERGE_AT_ONCE) {
 #pragma unroll
         for (int i = 0; i < MERGE_AT_ONCE; i++)
-            load_state(&splits[i], states + (size_t)(first + i) * a.state_floats, first + i < n_splits, n, d);
+            load_state<N>(&splits[i], states + (size_t)(first + i) * a.state_floats, first + i < n_splits, n, d);
 #pragma unroll
-        for (int i = 0; i < MERGE_AT_ONCE; i++) merge_state_into(&all, acc, splits[i], d);
+        for (int i = 0; i < MERGE_AT_ONCE; i++) merge_state_into<N>(&all, acc, splits[i]);
     }
-    KVQ_SHARED_PTR(float) x = heads + warp * KVQ_MAX_HEAD_DIM;
     float unit = 1.0f / all.sum;
 #pragma unroll
-    for (int i = 0; i < QUERY_PARTS; i++) {
-        int channel = 4 * (lane + i * KVQ_WARP_LANES);
-        if (128 * i >= d) break; /* all lanes */
-        if (channel < d)
-            kvq_store_shared_16(KVQ_SHARED_CAST(float4, x + channel),
-                                float4{acc[i].x * unit, acc[i].y * unit, acc[i].z * unit, acc[i].w * unit});
-    }
-    __syncwarp();
-    if (a.kv.policy.rotated) kvq_hadamard_warp(x, others + warp * KVQ_MAX_HEAD_DIM, d, a.hadamard);
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < 4; b++) acc[c][b] *= unit;
+    constexpr int room = N * 4 * KVQ_WARP_LANES;
+    if (a.kv.policy.rotated) turn_back<N>(acc, a, heads + warp * 2 * room, heads + (warp * 2 + 1) * room);
     int row = row_of(t, n), at = head_of(t, n) * d;
     float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
-    for (int i = lane; i < d; i += KVQ_WARP_LANES) {
-        out[i] = x[i];
-        if (a.left.columns) kvq_quantize_step(a.left, row, (at + i) / KVQ_STEP, x[i]); /* by all lanes */
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int channel = 4 * (lane + c * KVQ_WARP_LANES);
+        if (channel < d) kvq_store_16(out + channel, float4{acc[c][0], acc[c][1], acc[c][2], acc[c][3]});
+        if (a.left.columns) kvq_quantize_values<4>(a.left, row, at + channel, acc[c], channel < d); /* by all lanes */
     }
 }
 
@@ -683,8 +696,13 @@ static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end)
         v->launch(s, dim3(n / a_block, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
         if (a.kv.head_dim % KVQ_STEP == 0)
             a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim);
-        KVQ_LAUNCH(attend_merge, dim3(n, a.n_head_tiles, kvq_cuda_blocks(v->rows, MERGE_WARPS)),
-                   dim3(MERGE_WARPS * KVQ_WARP_LANES), 0, s, a);
+        const dim3 grid(n, a.n_head_tiles, kvq_cuda_blocks(v->rows, MERGE_WARPS)), block(MERGE_WARPS * KVQ_WARP_LANES);
+        if (a.kv.head_dim <= 128)
+            KVQ_LAUNCH(attend_merge<1>, grid, block, 0, s, a);
+        else if (a.kv.head_dim <= 256)
+            KVQ_LAUNCH(attend_merge<2>, grid, block, 0, s, a);
+        else
+            KVQ_LAUNCH(attend_merge<4>, grid, block, 0, s, a);
     }
 }
 
@@ -703,6 +721,7 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.block_shift = __builtin_ctz((unsigned)a.kv.block_tokens);
     a.n_splits = step->most_splits;
     a.state_floats = state_floats_of(a.kv.head_dim);
+    a.unit = 1.0f / sqrtf((float)a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
     bool halves = a.kv.policy.k_bits == 16;
     attend_tiles(s, a, &variants[halves ? HALVES : CODES_8], step->small_end);

@@ -88,6 +88,37 @@ static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
     return ret;
 }
 
+/* The same in a warp's registers, of a head without a base: a lane's x[c] are channels 128 c + 4 lane .. + 3. N is the
+ * least power of two that holds the head; unit is 1 / sqrt(d). The sums are those of kvq_hadamard_warp. */
+static __device__ __forceinline__ void kvq_add_and_subtract(float *x, float *y) {
+    float a = *x, b = *y;
+    *x = a + b;
+    *y = a - b;
+}
+template <int N> static __device__ __forceinline__ void kvq_hadamard_lanes(float x[N][4], int d, float unit) {
+    int lane = threadIdx.x % KVQ_WARP_LANES;
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        for (int b = 0; b < 4; b++) x[c][b] *= unit;
+        kvq_add_and_subtract(&x[c][0], &x[c][1]);
+        kvq_add_and_subtract(&x[c][2], &x[c][3]);
+        kvq_add_and_subtract(&x[c][0], &x[c][2]);
+        kvq_add_and_subtract(&x[c][1], &x[c][3]);
+    }
+#pragma unroll 1
+    for (int n = 1; n < KVQ_WARP_LANES && 4 * n < d; n *= 2) {
+        float sign = lane & n ? -1.0f : 1.0f;
+#pragma unroll
+        for (int c = 0; c < N; c++)
+            for (int b = 0; b < 4; b++) x[c][b] = fmaf(sign, x[c][b], __shfl_xor_sync(KVQ_WARP, x[c][b], n));
+    }
+#pragma unroll
+    for (int n = 1; n < N; n *= 2) /* a head without a base has all of its N */
+        for (int c = 0; c < N; c++)
+            if (!(c & n))
+                for (int b = 0; b < 4; b++) kvq_add_and_subtract(&x[c][b], &x[c + n][b]);
+}
+
 /* x [d], by one warp; other [d] is room for heads with a base. All of x is ordered among the lanes before and after. */
 static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
                                                 const kvq_cuda_hadamard &h) {
