@@ -51,11 +51,11 @@ template <int BITS_, int GROUP_, int ZERO_, kvq_scale_type SCALE_, bool HAS_MIN_
 
 /* Where the super scales of a step stand in its tile; and where the step does. */
 template <typename K> static __device__ __forceinline__ int kvq_super_at(int step) {
-    return step / K::SUPER_STEPS * (K::SUPER_BYTES + K::SUPER_STEPS * K::STEP_BYTES);
+    return (step & -K::SUPER_STEPS) / K::SUPER_STEPS * (K::SUPER_BYTES + K::SUPER_STEPS * K::STEP_BYTES);
 }
 template <typename K> static __device__ __forceinline__ int kvq_step_at(int step) {
     if (K::SCALE != KVQ_SCALE_SUPER) return step * K::STEP_BYTES;
-    return kvq_super_at<K>(step) + K::SUPER_BYTES + step % K::SUPER_STEPS * K::STEP_BYTES;
+    return kvq_super_at<K>(step) + K::SUPER_BYTES + (step & (K::SUPER_STEPS - 1)) * K::STEP_BYTES;
 }
 
 /* A lane's part of a step as it was loaded. */
@@ -90,9 +90,9 @@ template <int N, typename Bytes> static __device__ __forceinline__ void kvq_read
     }
 }
 
+/* `lane` has the bytes of column lane / 4 and scales of two from 2 t on: its own, or others that are not used. */
 template <typename K, typename Bytes>
-static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns<K> *ret, Bytes columns, int lane) {
-    int t = lane % 4;
+static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns<K> *ret, Bytes columns, int lane, int t) {
     kvq_read_words<2>(ret->q, columns + 8 * lane);
     kvq_read_words<2>(ret->d, columns + ((int)offsetof(kvq_columns, d) + 8 * t));
     if constexpr (K::HAS_MIN && K::HALVES == 1)
@@ -148,27 +148,32 @@ static __device__ __forceinline__ uint32_t kvq_bits_up(uint32_t word, uint32_t m
 }
 
 template <typename K>
-static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, const kvq_raw<K> &raw, int lane) {
+static __device__ __forceinline__ void kvq_unpack_codes(uint32_t (*ret)[2], const uint32_t (*codes)[4], int lane) {
     const int n_high = K::BITS - 4; /* bits above the nibble */
     const uint32_t high_mask = n_high == 1 ? 0x01010101u : 0x03030303u, turn = K::ZERO ? 0x80808080u : 0;
     int first = (K::HALVES == 2 ? lane % 2 : lane % 4) * 2 * n_high; /* of the lane's inputs in the high bits */
 #pragma unroll
     for (int i = 0; i < KVQ_LANE_ROWS; i++) {
-        uint32_t word = raw.codes[0][i], low, high;
+        uint32_t word = codes[0][i], low, high;
         if constexpr (K::BITS == 8) {
-            low = word, high = raw.codes[1][i];
+            low = word, high = codes[1][i];
         } else {
             low = kvq_bits_up(word, 0x0f0f0f0fu, K::SHIFT);
             high = kvq_bits_up(word, 0xf0f0f0f0u, K::SHIFT - 4);
         }
         if constexpr (K::BITS == 5 || K::BITS == 6) {
-            uint32_t bits = raw.codes[1][i] >> first;
+            uint32_t bits = codes[1][i] >> first;
             low |= kvq_bits_up(bits, high_mask, K::SHIFT + 4);
             high |= kvq_bits_up(bits, high_mask << n_high, K::SHIFT + 4 - n_high);
         }
-        ret->codes[i][0] = low ^ turn;
-        ret->codes[i][1] = high ^ turn;
+        ret[i][0] = low ^ turn;
+        ret[i][1] = high ^ turn;
     }
+}
+
+template <typename K>
+static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, const kvq_raw<K> &raw, int lane) {
+    kvq_unpack_codes<K>(ret->codes, raw.codes, lane);
 #pragma unroll
     for (int h = 0; h < K::HALVES; h++)
 #pragma unroll
@@ -176,6 +181,17 @@ static __device__ __forceinline__ void kvq_unpack_step(kvq_weights<K> *ret, cons
             ret->scale[h][i] = kvq_scale_in<K>(raw.scales[h], raw.super, i);
             if constexpr (K::HAS_MIN) ret->min[h][i] = kvq_scale_in<K>(raw.mins[h], raw.super_min, i);
         }
+}
+
+/* A product of a lane's rows 2 p and 2 p + 1: the integers, as floats that are K::FLOAT_BITS more. */
+template <typename K>
+static __device__ __forceinline__ void kvq_multiply(int *c, const uint32_t (*codes)[2], int p, const uint32_t *b) {
+    uint32_t a[4] = {codes[2 * p][0], codes[2 * p + 1][0], codes[2 * p][1], codes[2 * p + 1][1]};
+    for (int e = 0; e < 4; e++) c[e] = K::FLOAT_BITS;
+    if constexpr (K::ZERO == 0)
+        kvq_mma_us(c, a, b);
+    else
+        kvq_mma_ss(c, a, b);
 }
 
 /* acc [4 rows, 2 columns] += the step's products, in the order of ../matrix.h. */
@@ -189,12 +205,8 @@ static __device__ __forceinline__ void kvq_add_step(float (*acc)[KVQ_LANE_COLUMN
         uint32_t b[2] = {here ? x.q[0] : 0, here ? x.q[1] : 0};
 #pragma unroll
         for (int p = 0; p < KVQ_LANE_ROWS / 2; p++) {
-            uint32_t a[4] = {w.codes[2 * p][0], w.codes[2 * p + 1][0], w.codes[2 * p][1], w.codes[2 * p + 1][1]};
-            int c[4] = {K::FLOAT_BITS, K::FLOAT_BITS, K::FLOAT_BITS, K::FLOAT_BITS};
-            if constexpr (K::ZERO == 0)
-                kvq_mma_us(c, a, b);
-            else
-                kvq_mma_ss(c, a, b);
+            int c[4];
+            kvq_multiply<K>(c, w.codes, p, b);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 int i = 2 * p + e / 2, n = e % 2;
@@ -207,6 +219,123 @@ static __device__ __forceinline__ void kvq_add_step(float (*acc)[KVQ_LANE_COLUMN
             }
         }
     }
+}
+
+/* ---- one activation row --------------------------------------------------------------------------------------------
+ *
+ * All columns of B may then be that row, so that each lane has the sums of its four rows and scales but one of them,
+ * row t: lane l has row l of the 32. Of two halves the even columns have the first and the odd ones the second, so that
+ * one product gives both. */
+
+/* Where a lane finds the next step to load, `step` of the row. */
+template <typename K> struct kvq_row_source {
+    const uint8_t *codes, *high, *scales, *super; /* high: bits above the nibble */
+    int step;
+};
+
+/* A lane's part of a step as it was loaded: scales and minimums of its own row. */
+template <typename K> struct kvq_row_raw {
+    uint32_t codes[K::CHUNKS][4], scales[K::HALVES], mins[K::HALVES], super, super_min;
+};
+
+/* The row's activations of a step. */
+template <typename K> struct kvq_row_column { uint32_t q[2], d, d_sums[K::HALVES]; /* q: inputs 8 t .. 8 t + 7 */ };
+
+/* The first 16 bytes of a lane's codes, from the beginning of a step. */
+template <typename K> static __device__ __forceinline__ int kvq_lane_codes_at(int lane) {
+    int t = lane % 4, words = lane / 4 % 4 * 16;
+    if (K::BITS == 8) return 128 * t + words;
+    int chunk = K::HALVES == 2 ? t / 2 * K::GROUP_BYTES + t % 2 * 64 : t * 64;
+    return chunk + (K::BITS > 4 ? 64 : 0) + words;
+}
+
+/* step: may be before the first, where nothing is loaded. */
+template <typename K>
+static __device__ __forceinline__ kvq_row_source<K> kvq_row_source_of(const uint8_t *tile, int step, int lane) {
+    int group = K::HALVES == 2 ? lane % 4 / 2 * K::GROUP_BYTES : 0, r = lane % 16; /* r: the lane's own row */
+    const uint8_t *at = tile + kvq_step_at<K>(step);
+    kvq_row_source<K> ret = {};
+    ret.codes = at + kvq_lane_codes_at<K>(lane);
+    if constexpr (K::BITS == 5 || K::BITS == 6) ret.high = at + (group + r / 4 * 16);
+    ret.scales = at + (K::CODES_BYTES + K::SCALES_BYTES / KVQ_TILE_ROWS * r);
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER) ret.super = tile + kvq_super_at<K>(step) + 2 * r;
+    ret.step = step;
+    return ret;
+}
+
+/* Of a lane's own row: a half's bits, a float's or a signed byte. */
+template <typename K> static __device__ __forceinline__ uint32_t kvq_read_scale(const uint8_t *at) {
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER)
+        return (uint32_t)kvq_read<int8_t>(at);
+    else if constexpr (K::SCALE == KVQ_SCALE_F16)
+        return kvq_read<uint16_t>(at);
+    else
+        return kvq_read<uint32_t>(at);
+}
+
+template <typename K>
+static __device__ __forceinline__ void kvq_load_row_step(kvq_row_raw<K> *ret, const kvq_row_source<K> *from) {
+    kvq_read_words<4>(ret->codes[0], from->codes);
+    if constexpr (K::BITS == 8) kvq_read_words<4>(ret->codes[1], from->codes + 64);
+    if constexpr (K::BITS == 5 || K::BITS == 6) kvq_read_words<4>(ret->codes[1], from->high);
+#pragma unroll
+    for (int h = 0; h < K::HALVES; h++) {
+        ret->scales[h] = kvq_read_scale<K>(from->scales + h * K::GROUP_BYTES);
+        if constexpr (K::HAS_MIN) ret->mins[h] = kvq_read_scale<K>(from->scales + h * K::GROUP_BYTES + K::SCALES_BYTES);
+    }
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER) {
+        ret->super = kvq_read<uint16_t>(from->super);
+        if constexpr (K::HAS_MIN) ret->super_min = kvq_read<uint16_t>(from->super + 2 * KVQ_TILE_ROWS);
+    }
+}
+
+template <typename K> static __device__ __forceinline__ void kvq_next_row_step(kvq_row_source<K> *from) {
+    int bytes = K::STEP_BYTES;
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER) {
+        if ((++from->step & (K::SUPER_STEPS - 1)) == 0) {
+            bytes += K::SUPER_BYTES;
+            from->super += K::SUPER_BYTES + K::SUPER_STEPS * K::STEP_BYTES;
+        }
+    }
+    from->codes += bytes;
+    if constexpr (K::BITS == 5 || K::BITS == 6) from->high += bytes;
+    from->scales += bytes;
+}
+
+template <typename K>
+static __device__ __forceinline__ void kvq_load_row_column(kvq_row_column<K> *ret, const uint8_t *column, int lane) {
+    kvq_read_words<2>(ret->q, column + 8 * (lane % 4));
+    ret->d = kvq_read<uint32_t>(column + offsetof(kvq_columns, d));
+    if constexpr (K::HAS_MIN && K::HALVES == 1)
+        ret->d_sums[0] = kvq_read<uint32_t>(column + offsetof(kvq_columns, d_sum));
+    if constexpr (K::HAS_MIN && K::HALVES == 2) kvq_read_words<2>(ret->d_sums, column + offsetof(kvq_columns, d_sums));
+}
+
+template <typename K> static __device__ __forceinline__ float kvq_row_scale(uint32_t scale, uint32_t super) {
+    if constexpr (K::SCALE == KVQ_SCALE_SUPER)
+        return kvq_low_half_float(super) * (float)(int)scale;
+    else if constexpr (K::SCALE == KVQ_SCALE_F16)
+        return kvq_low_half_float(scale);
+    else
+        return __int_as_float((int)scale);
+}
+
+/* acc, of the lane's row, += the step's product; raw's codes are unpacked. */
+template <typename K>
+static __device__ __forceinline__ float kvq_add_row_step(float acc, const uint32_t (*codes)[2], const float *scale,
+                                                         const float *min, const kvq_row_column<K> &x, int lane) {
+    bool mine = K::HALVES == 1 || lane % 4 / 2 == lane / 4 % 2;
+    uint32_t b[2] = {mine ? x.q[0] : 0, mine ? x.q[1] : 0};
+    int c[2][4];
+    for (int p = 0; p < 2; p++) kvq_multiply<K>(c[p], codes, p, b);
+#pragma unroll
+    for (int h = 0; h < K::HALVES; h++) {
+        int low = lane % 2 ? c[0][2 + h] : c[0][h], high = lane % 2 ? c[1][2 + h] : c[1][h];
+        float dot = __int_as_float(lane % 4 / 2 ? high : low) - __int_as_float(K::FLOAT_BITS);
+        acc = fmaf(dot, scale[h] * __int_as_float((int)x.d), acc);
+        if constexpr (K::HAS_MIN) acc = fmaf(min[h], __int_as_float((int)x.d_sums[h]), acc);
+    }
+    return acc;
 }
 
 #endif

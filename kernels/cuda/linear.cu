@@ -4,9 +4,11 @@
  *
  *   The steps of a row are cut into at most 16 slices, by n_in alone. A slice is one chain, slices are added in order.
  *
- * Both kernels keep to that, so that the bits of a result do not depend on how many rows a step has (where they may,
+ * All kernels keep to that, so that the bits of a result do not depend on how many rows a step has (where they may,
  * linear_halves.cu and linear_cublas.cu take the large products):
  *
+ *   one_row    one row: as few_rows, but a lane has one output of a warp's 32 and scales one sum where few_rows scales
+ *              eight, and the next steps are on their way to registers while one is multiplied.
  *   few_rows   up to 64 rows: a block is 32 output rows times up to 16 activation rows, a warp is a slice. Weights go
  *              from memory to registers, each byte once per 16 rows; blocks that share them run side by side, so that
  *              the second time they come from the L2 cache.
@@ -51,7 +53,7 @@
 /* Quantized activations of a launch. */
 typedef struct activations {
     kvq_columns *columns; /* [n_rows / 8, n_steps]; rows behind n_rows, up to whole blocks of many_rows, are anything */
-    int n_steps, in_slice, n_slices; /* steps, those of a slice, and slices */
+    int n_steps, in_slice; /* steps, and those of a slice: there are at most SLICES */
 } activations;
 
 /* Of so many rows. */
@@ -100,26 +102,35 @@ static __device__ __forceinline__ const uint8_t *columns_at(const activations &x
     return (const uint8_t *)(x.columns + (size_t)(row / KVQ_COLUMNS) * x.n_steps + step);
 }
 
-/* The slices' sums, a warp per activation row, a lane per output row. */
-template <int N>
-static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
-                                                    int row, KVQ_SHARED_PTR(float) partial, int n_slices) {
-    int column = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
-    if (column >= N * KVQ_COLUMNS) return;
-    float sum = partial[column * KVQ_WARP_ROWS + lane];
-    for (int s = 1; s < n_slices; s++) sum += partial[(s * N * KVQ_COLUMNS + column) * KVQ_WARP_ROWS + lane];
-    kvq_store(job, part, n_out, (int)blockIdx.y * KVQ_WARP_ROWS + lane, row + column, sum);
+/* Of the slice that begins there. */
+static __device__ __forceinline__ int steps_of(const activations &x, int begin) {
+    int left = x.n_steps - begin < x.in_slice ? x.n_steps - begin : x.in_slice;
+    return left > 0 ? left : 0;
 }
 
-/* Asks for a warp's weights of steps [from, to), into the L2 cache: registers have room for two steps at a time only,
- * and each would wait for memory. A tile's steps lie one behind the other (what ends in the next steps' line comes with
- * those); half a warp has a tile. */
-template <typename K>
-static __device__ __forceinline__ void ask_for_steps(const uint8_t *tile, int from, int to, int lane) {
-    if (from >= to) return;
-    int last = kvq_step_at<K>(to - 1) + K::STEP_BYTES;
-    for (int at = kvq_step_at<K>(from) + lane % 16 * ASKED_BYTES; at < last; at += 16 * ASKED_BYTES)
-        kvq_ask_l2(tile + at);
+/* Adds the slices' sums and stores them, a warp per activation row, a lane per output row. Slices without steps left
+ * -0, which changes no sum; bias and residual come while the last warps end. */
+template <int COLUMNS>
+static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
+                                                    int row, KVQ_SHARED_PTR(float) partial) {
+    int column = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
+    int o = (int)blockIdx.y * KVQ_WARP_ROWS + lane;
+    bool stores = column < COLUMNS && o < part.n_rows && row + column < job.n_rows;
+    kvq_addends plus = {0, 0};
+    if (stores) plus = kvq_load_addends(job, part, n_out, o, row + column);
+    __syncthreads();
+    if (!stores) return;
+    float sum = partial[column * KVQ_WARP_ROWS + lane];
+#pragma unroll
+    for (int s = 1; s < SLICES; s++) sum += partial[(s * COLUMNS + column) * KVQ_WARP_ROWS + lane];
+    kvq_store_sum(job, part, n_out, o, row + column, sum, plus);
+}
+
+/* Asks for a warp's weights, so many bytes of a tile, into the L2 cache: registers have room for a few steps only. Half
+ * a warp has a tile. */
+static __device__ __forceinline__ void ask_for(const uint8_t *weights, int bytes, int lane) {
+#pragma unroll 1
+    for (int at = lane % 16 * ASKED_BYTES; at < bytes; at += 16 * ASKED_BYTES) kvq_ask_l2(weights + at);
 }
 
 /* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
@@ -128,27 +139,37 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
     few_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
     const int ahead = K::CHUNKS == 2 || K::HALVES == 2 ? 1 : 2; /* steps loaded at once: as registers allow */
+    const bool early = N > 1 || !K::HAS_MIN;                    /* activations too */
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
-    int row = (int)blockIdx.x * N * KVQ_COLUMNS;
-    int begin = slice * x.in_slice, end = begin + x.in_slice < x.n_steps ? begin + x.in_slice : x.n_steps;
+    int row = (int)blockIdx.x * N * KVQ_COLUMNS, begin = slice * x.in_slice, end = begin + steps_of(x, begin);
     const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + g / 4);
-    float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS] = {};
+    ask_for(tile + kvq_step_at<K>(begin), (end - begin < asked ? end - begin : asked) * K::STEP_BYTES, lane);
+    float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
     const uint8_t *columns[N];
-    int asked_end = begin + asked < end ? begin + asked : end;
-    ask_for_steps<K>(tile, begin, asked_end, lane);
-    kvq_wait_for_launches(); /* weights are asked for already: no launch writes them */
+#pragma unroll
+    for (int i = 0; i < N * KVQ_LANE_ROWS * KVQ_LANE_COLUMNS; i++)
+        acc[i / 8][i / 2 % KVQ_LANE_ROWS][i % KVQ_LANE_COLUMNS] = begin < end ? 0.0f : -0.0f;
+    kvq_wait_for_launches(); /* not for weights: no launch writes them */
+    /* Instead of rows that are not there the last one, whose bytes come anyway. */
+    int last = N == 1 ? job.n_rows - 1 : KVQ_COLUMNS - 1, q_lane = (g < last ? g : last) * 4 + t;
+    int d_t = t < last / 2 ? t : last / 2;
     for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
+#pragma unroll 1
     for (int step = begin; step < end; step += ahead) {
         kvq_raw<K> raw[ahead];
-        if (asked > 0 && asked_end < end) {
-            int to = asked_end + ahead < end ? asked_end + ahead : end;
-            ask_for_steps<K>(tile, asked_end, to, lane);
-            asked_end = to;
-        }
+        if (asked > 0 && step + ahead + asked <= end && lane % 16 * ASKED_BYTES < ahead * K::STEP_BYTES)
+            kvq_ask_l2(tile + kvq_step_at<K>(step + asked) + lane % 16 * ASKED_BYTES);
 #pragma unroll
         for (int n = 0; n < ahead; n++)
             if (step + n < end)
                 kvq_load_step<K>(&raw[n], tile + kvq_step_at<K>(step + n), tile + kvq_super_at<K>(step + n), lane);
+        kvq_lane_columns<K> in[ahead][N];
+#pragma unroll
+        for (int n = 0; n < ahead; n++)
+#pragma unroll
+            for (int p = 0; p < N; p++)
+                if (early && step + n < end)
+                    kvq_load_columns<K>(&in[n][p], columns[p] + n * sizeof(kvq_columns), q_lane, d_t);
 #pragma unroll
         for (int n = 0; n < ahead; n++) {
             if (step + n >= end) break;
@@ -156,9 +177,8 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
             kvq_unpack_step<K>(&weights, raw[n], lane);
 #pragma unroll
             for (int p = 0; p < N; p++) {
-                kvq_lane_columns<K> lane_columns;
-                kvq_load_columns<K>(&lane_columns, columns[p] + n * sizeof(kvq_columns), lane);
-                kvq_add_step<K>(acc[p], weights, lane_columns, lane);
+                if (!early) kvq_load_columns<K>(&in[n][p], columns[p] + n * sizeof(kvq_columns), q_lane, d_t);
+                kvq_add_step<K>(acc[p], weights, in[n][p], lane);
             }
         }
         for (int p = 0; p < N; p++) columns[p] += ahead * sizeof(kvq_columns);
@@ -169,8 +189,90 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
                 int column = (slice * N + p) * KVQ_COLUMNS + 2 * t + n;
                 partial[column * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i] = acc[p][i][n];
             }
-    __syncthreads();
-    merge_slices<N>(job, part, n_out, row, partial, x.n_slices);
+    merge_slices<N * KVQ_COLUMNS>(job, part, n_out, row, partial);
+}
+
+/* ---- one row ---- */
+
+/* Steps of a row that a lane has in registers, or on their way there, and where the next ones are. */
+template <typename K> struct row_steps {
+    static constexpr int AHEAD = K::CHUNKS == 2 || K::SCALE == KVQ_SCALE_SUPER ? 2 : 3; /* as registers allow */
+    kvq_row_raw<K> raw[AHEAD];
+    kvq_row_column<K> in[AHEAD];
+    kvq_row_source<K> from;
+    const uint8_t *column;
+};
+
+/* Adds those steps, and loads as many again if there are more (always or never: where it is not known, each load would
+ * leave two places for a step, and the compiler moves from one to the other). */
+template <typename K, bool MORE>
+static __device__ __forceinline__ float add_steps(float acc, row_steps<K> *steps, int lane) {
+#pragma unroll
+    for (int n = 0; n < row_steps<K>::AHEAD; n++) {
+        kvq_row_raw<K> *raw = &steps->raw[n];
+        uint32_t codes[KVQ_LANE_ROWS][2];
+        float scale[K::HALVES], min[K::HALVES];
+        kvq_unpack_codes<K>(codes, raw->codes, lane);
+#pragma unroll
+        for (int h = 0; h < K::HALVES; h++) {
+            scale[h] = kvq_row_scale<K>(raw->scales[h], raw->super);
+            if constexpr (K::HAS_MIN) min[h] = kvq_row_scale<K>(raw->mins[h], raw->super_min);
+        }
+        if (MORE) {
+            kvq_load_row_step<K>(raw, &steps->from);
+            kvq_next_row_step<K>(&steps->from);
+        }
+        acc = kvq_add_row_step<K>(acc, codes, scale, min, steps->in[n], lane);
+        if (MORE) {
+            kvq_load_row_column<K>(&steps->in[n], steps->column, lane);
+            steps->column += sizeof(kvq_columns);
+        }
+    }
+    return acc;
+}
+
+/* A slice's steps in rounds of so many: the first is what is left over, behind steps of zeros, which add 0 to 0.
+ * Nothing stands before the first loads of weights but arithmetic on arguments. Weights are asked for `asked` steps
+ * ahead of those that come to registers. */
+template <typename K>
+__global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
+    one_row(kvq_linear job, kvq_matrix_part part, activations x, int n_out, int asked) {
+    KVQ_SHARED(float, partial, SLICES *KVQ_WARP_ROWS);
+    const int ahead = row_steps<K>::AHEAD;
+    int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
+    int begin = slice * x.in_slice, n_steps = steps_of(x, begin);
+    int rounds = (int)((unsigned)(n_steps + ahead - 1) / ahead), skip = rounds * ahead - n_steps;
+    const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + lane / 16);
+    row_steps<K> steps = {};
+    steps.from = kvq_row_source_of<K>(tile, begin - skip, lane);
+    if (rounds == 0) skip = ahead;
+#pragma unroll
+    for (int n = 0; n < ahead; n++) {
+        if (n >= skip) kvq_load_row_step<K>(&steps.raw[n], &steps.from);
+        kvq_next_row_step<K>(&steps.from);
+    }
+    ask_for(steps.from.codes - kvq_lane_codes_at<K>(lane),
+            (n_steps - ahead < asked ? n_steps - ahead : asked) * K::STEP_BYTES, lane);
+    steps.column = (const uint8_t *)(x.columns + (begin - skip));
+    kvq_wait_for_launches(); /* not for weights: no launch writes them */
+#pragma unroll
+    for (int n = 0; n < ahead; n++) {
+        if (n >= skip) kvq_load_row_column<K>(&steps.in[n], steps.column, lane);
+        steps.column += sizeof(kvq_columns);
+    }
+    float acc = n_steps > 0 ? 0.0f : -0.0f;
+    if (rounds > 0) {
+#pragma unroll 1
+        for (; rounds > 1; rounds--) {
+            if (asked > 0 && (rounds - 2) * ahead >= asked && lane % 16 * ASKED_BYTES < ahead * K::STEP_BYTES)
+                kvq_ask_l2(steps.from.codes +
+                           (asked * K::STEP_BYTES + lane % 16 * ASKED_BYTES - kvq_lane_codes_at<K>(lane)));
+            acc = add_steps<K, true>(acc, &steps, lane);
+        }
+        acc = add_steps<K, false>(acc, &steps, lane);
+    }
+    partial[slice * KVQ_WARP_ROWS + lane] = acc;
+    merge_slices<1>(job, part, n_out, 0, partial);
 }
 
 /* ---- many rows ---- */
@@ -263,7 +365,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
             if (p * KVQ_COLUMNS >= n_left) break;
             kvq_lane_columns<K> columns;
             int block = first / KVQ_COLUMNS + p;
-            kvq_load_columns<K>(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane);
+            kvq_load_columns<K>(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane, t);
             kvq_add_step<K>(sum[p].of, weights, columns, lane);
         }
         if (--until_end > 0 && step + 1 < x.n_steps) continue;
@@ -313,18 +415,32 @@ template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_p
 
 typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x);
 
+/* How many steps ahead a warp asks for its weights, two tiles: what all blocks ask for that run at once has its share
+ * of the L2 cache. */
+template <typename K> static int steps_asked(const kvq_stream *s, dim3 grid) {
+    size_t n_blocks = (size_t)grid.x * grid.y, most = (size_t)s->n_sms * FEW_BLOCKS;
+    return (int)(s->l2_bytes / ASKED_SHARE / ((n_blocks < most ? n_blocks : most) * SLICES * 2 * K::STEP_BYTES));
+}
+
 template <typename K, int N>
 static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
     dim3 grid(kvq_cuda_blocks(job->n_rows, N * KVQ_COLUMNS), kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
-    size_t step_bytes = (size_t)s->n_sms * FEW_BLOCKS * SLICES * 2 * K::STEP_BYTES; /* of all warps, two tiles each */
-    int asked = (int)(s->l2_bytes / ASKED_SHARE / step_bytes);
-    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out, asked);
+    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out,
+               steps_asked<K>(s, grid));
+}
+
+template <typename K>
+static void launch_one(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
+    dim3 grid(1, kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
+    KVQ_LAUNCH((one_row<K>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out, steps_asked<K>(s, grid));
 }
 
 template <typename K>
 static void launch_coded(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
     dim3 grid(kvq_cuda_blocks(part->n_rows, OUTS), kvq_cuda_blocks(job->n_rows, ROWS));
-    if (job->n_rows <= KVQ_COLUMNS)
+    if (job->n_rows == 1)
+        launch_one<K>(s, job, part, x);
+    else if (job->n_rows <= KVQ_COLUMNS)
         launch_few<K, 1>(s, job, part, x);
     else if (job->n_rows <= FEW_ROWS)
         launch_few<K, 2>(s, job, part, x);
@@ -364,11 +480,11 @@ static const struct kind *find_kind(kvq_stream *s, const kvq_layout *layout) {
 }
 
 static bool quantize(kvq_stream *s, const kvq_linear *job, activations *ret) {
-    int n_steps = job->w->n_in / KVQ_STEP, in_slice = kvq_cuda_blocks(n_steps, SLICES);
+    int n_steps = job->w->n_in / KVQ_STEP;
     bool left = are_left(s, job);
     size_t used = 0, bytes = columns_count(job->n_rows, n_steps) * sizeof(kvq_columns);
     kvq_columns *columns = left ? s->columns : (kvq_columns *)kvq_cuda_take(s, &used, bytes);
-    *ret = activations{columns, n_steps, in_slice, kvq_cuda_blocks(n_steps, in_slice)};
+    *ret = activations{columns, n_steps, kvq_cuda_blocks(n_steps, SLICES)};
     if (!columns) return false;
     if (!left)
         KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),

@@ -82,10 +82,11 @@ static __device__ __forceinline__ void kvq_store_four(const kvq_linear &job, con
     kvq_store_16(job.out + at, sum);
 }
 
-/* A part's tile; the last one for those behind, whose results nobody stores. */
+/* A part's tile; the last one for those behind, whose results nobody stores. 16 rows have less than 4 GB: one
+ * multiplication. */
 static __device__ __forceinline__ const uint8_t *kvq_tile_of(const kvq_matrix_part &part, int tile) {
-    int last = (part.n_rows - 1) / KVQ_TILE_ROWS;
-    return part.data + (size_t)(tile < last ? tile : last) * part.tile_bytes;
+    unsigned last = (unsigned)(part.n_rows - 1) / KVQ_TILE_ROWS;
+    return part.data + (size_t)((unsigned)tile < last ? (unsigned)tile : last) * (unsigned)part.tile_bytes;
 }
 
 #endif
