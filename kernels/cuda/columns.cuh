@@ -23,19 +23,14 @@ struct kvq_columns {
 template <int N>
 static __device__ __forceinline__ void kvq_quantize_values(const kvq_activations &a, int row, int i, const float x[N],
                                                            bool count) {
-    int bits = 0, sum = 0;
-#pragma unroll
-    for (int b = 0; b < N; b++) bits = kvq_larger(bits, __float_as_int(fabsf(x[b])));
-    for (int n = KVQ_STEP / 2 / N; n > 0; n /= 2) bits = kvq_larger(bits, __shfl_xor_sync(KVQ_WARP, bits, n));
-    float largest = __int_as_float(bits), d = largest / 127.0f, per_code = 1.0f / d;
-    bool finite = bits < 0x7f800000, some = finite && largest >= KVQ_ACT_TINY; /* as kvq_quantize has it */
-    if (!some) d = finite ? 0.0f : __int_as_float(0x7fc00000);
-    uint32_t codes = 0;
+    int codes[N], sum = 0;
+    float d;
+    kvq_quantize<N>(codes, &d, x);
+    uint32_t word = 0;
 #pragma unroll
     for (int b = 0; b < N; b++) {
-        int code = some ? __float2int_rn(x[b] * per_code) : 0;
-        sum += code;
-        codes |= ((uint32_t)code & 255) << (8 * b);
+        sum += codes[b];
+        word |= ((uint32_t)codes[b] & 255) << (8 * b);
     }
     for (int n = 1; n < 16 / N; n *= 2) sum += __shfl_xor_sync(KVQ_WARP, sum, n); /* of each half */
     int both = sum + __shfl_xor_sync(KVQ_WARP, sum, 16 / N);
@@ -43,9 +38,9 @@ static __device__ __forceinline__ void kvq_quantize_values(const kvq_activations
     unsigned column = (unsigned)row % KVQ_COLUMNS, at = (unsigned)i % KVQ_STEP;
     kvq_columns *to = a.columns + (size_t)((unsigned)row / KVQ_COLUMNS) * a.n_steps + (unsigned)i / KVQ_STEP;
     uint8_t *q = to->q[column] + at;
-    if constexpr (N == 4) *(uint32_t *)q = codes;
-    if constexpr (N == 2) *(uint16_t *)q = (uint16_t)codes;
-    if constexpr (N == 1) *q = (uint8_t)codes;
+    if constexpr (N == 4) *(uint32_t *)q = word;
+    if constexpr (N == 2) *(uint16_t *)q = (uint16_t)word;
+    if constexpr (N == 1) *q = (uint8_t)word;
     if (at % 16 == 0) to->d_sums[column][at / 16] = d * (float)sum;
     if (at == 0) {
         to->d[column] = d;

@@ -74,10 +74,9 @@ typedef struct kvq_row_group {
     float scale, min;
 } kvq_row_group;
 
-/* The group of row r that begins at input i. */
-static __device__ __forceinline__ kvq_row_group kvq_row_group_of(const kvq_layout *layout, const uint8_t *tile, int r,
-                                                                 int i) {
-    size_t super_at, at = kvq_group_at(layout, layout->group, layout->bits, i, &super_at);
+/* Row r's part of the group that stands at `at` of a coded tile, under the super scales at super_at. */
+static __device__ __forceinline__ kvq_row_group kvq_row_group_of(const kvq_layout *layout, const uint8_t *tile,
+                                                                 size_t at, size_t super_at, int r) {
     const uint8_t *codes = tile + at, *scales = codes + kvq_codes_bytes(layout->group, layout->bits);
     kvq_row_group ret = {codes, 0, 0};
     ret.scale = kvq_scale_of(scales, layout->scale_type, r, kvq_super_of(tile, super_at, layout, r, false));
@@ -99,19 +98,23 @@ static __device__ inline float kvq_matrix_value(const kvq_matrix_part *part, int
     const uint8_t *tile = part->data + (size_t)(row / KVQ_TILE_ROWS) * part->tile_bytes;
     int r = row % KVQ_TILE_ROWS, bits = layout->bits, n = layout->group;
     if (bits == 0) return kvq_float_of(tile, layout->kind, (size_t)i * KVQ_TILE_ROWS + r);
-    const kvq_row_group group = kvq_row_group_of(layout, tile, r, i - i % n);
+    size_t super_at, at = kvq_group_at(layout, n, bits, i - i % n, &super_at);
+    const kvq_row_group group = kvq_row_group_of(layout, tile, at, super_at, r);
     return kvq_weight_of(layout, group, (int)(kvq_four_codes(group.codes, bits, r, i % n / 4) >> (i % 4 * 8) & 255));
 }
 
-/* The code of a lane's value and the group's d, the warp being a group of activations (../matrix.h). The largest is
- * taken over the bits of |x|, whose order is that of the floats with NaN and infinity above all of them. */
-static __device__ __forceinline__ int kvq_quantize(float value, float *ret_d) {
-    int bits = kvq_warp_max(__float_as_int(fabsf(value)));
-    float largest = __int_as_float(bits);
+/* The codes of a lane's N values and the group's d, 32 / N lanes being a group of activations (../matrix.h). The
+ * largest is taken over the bits of |x|, whose order is that of the floats with NaN and infinity above all of them. */
+template <int N> static __device__ __forceinline__ void kvq_quantize(int codes[N], float *ret_d, const float x[N]) {
+    int bits = 0;
+#pragma unroll
+    for (int b = 0; b < N; b++) bits = kvq_larger(bits, __float_as_int(fabsf(x[b])));
+    for (int n = KVQ_ACT_GROUP / 2 / N; n > 0; n /= 2) bits = kvq_larger(bits, __shfl_xor_sync(KVQ_WARP, bits, n));
+    float largest = __int_as_float(bits), d = largest / 127.0f, per_code = 1.0f / d;
     bool finite = bits < 0x7f800000, some = finite && largest >= KVQ_ACT_TINY;
-    float d = largest / 127.0f;
     *ret_d = some ? d : finite ? 0.0f : __int_as_float(0x7fc00000);
-    return some ? __float2int_rn(value * (1.0f / d)) : 0;
+#pragma unroll
+    for (int b = 0; b < N; b++) codes[b] = some ? __float2int_rn(x[b] * per_code) : 0;
 }
 
 #endif

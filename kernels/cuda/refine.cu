@@ -20,7 +20,8 @@ size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
 /* x - d q of a lane's value, its warp being the group. */
 static __device__ __forceinline__ float remainder_of(float value) {
     float d;
-    int code = kvq_quantize(value, &d);
+    int code;
+    kvq_quantize<1>(&code, &d, &value);
     return fmaf(-d, (float)code, value);
 }
 
@@ -45,18 +46,6 @@ __global__ void __launch_bounds__(PREPARE_THREADS)
 #pragma unroll 1
     for (int i = first; i < n_in; i += step) /* whole warps: n_in is a multiple of 32 */
         rest[(size_t)blockIdx.x * n_in + i] = remainder_of(in[i]);
-}
-
-/* The group of row r that stands at `at` of a tile, under the super scales at super_at. */
-static __device__ __forceinline__ kvq_row_group group_at(const kvq_layout &layout, const uint8_t *tile, size_t at,
-                                                         size_t super_at, int r) {
-    const uint8_t *scales = tile + at + kvq_codes_bytes(layout.group, layout.bits);
-    kvq_row_group ret = {tile + at, 0, 0};
-    ret.scale = kvq_scale_of(scales, layout.scale_type, r, kvq_super_of(tile, super_at, &layout, r, false));
-    if (!layout.has_min) return ret;
-    scales += kvq_scales_bytes(layout.scale_type);
-    ret.min = kvq_scale_of(scales, layout.scale_type, r, kvq_super_of(tile, super_at, &layout, r, true));
-    return ret;
 }
 
 /* sum + what 16 inputs of a group add, from its codes 4 k on. */
@@ -90,7 +79,7 @@ static __device__ __forceinline__ float sum_slice(const kvq_layout &layout, cons
 #pragma unroll 1
         for (int begin = 0; begin < KVQ_ACT_GROUP; begin += 16) {
             int within = begin & (layout.group - 1); /* groups of 16 or 32 */
-            if (within == 0) group = group_at(layout, tile, at + (begin > 0 ? group_bytes : 0), super_at, r);
+            if (within == 0) group = kvq_row_group_of(&layout, tile, at + (begin > 0 ? group_bytes : 0), super_at, r);
             sum = add_inputs(sum, layout, group, r, within / 4, left + i + begin);
         }
     }

@@ -6,7 +6,7 @@
 
 #define EPS 0x1p-24 /* a float's rounding error, relative */
 
-static const int widths[] = {16, 32, 64, 100, 576, 640, 1152, 2050, 8224};
+static const int widths[] = {16, 32, 64, 100, 101, 576, 640, 1152, 2050, 8224};
 static const int row_counts[] = {0, 1, 2, 7, 33};
 static const check_fill fills[] = {CHECK_NORMAL, CHECK_OUTLIERS, CHECK_ZEROS, CHECK_HUGE, CHECK_TINY};
 static const char *const fill_names[] = {"normal", "outliers", "zeros", "huge", "tiny"};
