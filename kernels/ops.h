@@ -153,7 +153,8 @@ typedef struct kvq_close_pages {
  * magnitude of V's token scale in 8 bits (w8 = rint(w * (255 / max w)), sw = max_t w / 255 of the page), integer sums
  * over the page, then acc = fmaf(sw, (float)sum, acc * correction). Pages go in order of position within a *split* of
  * KVQ_SPLIT_PAGES pages that starts at a multiple of KVQ_SPLIT_PAGES; splits are merged in order. So a row's result
- * depends on nothing but its own q, its position and the cache. (CUDA: pieces of at most 64 tokens, not pages.) */
+ * depends on nothing but its own q, its position and the cache. (CUDA: pieces of at most 64 tokens, not pages;
+ * roundings to codes are of fused products, so one near a tie may fall to the other side.) */
 #define KVQ_SPLIT_PAGES 8
 
 typedef struct kvq_attend {

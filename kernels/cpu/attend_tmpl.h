@@ -411,6 +411,12 @@ V_LARGE void finish_scores(block *b, int i, const page *p, const queries *qs, co
     b->largest[i] = largest_of(x, n_vectors);
 }
 
+/* x of the tokens that a query sees, whose scores less the maximum are y; seen: any at all. What V has of the others
+ * may be infinite, which times a probability of zero is a NaN. */
+V_INLINE v16f only_seen(bool seen, v16f y, v16f x) {
+    return seen ? v_select_lt(y, v_set1(-3e38f), v_zero(), x) : v_zero();
+}
+
 /* They become probabilities relative to the new maximum; all 0, with the maximum unchanged, if all tokens are masked.
  * Codes: times V's scales, with what its minimums add up to. */
 V_LARGE void softmax(block *b, int i, const page *p, float *max, const bool halves, const int n_vectors) {
@@ -423,10 +429,16 @@ V_LARGE void softmax(block *b, int i, const page *p, float *max, const bool halv
     for (int v = 0; v < n_vectors; v++) {
         v16f y = v_sub(v_load(&b->x[i][V_LANES * v]), v_set1(new_max));
         x[v] = exp2_low(y);
-        if (p->masked) x[v] = b->seen[i] ? v_select_lt(y, v_set1(-3e38f), v_zero(), x[v]) : v_zero();
+        if (p->masked) x[v] = only_seen(b->seen[i], y, x[v]);
         total = v_add(total, x[v]);
-        if (!halves && !p->v.sym) plus = v_fma(x[v], v_load(p->v_min + V_LANES * v), plus);
-        if (!halves) x[v] = v_mul(x[v], v_load(p->v_scale + V_LANES * v));
+        if (!halves && !p->v.sym) {
+            v16f min = v_load(p->v_min + V_LANES * v);
+            plus = v_fma(x[v], p->masked ? only_seen(b->seen[i], y, min) : min, plus);
+        }
+        if (!halves) {
+            v16f scale = v_load(p->v_scale + V_LANES * v);
+            x[v] = v_mul(x[v], p->masked ? only_seen(b->seen[i], y, scale) : scale);
+        }
         v_store(&b->x[i][V_LANES * v], x[v]);
     }
     b->total[i] = v_hsum(total);

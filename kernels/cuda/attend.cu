@@ -96,21 +96,24 @@ typedef struct places {
 } places;
 
 #define SCALARS_OF_TILE (4 * 16)
-#define FLOATS_OF_TILE (SCALARS_OF_TILE + 4 * 16 * KVQ_SPLIT_PAGES)
+
+template <tile_kind KIND>
+constexpr int floats_of_tile = SCALARS_OF_TILE + 4 * rows_of_tile<KIND> *KVQ_SPLIT_PAGES; /* constants behind */
 
 /* Of a tile's queries as the products take them. */
-template <tile_kind KIND> static __host__ __device__ __forceinline__ int query_bytes(int d) {
+template <tile_kind KIND> static __host__ __device__ __forceinline__ constexpr int query_bytes(int d) {
     return 16 * (is_halves<KIND> ? 2 * d : (d + 63) / 64 * 64);
 }
 
 /* Of a kernel's block: with SHARED one queue, and for each warp a tile, which needs no room for what several warps
  * would have made of its pieces; else a queue a warp and one tile. */
-template <tile_kind KIND, bool SHARED> static __host__ __device__ __forceinline__ places places_of(int d, int n_warps) {
-    places ret;
+template <tile_kind KIND, bool SHARED>
+static __host__ __device__ __forceinline__ constexpr places places_of(int d, int n_warps) {
+    places ret = {};
     int row_floats = rows_of_tile<KIND> * (d + 4), warps_a_tile = SHARED ? 0 : n_warps;
     ret.pages = (SHARED ? 1 : n_warps) * KVQ_QUEUE_BYTES;
     ret.tiles = ret.pages + 2 * KVQ_SPLIT_PAGES * (int)sizeof(kvq_queue_half);
-    ret.q = (FLOATS_OF_TILE + warps_a_tile * PIECE_FLOATS * 16) * 4;
+    ret.q = (floats_of_tile<KIND> + warps_a_tile * PIECE_FLOATS * rows_of_tile<KIND>)*4;
     ret.v = ret.q + query_bytes<KIND>(d);
     ret.acc = ret.v + warps_a_tile * row_floats * 4;
     ret.tile_bytes = ret.acc + row_floats * 4;
@@ -118,7 +121,12 @@ template <tile_kind KIND, bool SHARED> static __host__ __device__ __forceinline_
     return ret;
 }
 
+/* Three blocks of small tiles fit an SM of Hopper, which has 228 KB and takes 1 KB of a block for itself. */
+static_assert(3 * (places_of<TILE_HALVES, false>(128, 4).bytes + 1024) <= 228 * 1024, "f16, heads of 128");
+static_assert(3 * (places_of<TILE_CODES_8, false>(128, 4).bytes + 1024) <= 228 * 1024, "codes, heads of 128");
+
 /* The block's tile of that number, as this warp of it sees it. */
+template <tile_kind KIND>
 static __device__ __forceinline__ shared shared_of(KVQ_SHARED_PTR(uint8_t) memory, const places &at, int tile,
                                                    int warp) {
     KVQ_SHARED_PTR(uint8_t) own = memory + at.tiles + tile * at.tile_bytes;
@@ -130,7 +138,7 @@ static __device__ __forceinline__ shared shared_of(KVQ_SHARED_PTR(uint8_t) memor
                   KVQ_SHARED_CAST(int, floats + 48),
                   floats + 64,
                   KVQ_SHARED_CAST(kvq_queue_half, memory + at.pages),
-                  KVQ_SHARED_CAST(float4, floats + FLOATS_OF_TILE),
+                  KVQ_SHARED_CAST(float4, floats + floats_of_tile<KIND>),
                   KVQ_SHARED_CAST(float, own + at.v),
                   KVQ_SHARED_CAST(float, own + at.acc),
                   warp};
@@ -267,7 +275,8 @@ static __device__ void multiply_constants(const attend_job &a, const tile &t, co
         kvq_mma_halves(c, upper, b_low);
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) s.constants[(quarter * 16 + g + i / 2 * 8) * KVQ_SPLIT_PAGES + 2 * q + i % 2] = c[i];
+    for (int i = 0; i < 2 * rows_of_lane<KIND>; i++)
+        s.constants[(quarter * rows_of_tile<KIND> + g + i / 2 * 8) * KVQ_SPLIT_PAGES + 2 * q + i % 2] = c[i];
 }
 
 static __device__ __forceinline__ bool has_constants(const attend_job &a) {
@@ -275,10 +284,11 @@ static __device__ __forceinline__ bool has_constants(const attend_job &a) {
 }
 
 /* What it adds, in the job's scale. */
-static __device__ __forceinline__ float constant_of(const shared &s, int n, int index) {
+template <tile_kind KIND> static __device__ __forceinline__ float constant_of(const shared &s, int n, int index) {
     float sum = 0;
 #pragma unroll
-    for (int quarter = 0; quarter < 4; quarter++) sum += s.constants[(quarter * 16 + n) * KVQ_SPLIT_PAGES + index];
+    for (int quarter = 0; quarter < 4; quarter++)
+        sum += s.constants[(quarter * rows_of_tile<KIND> + n) * KVQ_SPLIT_PAGES + index];
     return sum * s.q_down[n];
 }
 
@@ -300,7 +310,7 @@ static __device__ __forceinline__ piece_view view_of(const attend_job &a, const 
         int last = t.pos + rows[r] - begin;
         ret.before[r] = window ? last - window : -1;
         ret.last[r] = last < end ? last : end - 1;
-        ret.plus[r] = has_constants(a) ? constant_of(s, g + 8 * r, ret.page) : 0.0f;
+        ret.plus[r] = has_constants(a) ? constant_of<KIND>(s, g + 8 * r, ret.page) : 0.0f;
     }
     return ret;
 }
@@ -331,7 +341,7 @@ static __device__ __forceinline__ void merge_pieces(const shared &s, const tile_
     for (int w = 0; w < ATTEND_WARPS; w++) {
         merges[w] = row_merge{1, 0, 0};
         if (w >= n_pieces) continue;
-        const float4 from = s.piece[w * 16 + n];
+        const float4 from = s.piece[w * rows + n];
         merges[w] = merge_row(state, piece_row{from.x, from.y, from.z, from.w});
     }
     for (int i = 4 * own.first; i < d; i += 4 * own.a_query) {
@@ -435,7 +445,7 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     const page_range pages = pages_of(t, t.first_page / KVQ_SPLIT_PAGES + (int)blockIdx.z);
     int begin = pages.begin, n_pages = pages.end - begin, n_pieces = n_pages * kvq_pieces_of_page(a.kv.block_tokens);
     if (n_pages <= 0) return; /* the whole block: this tile has fewer splits than the longest */
-    const shared s = shared_of(memory, places_of<KIND, false>(d, n_warps), 0, warp);
+    const shared s = shared_of<KIND>(memory, places_of<KIND, false>(d, n_warps), 0, warp);
 
     int n_seen = t.pos + t.run.n_rows - begin * a.kv.block_tokens;
     look_up_pages<is_halves<KIND>>(a, t, s, begin, n_pages, n_seen);
@@ -494,7 +504,7 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     const page_range pages = pages_of(front, split);
     int begin = pages.begin, n_pages = pages.end - begin, n_pieces = n_pages * kvq_pieces_of_page(block_tokens);
     if (n_pages <= 0 || front.n_queries == 0) return; /* the whole block */
-    const shared s = shared_of(memory, places_of<KIND, true>(d, n_warps), warp, 0);
+    const shared s = shared_of<KIND>(memory, places_of<KIND, true>(d, n_warps), warp, 0);
 
     int n_seen = end_of_tiles(a, a.first_tile + place, n_warps) - begin * block_tokens;
     look_up_pages<is_halves<KIND>>(a, front, s, begin, n_pages, n_seen);

@@ -14,7 +14,6 @@
 #define KVQ_CUDA_ATTEND_PIECE_CUH
 
 #include "page_queue.cuh"
-#include "vmath.cuh"
 #include "warp.cuh"
 
 #define KVQ_LOG2_E 1.44269504f /* scores are kept in units of ln 2 */
@@ -64,9 +63,9 @@ typedef struct shared {
     KVQ_SHARED_PTR(float) q_up;           /* [16] the power of two that brings a query's floats to 2^14 */
     KVQ_SHARED_PTR(float) q_down;         /* [16] the job's scale over it */
     KVQ_SHARED_PTR(int) q_sum;            /* [16] of the codes */
-    KVQ_SHARED_PTR(float) constants;      /* [4, 16, KVQ_SPLIT_PAGES]: parts of q . (k_mean + k_ref), times q_up */
+    KVQ_SHARED_PTR(float) constants;      /* [4, rows, KVQ_SPLIT_PAGES]: parts of q . (k_mean + k_ref), times q_up */
     KVQ_SHARED_PTR(kvq_queue_half) pages; /* [KVQ_SPLIT_PAGES, K and V], the block's */
-    KVQ_SHARED_PTR(float4) piece;         /* [warps, 16] piece_rows, of a tile that has several warps */
+    KVQ_SHARED_PTR(float4) piece;         /* [warps, rows] piece_rows, of a tile that has several warps */
     KVQ_SHARED_PTR(float) v;              /* [warps, rows, head_dim + 4] sums of a piece, likewise */
     KVQ_SHARED_PTR(float) acc;            /* [rows, head_dim + 4] of the split */
     int warp;                             /* this one, of the tile's */
@@ -286,19 +285,22 @@ static __device__ __forceinline__ void load_v_tokens(v_tokens &ret, KVQ_SHARED_P
 
 /* Probabilities times V's scales in bytes: w is V's A. What the sums have too much for the codes' zeros is taken away
  * with `plus`. */
-static __device__ __forceinline__ void weights_of_row(uint32_t *w, float *x, const v_tokens &v, bool sym,
+static __device__ __forceinline__ void weights_of_row(uint32_t *w, float *x, const v_tokens &v, bool sym, bool masked,
                                                       piece_row *ret) {
     float max = 0, plus = 0;
     int zero = 0;
     if (!sym)
 #pragma unroll
-        for (int i = 0; i < OWN_TOKENS; i++) plus = fmaf(x[i], v.min[i], plus);
+        for (int i = 0; i < OWN_TOKENS; i++) plus = fmaf(x[i], masked && x[i] == 0 ? 0.0f : v.min[i], plus);
 #pragma unroll
-    for (int i = 0; i < OWN_TOKENS; i++) {
-        x[i] = x[i] * fabsf(v.scale[i]);
-        max = fmaxf(max, x[i]);
-    }
-    max = of_row_max(max);
+    for (int i = 0; i < OWN_TOKENS; i++) x[i] = x[i] * fabsf(v.scale[i]);
+    if (masked) /* zero times infinity, of a token that the row does not see, is no NaN of its own */
+#pragma unroll
+        for (int i = 0; i < OWN_TOKENS; i++) x[i] = fmaxf(x[i], 0.0f);
+#pragma unroll
+    for (int i = 0; i < OWN_TOKENS; i++) max = kvq_larger_or_nan(max, x[i]);
+    max = kvq_larger_or_nan(max, __shfl_xor_sync(KVQ_WARP, max, 2));
+    max = kvq_larger_or_nan(max, __shfl_xor_sync(KVQ_WARP, max, 1));
     float per_byte = max > 1e-30f ? 255.0f * kvq_reciprocal(max) : 0.0f;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -431,11 +433,11 @@ static __device__ __forceinline__ void values_of_halves(KVQ_SHARED_PTR(float) v,
 /* ---- a piece ---- */
 
 /* What becomes of a row's result, n of the tile: it is left for merge_pieces; with SHARED it is merged here. */
-template <bool SHARED>
+template <tile_kind KIND, bool SHARED>
 static __device__ __forceinline__ row_merge leave_row(const shared &s, int n, const piece_row &row, row_state *state) {
     if (SHARED) return merge_row(state, row);
     if (threadIdx.x % 4 == 0)
-        kvq_store_shared_16(s.piece + (s.warp * 16 + n), float4{row.max, row.sum, row.scale, row.plus});
+        kvq_store_shared_16(s.piece + (s.warp * rows_of_tile<KIND> + n), float4{row.max, row.sum, row.scale, row.plus});
     return row_merge{1, 0, 0};
 }
 
@@ -456,7 +458,7 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
         weigh_row<KIND>(x[0], softcap, view.last[0], view.before[0], view.masked, &row);
         row.scale = 1.0f / HALVES_UP;
         row.plus = 0;
-        merges[0] = leave_row<SHARED>(s, g, row, states);
+        merges[0] = leave_row<KIND, SHARED>(s, g, row, states);
         values_of_halves<SHARED>(v, x[0], merges[0], queue);
     } else {
         KVQ_SHARED_PTR(uint8_t) scales = queue.scales + set * KVQ_QUEUE_SCALE_BYTES;
@@ -468,8 +470,8 @@ static __device__ __forceinline__ void attend_piece(const shared &s, kvq_page_qu
 #pragma unroll
         for (int r = 0; r < rows; r++) {
             weigh_row<KIND>(x[r], softcap, view.last[r], view.before[r], view.masked, &row);
-            weights_of_row(w[r], x[r], tokens, sym, &row);
-            merges[r] = leave_row<SHARED>(s, g + 8 * r, row, SHARED ? states + r : nullptr);
+            weights_of_row(w[r], x[r], tokens, sym, view.masked, &row);
+            merges[r] = leave_row<KIND, SHARED>(s, g + 8 * r, row, SHARED ? states + r : nullptr);
         }
         __syncwarp(); /* the scales are read: copies of a later piece may overwrite them */
         values_of_codes<KIND, SHARED>(v, w, merges, queue, v_half.bits);

@@ -88,13 +88,13 @@ static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
     return ret;
 }
 
-/* The same in a warp's registers, of a head without a base: a lane's x[c] are channels 128 c + 4 lane .. + 3. N is the
- * least power of two that holds the head; unit is 1 / sqrt(d). The sums are those of kvq_hadamard_warp. */
 static __device__ __forceinline__ void kvq_add_and_subtract(float *x, float *y) {
     float a = *x, b = *y;
     *x = a + b;
     *y = a - b;
 }
+/* That transform in a warp's registers, of a head without a base: a lane's x[c] are channels 128 c + 4 lane .. + 3. N
+ * is the least power of two that holds the head; unit is 1 / sqrt(d). The sums are those of kvq_hadamard_warp. */
 template <int N> static __device__ __forceinline__ void kvq_hadamard_lanes(float x[N][4], int d, float unit) {
     int lane = threadIdx.x % KVQ_WARP_LANES;
 #pragma unroll

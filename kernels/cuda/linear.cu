@@ -15,8 +15,8 @@
  *   many_rows  a block is 128 output rows times 64 activation rows, which come into shared memory by asynchronous
  *              copies, three steps ahead; a warp is 32 x 32, and goes through the slices one after the other.
  *
- * docs/cuda.md counts what that costs: few_rows is bound by memory at up to 8 rows of 4-bit weights, where dp4a would
- * need fewer instructions only at one or two; many_rows by the three float instructions that scale an integer sum.
+ * docs/cuda.md counts what that costs: one_row and, of 4-bit weights, few_rows at up to 8 rows are bound by memory;
+ * many_rows by the three float instructions that scale an integer sum.
  *
  * Float weights: a block of 128 threads is one tile of 16 output rows times up to 8 activation rows, plain: its 8
  * half-warps take every eighth input and are added in order.

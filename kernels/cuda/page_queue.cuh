@@ -41,7 +41,8 @@ typedef struct kvq_queue_half {
     int turn_bytes, second_bytes;
     const uint16_t *mean; /* of K; NULL: none */
     const uint16_t *scales, *mins;
-    int whole_pieces, unused[3]; /* bit i: every byte that piece i's steps take is there */
+    int whole_pieces; /* bit i: every byte that piece i's steps take is there */
+    int unused[3];    /* so that several fields come in one load */
 } kvq_queue_half;
 
 typedef struct kvq_page_queue {

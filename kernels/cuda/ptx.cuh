@@ -172,17 +172,36 @@ static __device__ __forceinline__ uint32_t kvq_fma_halves(uint32_t x, uint32_t y
 #endif
 }
 
-/* Four floats times a unit, rounded to bytes of -128 to 255, the first in the low bits: 1.5 2^23 brings integers to the
- * low bits of a float, and prmt takes them out. */
+/* A float's bits; a NaN's are those that the device gives every NaN of its own. */
+static __device__ __forceinline__ uint32_t kvq_bits_of(float x) {
+#ifdef KVQ_SIMT
+    if (x != x) return 0x7fffffff;
+#endif
+    return (uint32_t)__float_as_int(x);
+}
+
+/* Four floats times a unit, rounded to bytes of -128 to 255, the first in the low bits; a NaN gives 255. 1.5 2^23
+ * brings integers to the low bits of a float, and prmt takes them out. */
 static __device__ __forceinline__ uint32_t kvq_four_bytes(float x0, float x1, float x2, float x3, float unit) {
     const float magic = 12582912.0f;
-    uint32_t b0 = (uint32_t)__float_as_int(fmaf(x0, unit, magic)), b1 = (uint32_t)__float_as_int(fmaf(x1, unit, magic));
-    uint32_t b2 = (uint32_t)__float_as_int(fmaf(x2, unit, magic)), b3 = (uint32_t)__float_as_int(fmaf(x3, unit, magic));
+    uint32_t b0 = kvq_bits_of(fmaf(x0, unit, magic)), b1 = kvq_bits_of(fmaf(x1, unit, magic));
+    uint32_t b2 = kvq_bits_of(fmaf(x2, unit, magic)), b3 = kvq_bits_of(fmaf(x3, unit, magic));
     return kvq_pick_bytes(kvq_pick_bytes(b0, b1, 0x0040), kvq_pick_bytes(b2, b3, 0x0040), 0x5410);
 }
 
-/* 2^x to 2^-22 of it, zero where that is below 2^-126; 1 / x to a last bit, zero where that is below. One instruction
- * each (ex2.approx.ftz, rcp.approx.ftz), where the CPU's dozen would be most of a soft-max. */
+/* The larger, or a NaN where one of them is. max.NaN, sm_80. */
+static __device__ __forceinline__ float kvq_larger_or_nan(float x, float y) {
+#if defined(KVQ_SIMT) || __CUDA_ARCH__ < 800
+    return x != x || x > y ? x : y;
+#else
+    float ret;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(ret) : "f"(x), "f"(y));
+    return ret;
+#endif
+}
+
+/* 2^x to 2^-22 of it, 1 / x to a last bit; zero where they are below 2^-126, and what x is there counts as zero. One
+ * instruction each (ex2.approx.ftz, rcp.approx.ftz), where the CPU's dozen would be most of a soft-max. */
 static __device__ __forceinline__ float kvq_exp2(float x) {
 #ifdef KVQ_SIMT
     return x < -126.0f ? 0.0f : exp2f(x);
@@ -194,7 +213,8 @@ static __device__ __forceinline__ float kvq_exp2(float x) {
 }
 static __device__ __forceinline__ float kvq_reciprocal(float x) {
 #ifdef KVQ_SIMT
-    return 1.0f / x;
+    if (fabsf(x) < 0x1p-126f) return copysignf(INFINITY, x);
+    return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x;
 #else
     float ret;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(ret) : "f"(x));

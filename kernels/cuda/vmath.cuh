@@ -1,5 +1,5 @@
-/* vmath.cuh: elementary functions, the operations of the CPU's (../cpu/vmath_tmpl.h) one by one, so that
- * both backends give the same bits where their sums are in the same order. */
+/* vmath.cuh: elementary functions, the operations of the CPU's (../cpu/vmath_tmpl.h) one by one, so that both backends
+ * give the same bits where their sums are in the same order. Attention has ptx.cuh's instead. */
 #ifndef KVQ_CUDA_VMATH_CUH
 #define KVQ_CUDA_VMATH_CUH
 

@@ -7,7 +7,7 @@
 #include "launch.cuh"
 #include "ptx.cuh"
 
-/* T is float or int. */
+/* T is any number. */
 template <typename T> static __device__ __forceinline__ T kvq_warp_sum(T x) {
     for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) x += __shfl_xor_sync(KVQ_WARP, x, n);
     return x;

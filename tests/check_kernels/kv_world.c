@@ -90,6 +90,9 @@ static void fill_inputs(kv_world *w) {
         for (int p = 0; spec->hostile && i == 0 && p < spec->len[i]; p++)
             make_hostile(w->qkv[i] + (size_t)p * (size_t)row_floats(spec), row_floats(spec), p);
     }
+    if (spec->odd_v != 0)
+        w->qkv[0][(size_t)KV_WORLD_ODD_TOKEN * (size_t)row_floats(spec) + (size_t)spec->n_heads * d + n_k + 3] =
+            spec->odd_v;
     free(bias);
 }
 

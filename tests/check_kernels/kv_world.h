@@ -24,7 +24,9 @@ typedef struct kv_world_spec {
     float softcap;
     int len[KV_WORLD_SEQS];
     uint32_t seed;
+    float odd_v; /* in V of sequence 0's token KV_WORLD_ODD_TOKEN; 0: nothing */
 } kv_world_spec;
+#define KV_WORLD_ODD_TOKEN 20
 
 typedef struct kv_world {
     const check *check; /* whose memory it is in */
