@@ -492,7 +492,8 @@ static __device__ __forceinline__ int end_of_tiles(const attend_job &a, int firs
 }
 
 /* Tiles of one page, a warp each; behind the last one there may be some without rows. Warps walk the pages of the first
- * one, which are all that the others see: what a tile does not see changes nothing of it (where V is finite). */
+ * one, which are all that the others see: what a tile does not see changes nothing of it (with f16, where V is finite).
+ */
 template <tile_kind KIND>
 __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_split_shared(KVQ_ARGUMENT(attend_job) a) {
     KVQ_SHARED_DYNAMIC(uint8_t, memory);
