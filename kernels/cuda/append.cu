@@ -60,33 +60,10 @@ typedef struct append_job {
     kvq_cuda_kv kv;
     kvq_batch batch;
     kvq_cuda_hadamard hadamard;
-    float unit;     /* of the transform: 1 / sqrt(head_dim) */
     int row_values; /* of q, k and v together */
-    int token_bits; /* block_tokens is 1 << token_bits */
     bool by_fours;  /* n_rot is a multiple of 8: what a lane has is turned alike */
     bool by_runs;   /* tokens share bytes: the first row of a run of 8 writes them all */
 } append_job;
-
-/* ---- one head: from and to shared memory ---- */
-
-template <int N> static __device__ __forceinline__ void put_head(const room &to, const lane_head<N> &h, int d) {
-    __syncwarp(); /* what stood there is done with */
-#pragma unroll
-    for (int c = 0; c < N; c++)
-        if (channel_of(c) < d)
-            kvq_store_shared_16(KVQ_SHARED_CAST(float4, to.x) + channel_of(c) / LANE_VALUES,
-                                float4{h.x[c][0], h.x[c][1], h.x[c][2], h.x[c][3]});
-    __syncwarp();
-}
-static __device__ __forceinline__ void get_four(float x[LANE_VALUES], const room &from, int i) {
-    float4 four = KVQ_SHARED_CAST(float4, from.x)[i / LANE_VALUES];
-    x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
-}
-template <int N> static __device__ __forceinline__ void get_head(lane_head<N> *h, const room &from, int d) {
-#pragma unroll
-    for (int c = 0; c < N; c++)
-        if (channel_of(c) < d) get_four(h->x[c], from, channel_of(c));
-}
 
 /* ---- norm and RoPE ---- */
 
@@ -132,13 +109,13 @@ static __device__ __forceinline__ float turned(float own, float other, float cos
 
 /* Pairs far apart, or side by side in a lane. */
 template <int N> static __device__ __forceinline__ void turn_far(lane_head<N> *h, const room &room, int d, int n_rot) {
-    put_head<N>(room, *h, d);
+    kvq_put_head<N>(room.x, h->x, d);
 #pragma unroll
     for (int c = 0; c < N; c++) {
         int i = channel_of(c), half = n_rot / 2;
         if (i >= n_rot) continue;
         float other[LANE_VALUES];
-        get_four(other, room, i < half ? i + half : i - half);
+        kvq_get_four(other, room.x, i < half ? i + half : i - half);
         for (int b = 0; b < LANE_VALUES; b++) {
             float s = h->table[c][2 * b + 1];
             h->x[c][b] = turned(h->x[c][b], other[b], h->table[c][2 * b], i < half ? -s : s);
@@ -170,28 +147,14 @@ template <int N>
 static __device__ __forceinline__ void turn_head(lane_head<N> *h, const append_job &a, const float *rope,
                                                  const room &room) {
     if (!a.by_fours) {
-        put_head<N>(room, *h, a.kv.head_dim);
+        kvq_put_head<N>(room.x, h->x, a.kv.head_dim);
         turn_slowly(room.x, rope, a.job.n_rot, a.job.neox);
-        get_head<N>(h, room, a.kv.head_dim);
+        kvq_get_head<N>(h->x, room.x, a.kv.head_dim);
     } else if (a.job.neox) {
         turn_far<N>(h, room, a.kv.head_dim, a.job.n_rot);
     } else {
         turn_near<N>(h, a.job.n_rot);
     }
-}
-
-/* ---- the Hadamard transform ---- */
-
-template <int N>
-static __device__ __forceinline__ void transform_head(lane_head<N> *h, const append_job &a, const room &room) {
-    int d = a.kv.head_dim;
-    if (a.hadamard.base != 1) {
-        put_head<N>(room, *h, d);
-        kvq_hadamard_warp(room.x, room.other, d, a.hadamard);
-        get_head<N>(h, room, d);
-        return;
-    }
-    kvq_hadamard_lanes<N>(h->x, d, a.unit);
 }
 
 /* ---- quantize: a lane's codes, four in a word ---- */
@@ -336,12 +299,12 @@ static __device__ __forceinline__ void append_head(const append_job &a, const ro
     const float *rope = job.rope + (size_t)r * job.n_rot;
     lane_head<N> h;
     load_head<N>(&h, a, job.qkv + (size_t)r * a.row_values + slot * d, norm, is_v ? nullptr : rope);
-    int p = pos >> a.token_bits, t = pos & (kv.block_tokens - 1);
+    int p = pos >> kv.block_shift, t = pos & (kv.block_tokens - 1);
     kvq_kv_page page = {};
     if (!is_q) page = a.batch.seqs[seq].pages[kv.layer.group][p]; /* four loads, one behind the other */
     if (norm) norm_head<N>(&h, d, job.norm_eps);
     if (!is_v) turn_head<N>(&h, a, rope, room);
-    if (kv.policy.rotated) transform_head<N>(&h, a, room);
+    if (kv.policy.rotated) kvq_hadamard_head<N>(h.x, kv.head_dim, a.hadamard, room.x, room.other);
     if (is_q) {
         float *out = job.q_out + (size_t)r * (job.n_heads * d) + slot * d;
 #pragma unroll
@@ -392,9 +355,7 @@ static void append(kvq_stream *s, const kvq_append *job) {
     a.kv = kvq_cuda_kv_of(job->kv, job->layer);
     a.batch = step->batch;
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
-    a.unit = 1.0f / sqrtf((float)a.kv.head_dim);
     a.row_values = (job->n_heads + 2 * a.kv.n_kv_heads) * a.kv.head_dim;
-    while (1 << a.token_bits < a.kv.block_tokens) a.token_bits++;
     a.by_fours = job->n_rot % (2 * LANE_VALUES) == 0;
     a.by_runs = a.kv.policy.v_bits == 4 && !a.kv.policy.wide;
     if (a.kv.policy.wide && a.batch.n_closes > 0)

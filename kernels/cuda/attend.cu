@@ -25,13 +25,11 @@ typedef struct attend_job {
     kvq_cuda_kv kv;
     kvq_batch batch;
     kvq_cuda_hadamard hadamard;
-    float unit; /* of the transform: 1 / sqrt(head_dim) */
     const kvq_row_run *tiles;
     int first_tile;                         /* of this launch */
     int group, heads_a_tile, tiles_a_group; /* query heads of a KV head, and how they are cut */
     int n_head_tiles, n_splits;
-    int block_shift; /* a block has 2^this tokens */
-    float *states;   /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
+    float *states; /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
     int state_floats;
     kvq_activations left; /* of attend_merge */
 } attend_job;
@@ -62,8 +60,8 @@ static __device__ tile tile_of(const attend_job &a, int index, int head_tile) {
     ret.per_head = kvq_reciprocal((float)ret.n_heads);
     ret.n_queries = ret.run.n_rows * ret.n_heads;
     ret.pos = a.batch.pos[ret.run.row_begin];
-    ret.first_page = window && ret.pos >= window ? (ret.pos - window + 1) >> a.block_shift : 0;
-    ret.last_page = ret.pos >> a.block_shift; /* a tile's rows lie in one page */
+    ret.first_page = window && ret.pos >= window ? (ret.pos - window + 1) >> a.kv.block_shift : 0;
+    ret.last_page = ret.pos >> a.kv.block_shift; /* a tile's rows lie in one page */
     return ret;
 }
 
@@ -211,8 +209,7 @@ static __device__ __forceinline__ float load_query(float4 *x, const float *q, in
         if (channel < d) x[i] = *(const float4 *)(q + channel);
         max = fmaxf(fmaxf(max, fabsf(x[i].x)), fmaxf(fmaxf(fabsf(x[i].y), fabsf(x[i].z)), fabsf(x[i].w)));
     }
-    for (int n = KVQ_WARP_LANES / 2; n > 0; n /= 2) max = fmaxf(max, __shfl_xor_sync(KVQ_WARP, max, n));
-    return max;
+    return kvq_warp_max(max);
 }
 
 /* By n_warps of the tile's; queries that it does not have were cleared. */
@@ -294,20 +291,19 @@ template <tile_kind KIND> static __device__ __forceinline__ float constant_of(co
 
 /* ---- a split ---- */
 
-/* `rows`: of the lane's queries, counted from the tile's first. */
 template <tile_kind KIND>
 static __device__ __forceinline__ piece_view view_of(const attend_job &a, const tile &t, const shared &s,
-                                                     const int *rows, int first_page, int piece) {
+                                                     int first_page, int piece) {
     piece_view ret;
     int g = threadIdx.x % KVQ_WARP_LANES / 4, window = a.job.window, n_tokens = a.kv.block_tokens;
     ret.page = kvq_page_of_piece(piece, n_tokens);
-    int begin = ((first_page + ret.page) << a.block_shift) + kvq_begin_of_piece(piece, n_tokens);
+    int begin = ((first_page + ret.page) << a.kv.block_shift) + kvq_begin_of_piece(piece, n_tokens);
     int last_row = t.pos + t.run.n_rows - 1, end = n_tokens < KVQ_PIECE_TOKENS ? n_tokens : KVQ_PIECE_TOKENS;
     ret.n_written = last_row + 1 - begin;
     ret.masked = end < KVQ_PIECE_TOKENS || begin + end - 1 > t.pos || (window && begin <= last_row - window);
 #pragma unroll
     for (int r = 0; r < rows_of_lane<KIND>; r++) {
-        int last = t.pos + rows[r] - begin;
+        int last = t.pos + row_in_tile(t, g + 8 * r) - begin;
         ret.before[r] = window ? last - window : -1;
         ret.last[r] = last < end ? last : end - 1;
         ret.plus[r] = has_constants(a) ? constant_of<KIND>(s, g + 8 * r, ret.page) : 0.0f;
@@ -462,13 +458,11 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     __syncthreads();
 
     const tile_threads own = threads_of<KIND>(s, n_warps);
-    const int rows[2] = {row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4),
-                         row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4 + 8)};
     row_state state = {-INFINITY, 0};
     for (int first = 0, set = 0; first < n_pieces; first += n_warps, set = kvq_next_scales(set)) {
         int left = n_pieces - first;
         if (warp < left) {
-            const piece_view view = view_of<KIND>(a, t, s, rows, begin, first + warp);
+            const piece_view view = view_of<KIND>(a, t, s, begin, first + warp);
             attend_piece<KIND, false>(s, queue, set, a.job.softcap, a.kv.policy.sym, view, nullptr);
         }
         __syncthreads();
@@ -519,11 +513,9 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
         multiply_constants<KIND>(a, t, s, begin, n_pages, quarter);
     __syncwarp();
 
-    const int rows[2] = {row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4),
-                         row_in_tile(t, threadIdx.x % KVQ_WARP_LANES / 4 + 8)};
     row_state states[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
     for (int piece = 0, set = 0; piece < n_pieces; piece++, set = kvq_next_scales(set)) {
-        const piece_view view = view_of<KIND>(a, t, s, rows, begin, piece);
+        const piece_view view = view_of<KIND>(a, t, s, begin, piece);
         attend_piece<KIND, true>(s, queue, set, a.job.softcap, a.kv.policy.sym, view, states);
     }
     __syncwarp();
@@ -553,9 +545,8 @@ static __device__ __forceinline__ void load_state(merge_state<N> *ret, const flo
 #pragma unroll
     for (int c = 0; c < N; c++) {
         int channel = 4 * (threadIdx.x % KVQ_WARP_LANES + c * KVQ_WARP_LANES);
-        float4 x = {0, 0, 0, 0};
-        if (exists && channel < d) x = *(const float4 *)(state + 2 * MAX_QUERIES + n * d + channel);
-        ret->acc[c][0] = x.x, ret->acc[c][1] = x.y, ret->acc[c][2] = x.z, ret->acc[c][3] = x.w;
+        for (int b = 0; b < 4; b++) ret->acc[c][b] = 0;
+        if (exists && channel < d) kvq_load_values<4>(ret->acc[c], state + 2 * MAX_QUERIES + n * d + channel);
     }
 }
 
@@ -567,26 +558,8 @@ static __device__ __forceinline__ void merge_state_into(row_state *state, float 
         for (int b = 0; b < 4; b++) acc[c][b] = fmaf(m.scale, from.acc[c][b], acc[c][b] * m.keep);
 }
 
-/* The inverse transform of a head, which is the transform itself. */
-template <int N>
-static __device__ __forceinline__ void turn_back(float acc[N][4], const attend_job &a, KVQ_SHARED_PTR(float) x,
-                                                 KVQ_SHARED_PTR(float) other) {
-    int d = a.kv.head_dim, lane = threadIdx.x % KVQ_WARP_LANES;
-    if (a.hadamard.base == 1) {
-        kvq_hadamard_lanes<N>(acc, d, a.unit);
-        return;
-    }
-#pragma unroll
-    for (int c = 0; c < N; c++)
-        for (int b = 0, i = 4 * (lane + c * KVQ_WARP_LANES); b < 4 && i < d; b++) x[i + b] = acc[c][b];
-    kvq_hadamard_warp(x, other, d, a.hadamard);
-#pragma unroll
-    for (int c = 0; c < N; c++)
-        for (int b = 0, i = 4 * (lane + c * KVQ_WARP_LANES); b < 4 && i < d; b++) acc[c][b] = x[i + b];
-}
-
 template <int N> __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
-    KVQ_SHARED(float, heads, 2 * MERGE_WARPS * N * 4 * KVQ_WARP_LANES); /* room for turn_back */
+    KVQ_SHARED(float, heads, 2 * MERGE_WARPS * N * 4 * KVQ_WARP_LANES); /* room for the transform */
     kvq_wait_for_launches();
     tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
     int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
@@ -609,13 +582,14 @@ template <int N> __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
     for (int c = 0; c < N; c++)
         for (int b = 0; b < 4; b++) acc[c][b] *= unit;
     constexpr int room = N * 4 * KVQ_WARP_LANES;
-    if (a.kv.policy.rotated) turn_back<N>(acc, a, heads + warp * 2 * room, heads + (warp * 2 + 1) * room);
+    if (a.kv.policy.rotated) /* back: the transform is its own inverse */
+        kvq_hadamard_head<N>(acc, d, a.hadamard, heads + warp * 2 * room, heads + (warp * 2 + 1) * room);
     int row = row_of(t, n), at = head_of(t, n) * d;
     float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
 #pragma unroll
     for (int c = 0; c < N; c++) {
         int channel = 4 * (lane + c * KVQ_WARP_LANES);
-        if (channel < d) kvq_store_16(out + channel, float4{acc[c][0], acc[c][1], acc[c][2], acc[c][3]});
+        if (channel < d) kvq_store_values<4>(out + channel, acc[c]);
         if (a.left.columns) kvq_quantize_values<4>(a.left, row, at + channel, acc[c], channel < d); /* by all lanes */
     }
 }
@@ -729,10 +703,8 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.heads_a_tile = step->heads.heads_a_tile;
     a.n_head_tiles = step->heads.n_tiles;
     a.tiles_a_group = a.n_head_tiles / a.kv.n_kv_heads;
-    a.block_shift = __builtin_ctz((unsigned)a.kv.block_tokens);
     a.n_splits = step->most_splits;
     a.state_floats = state_floats_of(a.kv.head_dim);
-    a.unit = 1.0f / sqrtf((float)a.kv.head_dim);
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
     bool halves = a.kv.policy.k_bits == 16;
     attend_tiles(s, a, &variants[halves ? HALVES : CODES_8], step->small_end);

@@ -10,7 +10,8 @@
 /* The cache of one layer; a kernel's argument. */
 typedef struct kvq_cuda_kv {
     kvq_policy policy;
-    int block_tokens, head_dim, n_kv_heads;
+    int block_tokens, block_shift; /* block_tokens is 1 << block_shift */
+    int head_dim, n_kv_heads;
     kvq_kv_layer layer;
 } kvq_cuda_kv;
 
@@ -18,6 +19,7 @@ static inline kvq_cuda_kv kvq_cuda_kv_of(const kvq_kv *kv, int layer) {
     kvq_cuda_kv ret = {};
     ret.policy = *kv->policy;
     ret.block_tokens = kv->block_tokens;
+    ret.block_shift = __builtin_ctz((unsigned)kv->block_tokens);
     ret.head_dim = kv->head_dim;
     ret.n_kv_heads = kv->n_kv_heads;
     ret.layer = kv->layers[layer];
@@ -69,19 +71,21 @@ static __device__ __forceinline__ void kvq_wide_halves(const kvq_cuda_kv &kv, co
 }
 
 static __device__ __forceinline__ bool kvq_sees_wide(const kvq_cuda_kv &kv, int pos, int p) {
-    return kv.policy.wide && (p == 0 || p == pos / kv.block_tokens);
+    return kv.policy.wide && (p == 0 || p == pos >> kv.block_shift);
 }
 
-/* ---- the orthonormal Hadamard transform of a head (../hadamard.c) in shared memory ---- */
+/* ---- the orthonormal Hadamard transform of a head (../hadamard.c), by a warp ---- */
 
 typedef struct kvq_cuda_hadamard {
     int base;           /* 1, 12 or 20 */
     uint32_t minus[20]; /* row i of the base matrix: bit j set where it is -1 */
+    float unit;         /* 1 / sqrt(head_dim) */
 } kvq_cuda_hadamard;
 
 static inline kvq_cuda_hadamard kvq_cuda_hadamard_of(int head_dim) {
     kvq_cuda_hadamard ret = {};
     ret.base = kvq_hadamard_base(head_dim);
+    ret.unit = 1.0f / sqrtf((float)head_dim);
     for (int i = 0; i < ret.base; i++)
         for (int j = 0; j < ret.base; j++)
             if (kvq_hadamard_base_sign(ret.base, i, j) < 0) ret.minus[i] |= 1u << j;
@@ -94,7 +98,7 @@ static __device__ __forceinline__ void kvq_add_and_subtract(float *x, float *y) 
     *y = a - b;
 }
 /* That transform in a warp's registers, of a head without a base: a lane's x[c] are channels 128 c + 4 lane .. + 3. N
- * is the least power of two that holds the head; unit is 1 / sqrt(d). The sums are those of kvq_hadamard_warp. */
+ * is the least power of two that holds the head. The sums are those of kvq_hadamard_warp. */
 template <int N> static __device__ __forceinline__ void kvq_hadamard_lanes(float x[N][4], int d, float unit) {
     int lane = threadIdx.x % KVQ_WARP_LANES;
 #pragma unroll
@@ -123,10 +127,9 @@ template <int N> static __device__ __forceinline__ void kvq_hadamard_lanes(float
 static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHARED_PTR(float) other, int d,
                                                 const kvq_cuda_hadamard &h) {
     int n_block = h.base == 1 ? d : d / h.base, bits = 0, lane = threadIdx.x % KVQ_WARP_LANES;
-    float unit = 1.0f / sqrtf((float)d);
     __syncwarp();
 #pragma unroll 2
-    for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = x[i] * unit;
+    for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = x[i] * h.unit;
     __syncwarp();
     for (int step = 1; step < n_block; step *= 2, bits++) {
 #pragma unroll 2
@@ -154,6 +157,43 @@ static __device__ inline void kvq_hadamard_warp(KVQ_SHARED_PTR(float) x, KVQ_SHA
 #pragma unroll 1
     for (int i = lane; i < d; i += KVQ_WARP_LANES) x[i] = other[i];
     __syncwarp();
+}
+
+/* Four channels from i on, and a lane's part of a head as kvq_hadamard_lanes has it, from and to shared memory. */
+static __device__ __forceinline__ void kvq_get_four(float x[4], KVQ_SHARED_PTR(float) from, int i) {
+    float4 four = KVQ_SHARED_CAST(float4, from)[i / 4];
+    x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+}
+template <int N> static __device__ __forceinline__ void kvq_get_head(float x[N][4], KVQ_SHARED_PTR(float) from, int d) {
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int i = 4 * (c * KVQ_WARP_LANES + (int)threadIdx.x % KVQ_WARP_LANES);
+        if (i < d) kvq_get_four(x[c], from, i);
+    }
+}
+template <int N>
+static __device__ __forceinline__ void kvq_put_head(KVQ_SHARED_PTR(float) to, const float x[N][4], int d) {
+    __syncwarp(); /* what stood there is done with */
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int lane_four = c * KVQ_WARP_LANES + (int)threadIdx.x % KVQ_WARP_LANES;
+        if (4 * lane_four < d)
+            kvq_store_shared_16(KVQ_SHARED_CAST(float4, to) + lane_four, float4{x[c][0], x[c][1], x[c][2], x[c][3]});
+    }
+    __syncwarp();
+}
+
+/* The transform of what lanes have of any head; room and other are kvq_hadamard_warp's, for heads with a base. */
+template <int N>
+static __device__ __forceinline__ void kvq_hadamard_head(float x[N][4], int d, const kvq_cuda_hadamard &h,
+                                                         KVQ_SHARED_PTR(float) room, KVQ_SHARED_PTR(float) other) {
+    if (h.base == 1) {
+        kvq_hadamard_lanes<N>(x, d, h.unit);
+        return;
+    }
+    kvq_put_head<N>(room, x, d);
+    kvq_hadamard_warp(room, other, d, h);
+    kvq_get_head<N>(x, room, d);
 }
 
 #endif

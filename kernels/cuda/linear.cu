@@ -32,9 +32,8 @@
 
 #define SLICES 16 /* at most */
 #define FEW_THREADS (SLICES * KVQ_WARP_LANES)
-#define FEW_BLOCKS 2    /* of an SM: what __launch_bounds__ below allows */
-#define ASKED_BYTES 128 /* a line of the L2 cache */
-#define ASKED_SHARE 4   /* a fourth of the L2 cache for all warps: what is asked for must be there until it is used */
+#define FEW_BLOCKS 2  /* of an SM: what __launch_bounds__ below allows */
+#define ASKED_SHARE 4 /* a fourth of the L2 cache for all warps: what is asked for must be there until it is used */
 #define FEW_ROWS KVQ_CUDA_FEW_ROWS /* more: many_rows */
 
 #define OUTS 128 /* output rows of a block of many_rows */
@@ -126,11 +125,10 @@ static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const
     kvq_store_sum(job, part, n_out, o, row + column, sum, plus);
 }
 
-/* Asks for a warp's weights, so many bytes of a tile, into the L2 cache: registers have room for a few steps only. Half
- * a warp has a tile. */
-static __device__ __forceinline__ void ask_for(const uint8_t *weights, int bytes, int lane) {
-#pragma unroll 1
-    for (int at = lane % 16 * ASKED_BYTES; at < bytes; at += 16 * ASKED_BYTES) kvq_ask_l2(weights + at);
+/* Asks for the first `steps` of a warp's weights, 0 or less for none: registers have room for a few only. Half a warp
+ * has a tile. */
+template <typename K> static __device__ __forceinline__ void ask_for(const uint8_t *weights, int steps, int lane) {
+    if (steps > 0) kvq_ask_l2_for(weights, (unsigned)(steps * K::STEP_BYTES), lane % 16, 16);
 }
 
 /* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
@@ -143,7 +141,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.x * N * KVQ_COLUMNS, begin = slice * x.in_slice, end = begin + steps_of(x, begin);
     const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + g / 4);
-    ask_for(tile + kvq_step_at<K>(begin), (end - begin < asked ? end - begin : asked) * K::STEP_BYTES, lane);
+    ask_for<K>(tile + kvq_step_at<K>(begin), end - begin < asked ? end - begin : asked, lane);
     float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
     const uint8_t *columns[N];
 #pragma unroll
@@ -157,8 +155,8 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
 #pragma unroll 1
     for (int step = begin; step < end; step += ahead) {
         kvq_raw<K> raw[ahead];
-        if (asked > 0 && step + ahead + asked <= end && lane % 16 * ASKED_BYTES < ahead * K::STEP_BYTES)
-            kvq_ask_l2(tile + kvq_step_at<K>(step + asked) + lane % 16 * ASKED_BYTES);
+        if (asked > 0 && step + ahead + asked <= end && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
+            kvq_ask_l2(tile + kvq_step_at<K>(step + asked) + lane % 16 * (int)KVQ_L2_LINE);
 #pragma unroll
         for (int n = 0; n < ahead; n++)
             if (step + n < end)
@@ -251,8 +249,7 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
         if (n >= skip) kvq_load_row_step<K>(&steps.raw[n], &steps.from);
         kvq_next_row_step<K>(&steps.from);
     }
-    ask_for(steps.from.codes - kvq_lane_codes_at<K>(lane),
-            (n_steps - ahead < asked ? n_steps - ahead : asked) * K::STEP_BYTES, lane);
+    ask_for<K>(steps.from.codes - kvq_lane_codes_at<K>(lane), n_steps - ahead < asked ? n_steps - ahead : asked, lane);
     steps.column = (const uint8_t *)(x.columns + (begin - skip));
     kvq_wait_for_launches(); /* not for weights: no launch writes them */
 #pragma unroll
@@ -264,9 +261,9 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
     if (rounds > 0) {
 #pragma unroll 1
         for (; rounds > 1; rounds--) {
-            if (asked > 0 && (rounds - 2) * ahead >= asked && lane % 16 * ASKED_BYTES < ahead * K::STEP_BYTES)
+            if (asked > 0 && (rounds - 2) * ahead >= asked && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
                 kvq_ask_l2(steps.from.codes +
-                           (asked * K::STEP_BYTES + lane % 16 * ASKED_BYTES - kvq_lane_codes_at<K>(lane)));
+                           (asked * K::STEP_BYTES + lane % 16 * (int)KVQ_L2_LINE - kvq_lane_codes_at<K>(lane)));
             acc = add_steps<K, true>(acc, &steps, lane);
         }
         acc = add_steps<K, false>(acc, &steps, lane);

@@ -41,6 +41,7 @@ static __device__ __forceinline__ void kvq_wait_for_launches(void) {
 #endif
 }
 
+#define KVQ_L2_LINE 128u
 /* Asks for the line at `at` of device memory, into the L2 cache; changes nothing. */
 static __device__ __forceinline__ void kvq_ask_l2(const uint8_t *at) {
 #ifdef KVQ_SIMT
@@ -48,6 +49,13 @@ static __device__ __forceinline__ void kvq_ask_l2(const uint8_t *at) {
 #else
     asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 #endif
+}
+
+/* The same of `bytes`, by n threads of which this is number `thread`. */
+static __device__ __forceinline__ void kvq_ask_l2_for(const uint8_t *from, unsigned bytes, unsigned thread,
+                                                      unsigned n) {
+#pragma unroll 1
+    for (unsigned at = thread * KVQ_L2_LINE; at < bytes; at += n * KVQ_L2_LINE) kvq_ask_l2(from + at);
 }
 
 /* Sixteen bytes in one store, at a multiple of 16 of device memory; of shared memory. The compiler takes many

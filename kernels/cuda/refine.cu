@@ -111,8 +111,7 @@ __global__ void __launch_bounds__(REFINE_THREADS, 4)
     for (int n = 0; n < REFINE_TILES; n++) {
         if (!(near >> n & 1)) continue;
         const uint8_t *tile = part.data + ((size_t)blockIdx.x * REFINE_TILES + n) * part.tile_bytes;
-#pragma unroll 1
-        for (size_t at = threadIdx.x * 128; at < part.tile_bytes; at += REFINE_THREADS * 128) kvq_ask_l2(tile + at);
+        kvq_ask_l2_for(tile, (unsigned)part.tile_bytes, threadIdx.x, REFINE_THREADS);
         sums[threadIdx.x] = sum_slice(part.layout, tile, r, slice, rest + (size_t)blockIdx.y * n_in, n_in);
         __syncthreads();
         int o = first + n * KVQ_TILE_ROWS + r;
