@@ -107,15 +107,17 @@ static void linear(kvq_forward *f, float *out, const float *in, const kvq_matrix
         &(kvq_linear){.out = out, .in = in, .w = w, .bias = bias, .residual = add ? out : NULL, .n_rows = n});
 }
 
-static void norm(kvq_forward *f, float *out, const float *in, const float *weight, bool add, int n) {
+static kvq_norm norm_of(const kvq_forward *f, float *out, const float *in, const float *weight, int n) {
     const kvq_hparams *p = &f->model->hparams;
-    f->ops->norm(f->stream, &(kvq_norm){.out = out,
-                                        .in = in,
-                                        .weight = weight,
-                                        .residual = add ? out : NULL,
-                                        .eps = p->norm_eps,
-                                        .n_rows = n,
-                                        .n_cols = p->hidden_dim});
+    return (kvq_norm){
+        .out = out, .in = in, .weight = weight, .eps = p->norm_eps, .n_rows = n, .n_cols = p->hidden_dim};
+}
+
+/* h = norm(x), for the product that comes next. */
+static void norm_for_linear(kvq_forward *f, const float *weight, int n) {
+    kvq_norm job = norm_of(f, f->h, f->x, weight, n);
+    job.feeds_linear = true;
+    f->ops->norm(f->stream, &job);
 }
 
 /* x += block(h), with a norm in between where the architecture has one. */
@@ -126,14 +128,16 @@ static void project_and_add(kvq_forward *f, const float *in, const kvq_matrix *w
         return;
     }
     linear(f, f->h, in, w, bias, false, n);
-    norm(f, f->x, f->h, post_norm, true, n);
+    kvq_norm job = norm_of(f, f->x, f->h, post_norm, n);
+    job.residual = f->x;
+    f->ops->norm(f->stream, &job);
 }
 
 static void run_attention(kvq_forward *f, const kvq_batch *batch, int l) {
     const kvq_hparams *p = &f->model->hparams;
     const kvq_model_layer *w = &f->model->layers[l];
     kvq_stream *s = f->stream;
-    norm(f, f->h, f->x, w->attn_norm, false, batch->n_rows);
+    norm_for_linear(f, w->attn_norm, batch->n_rows);
     linear(f, f->qkv, f->h, &w->qkv, w->qkv_bias, false, batch->n_rows);
     f->ops->append(s, &(kvq_append){.q_out = f->q,
                                     .qkv = f->qkv,
@@ -164,13 +168,14 @@ static void run_attention(kvq_forward *f, const kvq_batch *batch, int l) {
 static void run_feed_forward(kvq_forward *f, const kvq_batch *batch, int l) {
     const kvq_hparams *p = &f->model->hparams;
     const kvq_model_layer *w = &f->model->layers[l];
-    norm(f, f->h, f->x, w->ffn_norm, false, batch->n_rows);
+    norm_for_linear(f, w->ffn_norm, batch->n_rows);
     linear(f, f->gate_up, f->h, &w->gate_up, w->gate_up_bias, false, batch->n_rows);
     f->ops->glu(f->stream, &(kvq_glu){.out = f->act,
                                       .gate_up = f->gate_up,
                                       .activation = p->arch->activation,
                                       .n_rows = batch->n_rows,
-                                      .ffn_dim = p->ffn_dim});
+                                      .ffn_dim = p->ffn_dim,
+                                      .feeds_linear = true});
     project_and_add(f, f->act, &w->down, w->down_bias, w->post_ffn_norm, batch->n_rows);
 }
 
@@ -198,7 +203,8 @@ void kvq_forward_head(kvq_forward *f, const int *rows, int n_rows) {
     f->ops->gather(
         f->stream,
         &(kvq_gather){.out = f->picked, .in = f->x, .rows = rows, .n_rows = n_rows, .n_cols = p->hidden_dim});
-    norm(f, f->picked, f->picked, f->model->output_norm, false, n_rows);
+    kvq_norm last = norm_of(f, f->picked, f->picked, f->model->output_norm, n_rows); /* refine reads it, too */
+    f->ops->norm(f->stream, &last);
     linear(f, f->logits, f->picked, &f->model->output, NULL, false, n_rows);
     f->ops->refine(
         f->stream,

@@ -74,7 +74,7 @@ typedef struct kvq_backend {
 /* A plugin and the program that opens it must agree on every struct that passes between them: the number is raised
  * when a meaning changes, the sizes notice what was forgotten. */
 #define KVQ_BACKEND_INTERFACE                                                                                 \
-    ((uint64_t)2 << 48 | (uint64_t)(sizeof(kvq_backend) + sizeof(kvq_ops) + sizeof(kvq_shapes)) << 32 |       \
+    ((uint64_t)3 << 48 | (uint64_t)(sizeof(kvq_backend) + sizeof(kvq_ops) + sizeof(kvq_shapes)) << 32 |       \
      (uint64_t)(sizeof(kvq_batch) + sizeof(kvq_batch_seq) + sizeof(kvq_kv_page) + sizeof(kvq_matrix)) << 16 | \
      (uint64_t)(sizeof(kvq_kv) + sizeof(kvq_kv_layer) + sizeof(kvq_append) + sizeof(kvq_attend) +             \
                 sizeof(kvq_device_info) + sizeof(kvq_error)))

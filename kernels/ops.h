@@ -64,6 +64,7 @@ typedef struct kvq_norm {
     const float *in, *weight, *residual; /* [n_rows, n_cols], [n_cols] or NULL for ones, [n_rows, n_cols] or NULL */
     float eps;
     int n_rows, n_cols;
+    bool feeds_linear; /* nothing but a linear that comes next reads out, and residual is NULL: out may stay unwritten */
 } kvq_norm;
 
 /* out[r] = W in[r] + bias + residual[r], see matrix.h for the arithmetic. out may be residual. */
@@ -97,6 +98,7 @@ typedef struct kvq_glu {
     const float *gate_up; /* [n_rows, 2 * ffn_dim] */
     kvq_activation activation;
     int n_rows, ffn_dim;
+    bool feeds_linear; /* as norm's */
 } kvq_glu;
 
 /* How positions turn q and k. Angles are computed in double: angle(pos, i) = pos * scale * freq_base^(-2 i / n_rot) /

@@ -680,7 +680,7 @@ static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end)
         int left = end - a.first_tile, n = left < a_launch ? left : a_launch;
         v->launch(s, dim3(n / a_block, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
         if (a.kv.head_dim % KVQ_STEP == 0)
-            a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim);
+            a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim, NULL);
         const dim3 grid(n, a.n_head_tiles, kvq_cuda_blocks(v->rows, MERGE_WARPS)), block(MERGE_WARPS * KVQ_WARP_LANES);
         if (a.kv.head_dim <= 128)
             KVQ_LAUNCH(attend_merge<1>, grid, block, 0, s, a);

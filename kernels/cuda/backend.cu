@@ -289,7 +289,7 @@ static size_t room_bytes(const kvq_shapes *shapes) {
 
 static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
     bool has_cublas = wants_cublas(d, shapes);
-    return operator_bytes(shapes, has_cublas) + kvq_cuda_columns_bytes(shapes) + lists_bytes(shapes) +
+    return operator_bytes(shapes, has_cublas) + kvq_cuda_left_bytes(shapes) + lists_bytes(shapes) +
            room_bytes(shapes) + (has_cublas ? KVQ_CUBLAS_BYTES : 0);
 }
 
@@ -327,12 +327,12 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->built_for = d->built_for;
     s->n_sms = d->n_sms;
     s->l2_bytes = d->l2_bytes;
-    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kvq_cuda_columns_bytes(shapes);
+    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kvq_cuda_left_bytes(shapes);
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, all, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);
     if (!status) status = take(d, KVQ_MEMORY_SHARED, lists, true, "a step's lists", &s->staging, err);
     if (!status) {
-        s->columns = (struct kvq_columns *)(s->workspace + s->workspace_bytes);
+        kvq_cuda_place_left(s, s->workspace + s->workspace_bytes);
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");

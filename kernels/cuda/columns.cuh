@@ -1,6 +1,6 @@
 /* columns.cuh: activations in 8 bits, as a tensor core's product of eight rows takes them, and how a warp makes them.
- * Included by linear.cu, whose products read them, and by the files whose kernels leave them beside their floats for a
- * product right behind (kvq_cuda_leave): rows.cu, attend.cu. */
+ * Included by linear.cu, whose products read them and leave them, and by the files whose kernels leave them beside their
+ * floats for a product right behind (kvq_cuda_leave): rows.cu, attend.cu. */
 #ifndef KVQ_CUDA_COLUMNS_CUH
 #define KVQ_CUDA_COLUMNS_CUH
 
@@ -51,6 +51,28 @@ static __device__ __forceinline__ void kvq_quantize_values(const kvq_activations
 /* Row `row`'s step from the 32 values that the lanes of a warp have. */
 static __device__ __forceinline__ void kvq_quantize_step(const kvq_activations &a, int row, int step, float value) {
     kvq_quantize_values<1>(a, row, step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES, &value, true);
+}
+
+/* The same of values that are left for a norm, or by a product: times the norm's weights (or 1), with the sum of the
+ * squares before where a.squares wants it. */
+static __device__ __forceinline__ void kvq_leave_step(const kvq_activations &a, int row, int step, float value,
+                                                      float weight) {
+    if (a.squares) {
+        float sum = kvq_warp_sum(value * value);
+        if (threadIdx.x % KVQ_WARP_LANES == 0) a.squares[(size_t)row * a.n_steps + step] = sum;
+    }
+    kvq_quantize_step(a, row, step, value * weight);
+}
+
+/* What a row's products are to be multiplied by: 1, or its norm's factor. The sum of squares is a warp's: the steps of
+ * a lane in order, then the lanes, so the same for every kernel that asks. */
+static __device__ __forceinline__ float kvq_row_factor(const kvq_activations &a, int row) {
+    if (!a.squares) return 1.0f;
+    const float *squares = a.squares + (size_t)row * a.n_steps;
+    float sum = 0;
+#pragma unroll 4
+    for (int i = (int)threadIdx.x % KVQ_WARP_LANES; i < a.n_steps; i += KVQ_WARP_LANES) sum += squares[i];
+    return 1.0f / sqrtf(kvq_warp_sum(sum) / (float)(a.n_steps * KVQ_STEP) + a.eps);
 }
 
 #endif

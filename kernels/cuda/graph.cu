@@ -245,6 +245,7 @@ static void launch_as_graph(kvq_stream *s) {
 /* ---- what the others call ---- */
 
 void kvq_cuda_call_kernel(kvq_stream *s, const kvq_cuda_call *call) {
+    kvq_cuda_settle(s);
     s->n_launches++;
     if (s->keeps_calls && call->n_args <= MAX_ARGS && keep(&s->calls, call)) return;
     kvq_cuda_flush(s); /* no room: what was kept goes first */
@@ -257,6 +258,7 @@ void kvq_cuda_keep_calls(kvq_stream *s) {
 }
 
 void kvq_cuda_flush(kvq_stream *s) {
+    kvq_cuda_settle(s);
     if (!s->keeps_calls) return;
     s->keeps_calls = false;
     if (s->error.code == KVQ_OK && s->calls.n > 0) launch_as_graph(s);

@@ -26,6 +26,7 @@
 
 #include "fragments.cuh"
 #include "linear.cuh"
+#include "vmath.cuh"
 #include "warp.cuh"
 
 #define QUANTIZE_THREADS 256
@@ -49,48 +50,73 @@
 #define FLOAT_THREADS (FLOAT_SLICES * KVQ_TILE_ROWS)
 #define FLOAT_ROWS 8 /* activation rows of a block */
 
-/* Quantized activations of a launch. */
+/* Quantized activations of a launch: rows behind n_rows, up to whole blocks of many_rows, are anything. */
 typedef struct activations {
-    kvq_columns *columns; /* [n_rows / 8, n_steps]; rows behind n_rows, up to whole blocks of many_rows, are anything */
-    int n_steps, in_slice; /* steps, and those of a slice: there are at most SLICES */
+    kvq_activations of;
+    int in_slice; /* steps of a slice: there are at most SLICES */
 } activations;
 
 /* Of so many rows. */
-static size_t columns_count(int n_rows, int n_steps) {
-    return (size_t)kvq_cuda_blocks(n_rows, ROWS) * (ROWS / KVQ_COLUMNS) * (size_t)n_steps;
+static size_t columns_bytes(int n_rows, int n_steps) {
+    size_t count = (size_t)kvq_cuda_blocks(n_rows, ROWS) * (ROWS / KVQ_COLUMNS) * (size_t)n_steps;
+    return kvq_cuda_aligned(count * sizeof(kvq_columns));
+}
+static size_t squares_bytes(int n_rows, int n_steps) {
+    return kvq_cuda_aligned((size_t)n_rows * (size_t)n_steps * sizeof(float));
+}
+static size_t activation_bytes(int n_rows, int n_in) {
+    return columns_bytes(n_rows, n_in / KVQ_STEP) + squares_bytes(n_rows, n_in / KVQ_STEP);
 }
 
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes) {
     size_t halves = shapes->depends_on_batch ? kvq_cuda_halves_bytes(shapes) : 0;
-    size_t bytes = columns_count(shapes->max_rows, shapes->max_in / KVQ_STEP + 1) * sizeof(kvq_columns);
+    size_t bytes = activation_bytes(shapes->max_rows, shapes->max_in);
     return kvq_cuda_aligned(bytes > halves ? bytes : halves);
 }
 
-size_t kvq_cuda_columns_bytes(const kvq_shapes *shapes) {
-    return kvq_cuda_aligned(columns_count(FEW_ROWS, shapes->max_in / KVQ_STEP + 1) * sizeof(kvq_columns));
+size_t kvq_cuda_left_bytes(const kvq_shapes *shapes) {
+    return 2 * activation_bytes(FEW_ROWS, shapes->max_in);
+}
+
+void kvq_cuda_place_left(kvq_stream *s, uint8_t *memory) {
+    int n_steps = s->shapes.max_in / KVQ_STEP;
+    for (int i = 0; i < 2; i++) {
+        uint8_t *at = memory + (size_t)i * activation_bytes(FEW_ROWS, s->shapes.max_in);
+        s->room_left[i].columns = (kvq_columns *)at;
+        s->room_left[i].squares = (float *)(at + columns_bytes(FEW_ROWS, n_steps));
+    }
 }
 
 /* ---- activations ---- */
 
-/* A warp is a group of 32 values of a row. */
-__global__ void quantize_groups(const float *x, kvq_activations a, int n_rows) {
-    kvq_wait_for_launches();
+/* A warp is a group of 32 values of a row. weight: of their norm (a.squares), or NULL. */
+__global__ void quantize_groups(const float *x, const float *weight, kvq_activations a, int n_rows) {
     int group = blockIdx.x * (QUANTIZE_THREADS / KVQ_WARP_LANES) + threadIdx.x / KVQ_WARP_LANES;
-    if (group >= n_rows * a.n_steps) return; /* whole warps */
-    kvq_quantize_step(a, group / a.n_steps, group % a.n_steps,
-                      x[(size_t)group * KVQ_STEP + threadIdx.x % KVQ_WARP_LANES]);
+    int row = group / a.n_steps, step = group % a.n_steps, lane = threadIdx.x % KVQ_WARP_LANES;
+    float times = weight ? weight[step * KVQ_STEP + lane] : 1.0f; /* no launch writes it */
+    kvq_wait_for_launches();
+    if (row < n_rows) kvq_leave_step(a, row, step, x[(size_t)group * KVQ_STEP + lane], times); /* whole warps */
 }
 
-kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols) {
+kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm) {
+    kvq_cuda_settle(s);
     bool fits = n_rows <= FEW_ROWS && n_cols % KVQ_STEP == 0 && n_cols <= s->shapes.max_in;
-    s->left = kvq_cuda_left{fits ? floats : NULL, n_rows, n_cols, s->n_launches + 1};
-    return kvq_activations{fits ? s->columns : NULL, n_cols / KVQ_STEP};
+    s->left = kvq_cuda_left{};
+    if (!fits) return s->left.x;
+    kvq_activations x = s->room_left[s->next_left];
+    x.n_steps = n_cols / KVQ_STEP;
+    if (norm)
+        x.eps = norm->eps;
+    else
+        x.squares = NULL;
+    s->left = kvq_cuda_left{floats, n_rows, x, s->n_launches + 1};
+    return x;
 }
 
 /* Whether the launch before this product's left its activations. */
 static bool are_left(const kvq_stream *s, const kvq_linear *job) {
     const kvq_cuda_left *left = &s->left;
-    return left->floats == job->in && left->n_rows == job->n_rows && left->n_cols == job->w->n_in &&
+    return left->floats == job->in && left->n_rows == job->n_rows && left->x.n_steps * KVQ_STEP == job->w->n_in &&
            left->launch == s->n_launches;
 }
 
@@ -98,31 +124,45 @@ static bool are_left(const kvq_stream *s, const kvq_linear *job) {
 
 /* Eight activation rows from `row` on, at a step, as bytes. */
 static __device__ __forceinline__ const uint8_t *columns_at(const activations &x, int row, int step) {
-    return (const uint8_t *)(x.columns + (size_t)(row / KVQ_COLUMNS) * x.n_steps + step);
+    return (const uint8_t *)(x.of.columns + (size_t)(row / KVQ_COLUMNS) * x.of.n_steps + step);
 }
 
 /* Of the slice that begins there. */
 static __device__ __forceinline__ int steps_of(const activations &x, int begin) {
-    int left = x.n_steps - begin < x.in_slice ? x.n_steps - begin : x.in_slice;
+    int left = x.of.n_steps - begin < x.in_slice ? x.of.n_steps - begin : x.in_slice;
     return left > 0 ? left : 0;
 }
 
-/* Adds the slices' sums and stores them, a warp per activation row, a lane per output row. Slices without steps left
- * -0, which changes no sum; bias and residual come while the last warps end. */
+/* Adds the slices' sums of 32 outputs from `out` on and stores them, a warp per activation row, a lane per output row.
+ * Slices without steps left -0, which changes no sum; what the sums do not need comes while the last warps end. Returns
+ * the result, of places that have none anything. */
 template <int COLUMNS>
-static __device__ __forceinline__ void merge_slices(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
-                                                    int row, KVQ_SHARED_PTR(float) partial) {
-    int column = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
-    int o = (int)blockIdx.y * KVQ_WARP_ROWS + lane;
-    bool stores = column < COLUMNS && o < part.n_rows && row + column < job.n_rows;
+static __device__ __forceinline__ float merge_slices(const kvq_linear &job, const kvq_matrix_part &part,
+                                                     const kvq_activations &x, int n_out, int out, int row,
+                                                     KVQ_SHARED_PTR(float) partial) {
+    int column = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, o = out + lane;
+    bool is_row = column < COLUMNS && row + column < job.n_rows, stores = is_row && o < part.n_rows;
     kvq_addends plus = {0, 0};
+    float factor = 1;
     if (stores) plus = kvq_load_addends(job, part, n_out, o, row + column);
+    if (is_row) factor = kvq_row_factor(x, row + column); /* whole warps */
     __syncthreads();
-    if (!stores) return;
+    if (!stores) return 0;
     float sum = partial[column * KVQ_WARP_ROWS + lane];
 #pragma unroll
     for (int s = 1; s < SLICES; s++) sum += partial[(s * COLUMNS + column) * KVQ_WARP_ROWS + lane];
-    kvq_store_sum(job, part, n_out, o, row + column, sum, plus);
+    return kvq_store_sum(job, part, n_out, o, row + column, sum * factor, plus);
+}
+
+/* Leaves the block's results, a warp's 32 of an activation row: they are a step of the next product's activations. */
+template <int COLUMNS>
+static __device__ __forceinline__ void leave_results(const kvq_epilogue &then, const kvq_linear &job, int step, int row,
+                                                     float gate, float value) {
+    int column = threadIdx.x / KVQ_WARP_LANES;
+    if (!then.left.columns || column >= COLUMNS || row + column >= job.n_rows) return; /* whole warps */
+    float weight = then.weight ? then.weight[step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES] : 1.0f;
+    if (then.n_halves > 1) value = kvq_gated(then.activation, gate, value);
+    kvq_leave_step(then.left, row + column, step, value, weight);
 }
 
 /* Asks for the first `steps` of a warp's weights, 0 or less for none: registers have room for a few only. Half a warp
@@ -134,60 +174,72 @@ template <typename K> static __device__ __forceinline__ void ask_for(const uint8
 /* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
 template <typename K, int N>
 __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
-    few_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out, int asked) {
+    few_rows(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
+             KVQ_ARGUMENT(kvq_epilogue) then, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
     const int ahead = K::CHUNKS == 2 || K::HALVES == 2 ? 1 : 2; /* steps loaded at once: as registers allow */
     const bool early = N > 1 || !K::HAS_MIN;                    /* activations too */
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.x * N * KVQ_COLUMNS, begin = slice * x.in_slice, end = begin + steps_of(x, begin);
-    const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + g / 4);
-    ask_for<K>(tile + kvq_step_at<K>(begin), end - begin < asked ? end - begin : asked, lane);
-    float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
-    const uint8_t *columns[N];
-#pragma unroll
-    for (int i = 0; i < N * KVQ_LANE_ROWS * KVQ_LANE_COLUMNS; i++)
-        acc[i / 8][i / 2 % KVQ_LANE_ROWS][i % KVQ_LANE_COLUMNS] = begin < end ? 0.0f : -0.0f;
-    kvq_wait_for_launches(); /* not for weights: no launch writes them */
-    /* Instead of rows that are not there the last one, whose bytes come anyway. */
-    int last = N == 1 ? job.n_rows - 1 : KVQ_COLUMNS - 1, q_lane = (g < last ? g : last) * 4 + t;
-    int d_t = t < last / 2 ? t : last / 2;
-    for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
+    float gate = 0;
 #pragma unroll 1
-    for (int step = begin; step < end; step += ahead) {
-        kvq_raw<K> raw[ahead];
-        if (asked > 0 && step + ahead + asked <= end && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
-            kvq_ask_l2(tile + kvq_step_at<K>(step + asked) + lane % 16 * (int)KVQ_L2_LINE);
+    for (int half = 0;; half++) {
+        int out = (int)(blockIdx.y + (unsigned)half * gridDim.y) * KVQ_WARP_ROWS;
+        const uint8_t *tile = kvq_tile_of(part, out / KVQ_TILE_ROWS + g / 4);
+        ask_for<K>(tile + kvq_step_at<K>(begin), end - begin < asked ? end - begin : asked, lane);
+        float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
+        const uint8_t *columns[N];
 #pragma unroll
-        for (int n = 0; n < ahead; n++)
-            if (step + n < end)
-                kvq_load_step<K>(&raw[n], tile + kvq_step_at<K>(step + n), tile + kvq_super_at<K>(step + n), lane);
-        kvq_lane_columns<K> in[ahead][N];
+        for (int i = 0; i < N * KVQ_LANE_ROWS * KVQ_LANE_COLUMNS; i++)
+            acc[i / 8][i / 2 % KVQ_LANE_ROWS][i % KVQ_LANE_COLUMNS] = begin < end ? 0.0f : -0.0f;
+        if (half == 0) kvq_wait_for_launches(); /* not for weights: no launch writes them */
+        /* Instead of rows that are not there the last one, whose bytes come anyway. */
+        int last = N == 1 ? job.n_rows - 1 : KVQ_COLUMNS - 1, q_lane = (g < last ? g : last) * 4 + t;
+        int d_t = t < last / 2 ? t : last / 2;
+        for (int p = 0; p < N; p++) columns[p] = columns_at(x, row + p * KVQ_COLUMNS, begin);
+#pragma unroll 1
+        for (int step = begin; step < end; step += ahead) {
+            kvq_raw<K> raw[ahead];
+            if (asked > 0 && step + ahead + asked <= end && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
+                kvq_ask_l2(tile + kvq_step_at<K>(step + asked) + lane % 16 * (int)KVQ_L2_LINE);
 #pragma unroll
-        for (int n = 0; n < ahead; n++)
+            for (int n = 0; n < ahead; n++)
+                if (step + n < end)
+                    kvq_load_step<K>(&raw[n], tile + kvq_step_at<K>(step + n), tile + kvq_super_at<K>(step + n), lane);
+            kvq_lane_columns<K> in[ahead][N];
 #pragma unroll
-            for (int p = 0; p < N; p++)
-                if (early && step + n < end)
-                    kvq_load_columns<K>(&in[n][p], columns[p] + n * sizeof(kvq_columns), q_lane, d_t);
+            for (int n = 0; n < ahead; n++)
 #pragma unroll
-        for (int n = 0; n < ahead; n++) {
-            if (step + n >= end) break;
-            kvq_weights<K> weights;
-            kvq_unpack_step<K>(&weights, raw[n], lane);
+                for (int p = 0; p < N; p++)
+                    if (early && step + n < end)
+                        kvq_load_columns<K>(&in[n][p], columns[p] + n * sizeof(kvq_columns), q_lane, d_t);
 #pragma unroll
-            for (int p = 0; p < N; p++) {
-                if (!early) kvq_load_columns<K>(&in[n][p], columns[p] + n * sizeof(kvq_columns), q_lane, d_t);
-                kvq_add_step<K>(acc[p], weights, in[n][p], lane);
+            for (int n = 0; n < ahead; n++) {
+                if (step + n >= end) break;
+                kvq_weights<K> weights;
+                kvq_unpack_step<K>(&weights, raw[n], lane);
+#pragma unroll
+                for (int p = 0; p < N; p++) {
+                    if (!early) kvq_load_columns<K>(&in[n][p], columns[p] + n * sizeof(kvq_columns), q_lane, d_t);
+                    kvq_add_step<K>(acc[p], weights, in[n][p], lane);
+                }
             }
+            for (int p = 0; p < N; p++) columns[p] += ahead * sizeof(kvq_columns);
         }
-        for (int p = 0; p < N; p++) columns[p] += ahead * sizeof(kvq_columns);
+        for (int p = 0; p < N; p++)
+            for (int i = 0; i < KVQ_LANE_ROWS; i++)
+                for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
+                    int column = (slice * N + p) * KVQ_COLUMNS + 2 * t + n;
+                    partial[column * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i] = acc[p][i][n];
+                }
+        float value = merge_slices<N * KVQ_COLUMNS>(job, part, x.of, n_out, out, row, partial);
+        if (half + 1 == then.n_halves) {
+            leave_results<N * KVQ_COLUMNS>(then, job, (int)blockIdx.y, row, gate, value);
+            return;
+        }
+        gate = value;
+        __syncthreads(); /* the sums are read */
     }
-    for (int p = 0; p < N; p++)
-        for (int i = 0; i < KVQ_LANE_ROWS; i++)
-            for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
-                int column = (slice * N + p) * KVQ_COLUMNS + 2 * t + n;
-                partial[column * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i] = acc[p][i][n];
-            }
-    merge_slices<N * KVQ_COLUMNS>(job, part, n_out, row, partial);
 }
 
 /* ---- one row ---- */
@@ -229,47 +281,71 @@ static __device__ __forceinline__ float add_steps(float acc, row_steps<K> *steps
     return acc;
 }
 
+/* Of 32 outputs from `out` on: the first steps of a slice, `skip` of them before its own, begin to come, and where the
+ * next ones are. */
+template <typename K>
+static __device__ __forceinline__ void begin_steps(row_steps<K> *steps, const kvq_matrix_part &part, int out, int begin,
+                                                   int skip, int lane) {
+    *steps = row_steps<K>{};
+    steps->from = kvq_row_source_of<K>(kvq_tile_of(part, out / KVQ_TILE_ROWS + lane / 16), begin, lane);
+#pragma unroll
+    for (int n = 0; n < row_steps<K>::AHEAD; n++) {
+        if (n >= skip) kvq_load_row_step<K>(&steps->raw[n], &steps->from);
+        kvq_next_row_step<K>(&steps->from);
+    }
+}
+
 /* A slice's steps in rounds of so many: the first is what is left over, behind steps of zeros, which add 0 to 0.
- * Nothing stands before the first loads of weights but arithmetic on arguments. Weights are asked for `asked` steps
- * ahead of those that come to registers. */
+ * Nothing stands before the first loads of weights but arithmetic on arguments, and those of a second half come while
+ * the first one's sums are merged. Weights are asked for `asked` steps ahead of those that come to registers. */
 template <typename K>
 __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
-    one_row(kvq_linear job, kvq_matrix_part part, activations x, int n_out, int asked) {
+    one_row(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
+            KVQ_ARGUMENT(kvq_epilogue) then, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *KVQ_WARP_ROWS);
     const int ahead = row_steps<K>::AHEAD;
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
     int begin = slice * x.in_slice, n_steps = steps_of(x, begin);
-    int rounds = (int)((unsigned)(n_steps + ahead - 1) / ahead), skip = rounds * ahead - n_steps;
-    const uint8_t *tile = kvq_tile_of(part, (int)blockIdx.y * 2 + lane / 16);
-    row_steps<K> steps = {};
-    steps.from = kvq_row_source_of<K>(tile, begin - skip, lane);
-    if (rounds == 0) skip = ahead;
-#pragma unroll
-    for (int n = 0; n < ahead; n++) {
-        if (n >= skip) kvq_load_row_step<K>(&steps.raw[n], &steps.from);
-        kvq_next_row_step<K>(&steps.from);
-    }
-    ask_for<K>(steps.from.codes - kvq_lane_codes_at<K>(lane), n_steps - ahead < asked ? n_steps - ahead : asked, lane);
-    steps.column = (const uint8_t *)(x.columns + (begin - skip));
-    kvq_wait_for_launches(); /* not for weights: no launch writes them */
-#pragma unroll
-    for (int n = 0; n < ahead; n++) {
-        if (n >= skip) kvq_load_row_column<K>(&steps.in[n], steps.column, lane);
-        steps.column += sizeof(kvq_columns);
-    }
-    float acc = n_steps > 0 ? 0.0f : -0.0f;
-    if (rounds > 0) {
+    int rounds = (int)((unsigned)(n_steps + ahead - 1) / ahead), left_over = rounds * ahead - n_steps;
+    int skip = rounds == 0 ? ahead : left_over, out = (int)blockIdx.y * KVQ_WARP_ROWS;
+    row_steps<K> steps;
+    begin_steps<K>(&steps, part, out, begin - left_over, skip, lane);
+    float gate = 0;
 #pragma unroll 1
-        for (; rounds > 1; rounds--) {
-            if (asked > 0 && (rounds - 2) * ahead >= asked && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
-                kvq_ask_l2(steps.from.codes +
-                           (asked * K::STEP_BYTES + lane % 16 * (int)KVQ_L2_LINE - kvq_lane_codes_at<K>(lane)));
-            acc = add_steps<K, true>(acc, &steps, lane);
+    for (int half = 0;; half++) {
+        ask_for<K>(steps.from.codes - kvq_lane_codes_at<K>(lane), n_steps - ahead < asked ? n_steps - ahead : asked,
+                   lane);
+        steps.column = (const uint8_t *)(x.of.columns + (begin - left_over));
+        if (half == 0) kvq_wait_for_launches(); /* not for weights: no launch writes them */
+#pragma unroll
+        for (int n = 0; n < ahead; n++) {
+            if (n >= skip) kvq_load_row_column<K>(&steps.in[n], steps.column, lane);
+            steps.column += sizeof(kvq_columns);
         }
-        acc = add_steps<K, false>(acc, &steps, lane);
+        float acc = n_steps > 0 ? 0.0f : -0.0f;
+        if (rounds > 0) {
+#pragma unroll 1
+            for (int r = rounds; r > 1; r--) {
+                if (asked > 0 && (r - 2) * ahead >= asked && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
+                    kvq_ask_l2(steps.from.codes +
+                               (asked * K::STEP_BYTES + lane % 16 * (int)KVQ_L2_LINE - kvq_lane_codes_at<K>(lane)));
+                acc = add_steps<K, true>(acc, &steps, lane);
+            }
+            acc = add_steps<K, false>(acc, &steps, lane);
+        }
+        partial[slice * KVQ_WARP_ROWS + lane] = acc;
+        int next = out + (int)gridDim.y * KVQ_WARP_ROWS;
+        bool is_last = half + 1 == then.n_halves;
+        if (!is_last) begin_steps<K>(&steps, part, next, begin - left_over, skip, lane);
+        float value = merge_slices<1>(job, part, x.of, n_out, out, 0, partial);
+        if (is_last) {
+            leave_results<1>(then, job, (int)blockIdx.y, 0, gate, value);
+            return;
+        }
+        gate = value;
+        out = next;
+        __syncthreads(); /* the sums are read */
     }
-    partial[slice * KVQ_WARP_ROWS + lane] = acc;
-    merge_slices<1>(job, part, n_out, 0, partial);
 }
 
 /* ---- many rows ---- */
@@ -335,6 +411,7 @@ template <typename K>
 __global__ void __launch_bounds__(MANY_THREADS, 2)
     many_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
     KVQ_SHARED(uint8_t, stages, STAGES * stage<K>::BYTES);
+    KVQ_SHARED(float, factors, ROWS);
     kvq_wait_for_launches();
     int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.y * ROWS, first = warp / OUT_WARPS * WARP_COLUMNS, out_warp = warp % OUT_WARPS;
@@ -346,13 +423,17 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
     lane_sums sum[PRODUCTS], total[PRODUCTS];
     fill_sums(sum, 0.0f);
     fill_sums(total, -0.0f); /* x + -0 is x */
-    for (int step = 0; step < STAGES - 1; step++) copy_step<K>(stages, from, step, x.n_steps);
+    for (int step = 0; step < STAGES - 1; step++) copy_step<K>(stages, from, step, x.of.n_steps);
+    for (int r = warp; r < ROWS && row + r < job.n_rows; r += MANY_THREADS / KVQ_WARP_LANES) {
+        float factor = kvq_row_factor(x.of, row + r); /* by all lanes */
+        if (lane == 0) factors[r] = factor;
+    }
     int until_end = x.in_slice; /* steps */
-    for (int step = 0; step < x.n_steps; step++) {
+    for (int step = 0; step < x.of.n_steps; step++) {
         KVQ_SHARED_PTR(uint8_t) here = stages + step % STAGES * stage<K>::BYTES;
         kvq_copy_wait<STAGES - 2>();
         __syncthreads(); /* the step is there for all, and all have done with the one whose place is next */
-        copy_step<K>(stages, from, step + STAGES - 1, x.n_steps);
+        copy_step<K>(stages, from, step + STAGES - 1, x.of.n_steps);
         kvq_raw<K> raw;
         kvq_weights<K> weights;
         kvq_load_step<K>(&raw, here + tile * K::STEP_BYTES, tile_bytes + kvq_super_at<K>(step), lane);
@@ -365,7 +446,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
             kvq_load_columns<K>(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane, t);
             kvq_add_step<K>(sum[p].of, weights, columns, lane);
         }
-        if (--until_end > 0 && step + 1 < x.n_steps) continue;
+        if (--until_end > 0 && step + 1 < x.of.n_steps) continue;
         until_end = x.in_slice;
         add_sums(total, sum);
         fill_sums(sum, 0.0f);
@@ -374,11 +455,12 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
     for (int p = 0; p < PRODUCTS; p++)
 #pragma unroll
         for (int n = 0; n < KVQ_LANE_COLUMNS; n++) {
-            float value[KVQ_LANE_ROWS];
+            int r = first + p * KVQ_COLUMNS + 2 * t + n;
+            float value[KVQ_LANE_ROWS], factor = row + r < job.n_rows ? (float)factors[r] : 0.0f;
 #pragma unroll
-            for (int i = 0; i < KVQ_LANE_ROWS; i++) value[i] = total[p].of[i][n];
+            for (int i = 0; i < KVQ_LANE_ROWS; i++) value[i] = total[p].of[i][n] * factor;
             kvq_store_four(job, part, n_out, (int)blockIdx.x * OUTS + out_warp * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g,
-                           row + first + p * KVQ_COLUMNS + 2 * t + n, value);
+                           row + r, value);
         }
 }
 
@@ -410,7 +492,8 @@ template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_p
 
 /* ---- the host's part ---- */
 
-typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x);
+typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+                       const kvq_epilogue *then);
 
 /* How many steps ahead a warp asks for its weights, two tiles: what all blocks ask for that run at once has its share
  * of the L2 cache. */
@@ -419,34 +502,45 @@ template <typename K> static int steps_asked(const kvq_stream *s, dim3 grid) {
     return (int)(s->l2_bytes / ASKED_SHARE / ((n_blocks < most ? n_blocks : most) * SLICES * 2 * K::STEP_BYTES));
 }
 
+/* Blocks of 32 outputs, of each half. */
+static int few_blocks(const kvq_matrix_part *part, const kvq_epilogue *then) {
+    return kvq_cuda_blocks(part->n_rows / then->n_halves, KVQ_WARP_ROWS);
+}
+
 template <typename K, int N>
-static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
-    dim3 grid(kvq_cuda_blocks(job->n_rows, N * KVQ_COLUMNS), kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
-    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out,
+static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+                       const kvq_epilogue *then) {
+    dim3 grid(kvq_cuda_blocks(job->n_rows, N * KVQ_COLUMNS), few_blocks(part, then));
+    KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, *then, job->w->n_out,
                steps_asked<K>(s, grid));
 }
 
 template <typename K>
-static void launch_one(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
-    dim3 grid(1, kvq_cuda_blocks(part->n_rows, KVQ_WARP_ROWS));
-    KVQ_LAUNCH((one_row<K>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, job->w->n_out, steps_asked<K>(s, grid));
+static void launch_one(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+                       const kvq_epilogue *then) {
+    dim3 grid(1, few_blocks(part, then));
+    KVQ_LAUNCH((one_row<K>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, *then, job->w->n_out,
+               steps_asked<K>(s, grid));
 }
 
 template <typename K>
-static void launch_coded(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
+static void launch_coded(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+                         const kvq_epilogue *then) {
     dim3 grid(kvq_cuda_blocks(part->n_rows, OUTS), kvq_cuda_blocks(job->n_rows, ROWS));
     if (job->n_rows == 1)
-        launch_one<K>(s, job, part, x);
+        launch_one<K>(s, job, part, x, then);
     else if (job->n_rows <= KVQ_COLUMNS)
-        launch_few<K, 1>(s, job, part, x);
+        launch_few<K, 1>(s, job, part, x, then);
     else if (job->n_rows <= FEW_ROWS)
-        launch_few<K, 2>(s, job, part, x);
+        launch_few<K, 2>(s, job, part, x, then);
     else
         KVQ_LAUNCH((many_rows<K>), grid, dim3(MANY_THREADS), 0, s, *job, *part, *x, job->w->n_out);
 }
 
-static void launch_float(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x) {
+static void launch_float(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+                         const kvq_epilogue *then) {
     (void)x;
+    (void)then;
     int n_in = job->w->n_in, n_out = job->w->n_out;
     dim3 grid(kvq_cuda_blocks(part->n_rows, KVQ_TILE_ROWS), kvq_cuda_blocks(job->n_rows, FLOAT_ROWS));
     if (job->n_rows == 1)
@@ -476,31 +570,56 @@ static const struct kind *find_kind(kvq_stream *s, const kvq_layout *layout) {
     return NULL;
 }
 
-static bool quantize(kvq_stream *s, const kvq_linear *job, activations *ret) {
+/* The product's activations in 8 bits: those that were left, or made now; of its norm, if that was held back. False
+ * after an error of the stream. */
+static bool quantize(kvq_stream *s, const kvq_linear *job, kvq_activations *ret) {
     int n_steps = job->w->n_in / KVQ_STEP;
-    bool left = are_left(s, job);
-    size_t used = 0, bytes = columns_count(job->n_rows, n_steps) * sizeof(kvq_columns);
-    kvq_columns *columns = left ? s->columns : (kvq_columns *)kvq_cuda_take(s, &used, bytes);
-    *ret = activations{columns, n_steps, kvq_cuda_blocks(n_steps, SLICES)};
-    if (!columns) return false;
-    if (!left)
-        KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
-                   dim3(QUANTIZE_THREADS), 0, s, job->in, kvq_activations{columns, n_steps}, job->n_rows);
+    size_t used = 0;
+    kvq_norm norm;
+    bool is_normed = kvq_cuda_take_norm(s, job, &norm);
+    if (are_left(s, job)) {
+        *ret = s->left.x;
+        s->next_left = ret->columns == s->room_left[0].columns;
+        return true;
+    }
+    *ret = kvq_activations{};
+    ret->n_steps = n_steps;
+    ret->columns = (kvq_columns *)kvq_cuda_take(s, &used, columns_bytes(job->n_rows, n_steps));
+    if (!ret->columns) return false;
+    if (is_normed) {
+        ret->squares = (float *)kvq_cuda_take(s, &used, squares_bytes(job->n_rows, n_steps));
+        ret->eps = norm.eps;
+        if (!ret->squares) return false;
+    }
+    KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
+               dim3(QUANTIZE_THREADS), 0, s, is_normed ? norm.in : job->in, is_normed ? norm.weight : NULL, *ret,
+               job->n_rows);
     return true;
 }
 
-static void linear(kvq_stream *s, const kvq_linear *job) {
+void kvq_cuda_launch_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x, const kvq_epilogue *then) {
     const kvq_matrix *m = job->w;
-    activations x = {};
-    bool coded = false;
-    if (job->n_rows == 0 || kvq_cuda_linear_cublas(s, job) || kvq_cuda_linear_halves(s, job)) return;
-    for (int p = 0; p < m->n_parts; p++) coded |= m->parts[p].layout.bits > 0;
-    if (coded && !quantize(s, job, &x)) return;
+    const activations sliced = {*x, kvq_cuda_blocks(x->n_steps, SLICES)};
     for (int p = 0; p < m->n_parts; p++) {
         const struct kind *kind = find_kind(s, &m->parts[p].layout);
         if (!kind) return;
-        kind->launch(s, job, &m->parts[p], &x);
+        kind->launch(s, job, &m->parts[p], &sliced, then);
     }
+}
+
+static void linear(kvq_stream *s, const kvq_linear *job) {
+    const kvq_epilogue nothing = {{}, NULL, KVQ_ACT_SILU, 1};
+    const kvq_matrix *m = job->w;
+    kvq_activations x = {};
+    int n_coded = 0;
+    if (job->n_rows == 0 || kvq_cuda_linear_cublas(s, job) || kvq_cuda_linear_halves(s, job)) return;
+    for (int p = 0; p < m->n_parts; p++) n_coded += m->parts[p].layout.bits > 0;
+    if (n_coded < m->n_parts) kvq_cuda_settle(s); /* floats are read as they are */
+    if (n_coded > 0 && !quantize(s, job, &x)) return;
+    if (n_coded == m->n_parts && job->n_rows <= FEW_ROWS)
+        kvq_cuda_hold_product(s, job, &x);
+    else
+        kvq_cuda_launch_product(s, job, &x, &nothing);
 }
 
 void kvq_cuda_fill_linear(kvq_ops *ops) {

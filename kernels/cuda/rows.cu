@@ -88,16 +88,19 @@ template <int N> __global__ void __launch_bounds__(NORM_THREADS) norm_rows(kvq_n
     }
 }
 
-static void norm(kvq_stream *s, const kvq_norm *job) {
-    if (job->n_rows == 0) return;
+void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job) {
     bool fours = job->n_cols % 4 == 0;
     int warps = kvq_cuda_blocks(job->n_cols, 2 * (fours ? 4 : 1) * KVQ_WARP_LANES);
     dim3 threads(warps * KVQ_WARP_LANES < NORM_THREADS ? warps * KVQ_WARP_LANES : NORM_THREADS);
-    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->n_cols);
+    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->n_cols, NULL);
     if (fours)
         KVQ_LAUNCH(norm_rows<4>, dim3(job->n_rows), threads, 0, s, *job, left);
     else
         KVQ_LAUNCH(norm_rows<1>, dim3(job->n_rows), threads, 0, s, *job, left);
+}
+
+static void norm(kvq_stream *s, const kvq_norm *job) {
+    if (job->n_rows > 0 && !kvq_cuda_fuse_norm(s, job)) kvq_cuda_launch_norm(s, job);
 }
 
 /* ---- glu: a thread has N values; two, so that few rows have many threads with little to do, and many rows enough
@@ -107,27 +110,22 @@ template <int N> __global__ void __launch_bounds__(ROW_THREADS) glu_rows(kvq_glu
     kvq_wait_for_launches();
     int i = N * (int)(blockIdx.y * ROW_THREADS + threadIdx.x);
     const float *gates = job.gate_up + (size_t)blockIdx.x * 2 * job.ffn_dim + i;
-    float gate[N] = {}, y[N] = {}, minus_u[N];
+    float gate[N] = {}, y[N] = {};
     if (i < job.ffn_dim) {
         kvq_load_values<N>(gate, gates);
         kvq_load_values<N>(y, gates + job.ffn_dim);
     }
-    /* x / (1 + exp(-u)); gelu_tanh too, as (1 + tanh(v)) / 2 = 1 / (1 + exp(-2 v)) */
-    for (int k = 0; k < N; k++) {
-        float x = gate[k], minus_2v = fmaf(x * x * x, 0.044715f, x) * -1.59576912f; /* -2 sqrt(2 / pi) */
-        minus_u[k] = job.activation == KVQ_ACT_GELU_TANH ? minus_2v : -x;
-    }
-    for (int k = 0; k < N; k++) y[k] *= gate[k] / (1.0f + kvq_exp(minus_u[k]));
+    for (int k = 0; k < N; k++) y[k] = kvq_gated(job.activation, gate[k], y[k]);
     if (i < job.ffn_dim) kvq_store_values<N>(job.out + (size_t)blockIdx.x * job.ffn_dim + i, y);
     if constexpr (N == 2)
         if (left.columns) kvq_quantize_values<N>(left, blockIdx.x, i, y, i < job.ffn_dim);
 }
 
 static void glu(kvq_stream *s, const kvq_glu *job) {
-    if (job->n_rows == 0) return;
+    if (job->n_rows == 0 || kvq_cuda_fuse_glu(s, job)) return;
     bool pairs = job->ffn_dim % 2 == 0;
     dim3 grid(job->n_rows, kvq_cuda_blocks(job->ffn_dim, (pairs ? 2 : 1) * ROW_THREADS));
-    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->ffn_dim);
+    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->ffn_dim, NULL);
     if (pairs)
         KVQ_LAUNCH(glu_rows<2>, grid, dim3(ROW_THREADS), 0, s, *job, left);
     else

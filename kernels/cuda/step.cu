@@ -188,6 +188,7 @@ static void begin(kvq_stream *s, const kvq_begin *job) {
     cut_tiles(s, &step, b, job->kv, runs, tiles);
     s->step = step;
     s->room_used = 0;
+    s->next_left = 0; /* as in the step before, for its graph */
     kvq_cuda_check(s, cudaMemcpyAsync(s->lists, s->staging, n_bytes, cudaMemcpyHostToDevice, s->cuda),
                    "copying a step's lists");
     kvq_cuda_check(s, cudaEventRecord(s->uploaded, s->cuda), "copying a step's lists");

@@ -38,18 +38,40 @@ typedef struct kvq_cuda_calls {
     size_t value_bytes;
 } kvq_cuda_calls;
 
-/* Activations in 8 bits (columns.cuh), of rows [n_rows / 8, n_steps]. No columns: there are none. */
+/* Activations in 8 bits (columns.cuh), of rows [n_rows / 8, n_steps]. No columns: there are none. With squares they are
+ * of rows before their RMS norm, times its weights: its factor, 1 / sqrt(mean square + eps), is the product's to find. */
 typedef struct kvq_activations {
     struct kvq_columns *columns;
-    int n_steps; /* of 32 inputs, in a row */
+    int n_steps;    /* of 32 inputs, in a row */
+    float *squares; /* [n_rows, n_steps] the sum of each step's squares, or NULL */
+    float eps;
 } kvq_activations;
 
-/* Those that a kernel left beside its floats. */
+/* Those that a kernel left beside its floats, or instead of them. */
 typedef struct kvq_cuda_left {
     const float *floats;
-    int n_rows, n_cols;
+    int n_rows;
+    kvq_activations x;
     uint64_t launch; /* the kernel's: n_launches, once it is launched */
 } kvq_cuda_left;
+
+/* What the blocks of a product of up to KVQ_CUDA_FEW_ROWS do behind it, whatever operator asked for that: its results,
+ * or act(gate) * up of them, are left in 8 bits for another product. */
+typedef struct kvq_epilogue {
+    kvq_activations left; /* no columns: nothing */
+    const float *weight;  /* that values are multiplied by first: of the norm that left.squares is for; or NULL */
+    kvq_activation activation;
+    int n_halves; /* 2: results are [gate | up], of as many tiles; else 1 */
+} kvq_epilogue;
+
+/* What fuse.cu holds back until the next operator is known. */
+typedef struct kvq_cuda_held {
+    bool has_product; /* whose activations are there, x */
+    kvq_linear product;
+    kvq_activations x;
+    bool has_norm; /* of which only the next product needs results */
+    kvq_norm norm;
+} kvq_cuda_held;
 
 /* A step that was replayed or may be: a CUDA graph of its launches, one behind the other. */
 typedef struct kvq_cuda_graph {
@@ -76,8 +98,12 @@ struct kvq_stream {
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
-    struct kvq_columns *columns; /* what a kernel leaves for the product behind it, of KVQ_CUDA_FEW_ROWS at most */
+    /* What a kernel leaves for the product behind it, of KVQ_CUDA_FEW_ROWS at most; and what that product leaves itself,
+     * while it reads the other. */
+    kvq_activations room_left[2];
+    int next_left;
     kvq_cuda_left left;
+    kvq_cuda_held held;
     uint64_t n_launches;
     uint8_t *cublas_memory;   /* KVQ_CUBLAS_BYTES, the library's own */
     uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
@@ -119,8 +145,20 @@ void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes);
 /* For an operator that is about to launch a kernel which makes all of [n_rows, n_cols] floats, or the last of them:
  * where it may leave them in 8 bits as well, for a product whose operator comes next (linear.cu), which would have to
  * read them for that again. Any launch in between, and they do not count. No columns where no product would take them.
- */
-kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols);
+ * norm: where it leaves them before that norm, with squares; else NULL. */
+kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm);
+
+/* Operators that are held back, in case they can be part of the one before or the one behind (fuse.cu). */
+void kvq_cuda_settle(kvq_stream *s); /* nothing is held any more: before any launch */
+void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x);
+/* True: done, or held. */
+bool kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job);
+bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job);
+/* The norm whose results the product reads and that was held back for it: the caller's work from now on. */
+bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret);
+/* Their launches. */
+void kvq_cuda_launch_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x, const kvq_epilogue *then);
+void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job);
 
 /* The step on the device; NULL after an error of the stream when `begin` was not called for this batch. */
 const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch);
@@ -154,12 +192,15 @@ static inline size_t kvq_cuda_tiles_most(int n_rows) {
 
 /* What operators need of the workspace at most; each stands beside its operator. */
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
-size_t kvq_cuda_columns_bytes(const kvq_shapes *shapes); /* of kvq_stream.columns, beside the workspace */
+size_t kvq_cuda_left_bytes(const kvq_shapes *shapes);    /* of kvq_stream.room_left, beside the workspace */
 size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes);  /* linear_halves.cu's part of linear's */
 size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes);  /* linear_cublas.cu's, of streams that have cuBLAS */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);
+
+/* The stream's room_left out of that memory. */
+void kvq_cuda_place_left(kvq_stream *s, uint8_t *memory);
 
 /* The table's fillers, one per file. */
 void kvq_cuda_fill_rows(kvq_ops *ops); /* embed, norm, glu, rope_table, gather, softcap */

@@ -3,7 +3,7 @@
 #ifndef KVQ_CUDA_VMATH_CUH
 #define KVQ_CUDA_VMATH_CUH
 
-#include "launch.cuh"
+#include "stream.h"
 
 /* exp(x): 0 below -86.9, infinity above 88.73, a NaN stays one. */
 static __device__ __forceinline__ float kvq_exp(float x) {
@@ -27,6 +27,12 @@ static __device__ __forceinline__ float kvq_exp(float x) {
 static __device__ __forceinline__ float kvq_tanh(float x) {
     float e = kvq_exp(fabsf(x) * -2.0f), t = (1.0f - e) / (1.0f + e);
     return x < 0 ? -t : t;
+}
+
+/* act(gate) * up: x / (1 + exp(-u)); gelu_tanh too, as (1 + tanh(v)) / 2 = 1 / (1 + exp(-2 v)). */
+static __device__ __forceinline__ float kvq_gated(kvq_activation activation, float gate, float up) {
+    float minus_2v = fmaf(gate * gate * gate, 0.044715f, gate) * -1.59576912f; /* -2 sqrt(2 / pi) */
+    return up * (gate / (1.0f + kvq_exp(activation == KVQ_ACT_GELU_TANH ? minus_2v : -gate)));
 }
 
 #endif

@@ -1,0 +1,84 @@
+/* fuse.cu: operators that are held back until the next one is known, because a kernel can do the work of both. A decode
+ * step of one sequence is bound by the number of its kernels: each waits for the one before to end.
+ *
+ *   linear, norm   blocks of a product of few rows have whole steps of its results, 32. A norm of these that only
+ *                  another product reads is its weights, times which they are quantized, and a factor of the row,
+ *                  which that product multiplies its sums by: a scale changes no code. So the first product leaves
+ *                  codes and each step's sum of squares.
+ *   linear, glu    of [gate | up], a block makes both halves of 32 results.
+ *   norm, linear   of rows that no product of few rows made: one kernel quantizes them, times the norm's weights.
+ *
+ * Whatever the next operator is, results are the same bits but for norm's: with kvq_norm.feeds_linear codes are made
+ * before its factor, however many rows there are, so they do not depend on who shares the batch.
+ *
+ * Called by the operators norm, glu and linear, and before every launch (graph.cu). Nothing is launched for what is
+ * held until then; what it reads is not written before, since nothing else is launched either. */
+#include "stream.h"
+
+#define STEP KVQ_ACT_GROUP
+
+void kvq_cuda_settle(kvq_stream *s) {
+    const kvq_cuda_held held = s->held;
+    const kvq_epilogue nothing = {{}, NULL, KVQ_ACT_SILU, 1};
+    s->held = kvq_cuda_held{}; /* first: a launch settles */
+    if (held.has_product) kvq_cuda_launch_product(s, &held.product, &held.x, &nothing);
+    if (held.has_norm) kvq_cuda_launch_norm(s, &held.norm);
+}
+
+/* The product that is held, with that behind it; `rows` are what is left. */
+static void launch_held(kvq_stream *s, kvq_epilogue *then, const float *rows, int n_cols, const kvq_norm *norm) {
+    const kvq_cuda_held held = s->held;
+    s->held = kvq_cuda_held{};
+    then->left = kvq_cuda_leave(s, rows, held.product.n_rows, n_cols, norm);
+    kvq_cuda_launch_product(s, &held.product, &held.x, then);
+}
+
+void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x) {
+    kvq_cuda_settle(s);
+    s->held.product = *job;
+    s->held.x = *x;
+    s->held.has_product = true;
+}
+
+/* Whether the product that is held makes these rows, in steps that no two of its parts share. */
+static bool makes_rows(const kvq_cuda_held *held, const float *rows, int n_rows, int n_cols) {
+    const kvq_linear *job = &held->product;
+    if (!held->has_product || job->out != rows || job->n_rows != n_rows || job->w->n_out != n_cols) return false;
+    return job->w->n_parts == 1 && job->w->parts[0].n_rows == n_cols;
+}
+
+bool kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
+    if (!job->feeds_linear || job->n_cols % STEP != 0 || job->n_cols > s->shapes.max_in) return false;
+    kvq_epilogue then = {{}, job->weight, KVQ_ACT_SILU, 1};
+    if (makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
+        launch_held(s, &then, job->out, job->n_cols, job);
+    } else {
+        kvq_cuda_settle(s);
+        s->left = kvq_cuda_left{};
+    }
+    s->held.norm = *job;
+    s->held.has_norm = true;
+    return true;
+}
+
+bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
+    int n = job->ffn_dim;
+    if (!job->feeds_linear || n % STEP != 0 || n > s->shapes.max_in ||
+        !makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n))
+        return false;
+    kvq_epilogue then = {{}, NULL, job->activation, 2};
+    launch_held(s, &then, job->out, n, NULL);
+    return true;
+}
+
+bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret) {
+    const kvq_norm *norm = &s->held.norm;
+    if (!s->held.has_norm) return false;
+    if (norm->out != job->in || norm->n_rows != job->n_rows || norm->n_cols != job->w->n_in) {
+        kvq_cuda_settle(s);
+        return false;
+    }
+    s->held.has_norm = false;
+    *ret = *norm;
+    return true;
+}
