@@ -109,8 +109,7 @@ static void linear(kvq_forward *f, float *out, const float *in, const kvq_matrix
 
 static kvq_norm norm_of(const kvq_forward *f, float *out, const float *in, const float *weight, int n) {
     const kvq_hparams *p = &f->model->hparams;
-    return (kvq_norm){
-        .out = out, .in = in, .weight = weight, .eps = p->norm_eps, .n_rows = n, .n_cols = p->hidden_dim};
+    return (kvq_norm){.out = out, .in = in, .weight = weight, .eps = p->norm_eps, .n_rows = n, .n_cols = p->hidden_dim};
 }
 
 /* h = norm(x), for the product that comes next. */

@@ -64,7 +64,8 @@ typedef struct kvq_norm {
     const float *in, *weight, *residual; /* [n_rows, n_cols], [n_cols] or NULL for ones, [n_rows, n_cols] or NULL */
     float eps;
     int n_rows, n_cols;
-    bool feeds_linear; /* nothing but a linear that comes next reads out, and residual is NULL: out may stay unwritten */
+    bool
+        feeds_linear; /* nothing but a linear that comes next reads out, and residual is NULL: out may stay unwritten */
 } kvq_norm;
 
 /* out[r] = W in[r] + bias + residual[r], see matrix.h for the arithmetic. out may be residual. */

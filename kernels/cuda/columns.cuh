@@ -1,6 +1,6 @@
 /* columns.cuh: activations in 8 bits, as a tensor core's product of eight rows takes them, and how a warp makes them.
- * Included by linear.cu, whose products read them and leave them, and by the files whose kernels leave them beside their
- * floats for a product right behind (kvq_cuda_leave): rows.cu, attend.cu. */
+ * Included by linear.cu, whose products read them and leave them, and by the files whose kernels leave them beside
+ * their floats for a product right behind (kvq_cuda_leave): rows.cu, attend.cu. */
 #ifndef KVQ_CUDA_COLUMNS_CUH
 #define KVQ_CUDA_COLUMNS_CUH
 

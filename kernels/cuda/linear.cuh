@@ -47,7 +47,7 @@ static __device__ __forceinline__ kvq_addends kvq_load_addends(const kvq_linear 
 
 /* The output, in the CPU's order of adding; returns it. */
 static __device__ __forceinline__ float kvq_store_sum(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
-                                                     int o, int row, float value, const kvq_addends &plus) {
+                                                      int o, int row, float value, const kvq_addends &plus) {
     if (job.bias) value += plus.bias;
     if (job.residual) value += plus.residual;
     job.out[(size_t)row * n_out + part.row_begin + o] = value;

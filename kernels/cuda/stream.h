@@ -39,7 +39,8 @@ typedef struct kvq_cuda_calls {
 } kvq_cuda_calls;
 
 /* Activations in 8 bits (columns.cuh), of rows [n_rows / 8, n_steps]. No columns: there are none. With squares they are
- * of rows before their RMS norm, times its weights: its factor, 1 / sqrt(mean square + eps), is the product's to find. */
+ * of rows before their RMS norm, times its weights: its factor, 1 / sqrt(mean square + eps), is the product's to find.
+ */
 typedef struct kvq_activations {
     struct kvq_columns *columns;
     int n_steps;    /* of 32 inputs, in a row */
@@ -98,8 +99,8 @@ struct kvq_stream {
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
     size_t workspace_bytes;
-    /* What a kernel leaves for the product behind it, of KVQ_CUDA_FEW_ROWS at most; and what that product leaves itself,
-     * while it reads the other. */
+    /* What a kernel leaves for the product behind it, of KVQ_CUDA_FEW_ROWS at most; and what that product leaves
+     * itself, while it reads the other. */
     kvq_activations room_left[2];
     int next_left;
     kvq_cuda_left left;
@@ -192,9 +193,9 @@ static inline size_t kvq_cuda_tiles_most(int n_rows) {
 
 /* What operators need of the workspace at most; each stands beside its operator. */
 size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
-size_t kvq_cuda_left_bytes(const kvq_shapes *shapes);    /* of kvq_stream.room_left, beside the workspace */
-size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes);  /* linear_halves.cu's part of linear's */
-size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes);  /* linear_cublas.cu's, of streams that have cuBLAS */
+size_t kvq_cuda_left_bytes(const kvq_shapes *shapes);   /* of kvq_stream.room_left, beside the workspace */
+size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's part of linear's */
+size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes); /* linear_cublas.cu's, of streams that have cuBLAS */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);

@@ -282,6 +282,113 @@ static void behind_cases(check *c) {
         for (int r = 0; r < COUNT(row_counts); r++) behind_case(c, formats[f], row_counts[r]);
 }
 
+/* ---- a layer's products with norm and glu between them that only the next product reads: a backend may make those of
+ * one kernel with the product before or behind ---- */
+
+enum { CHAIN_HIDDEN = 512, CHAIN_FFN = 256 };
+
+typedef struct chain_job {
+    kvq_linear first; /* y += W1 x; feeds norm */
+    kvq_norm norm;    /* h */
+    kvq_linear gate_up;
+    kvq_glu glu;
+    kvq_linear down; /* y2 = W3 act */
+    kvq_norm again;  /* of y2: once right behind it, once not */
+    kvq_linear last, other;
+} chain_job;
+
+static void call_chain(const kvq_ops *ops, kvq_stream *s, void *job) {
+    const chain_job *b = job;
+    ops->linear(s, &b->first);
+    ops->norm(s, &b->norm);
+    ops->linear(s, &b->gate_up);
+    ops->glu(s, &b->glu);
+    ops->linear(s, &b->down);
+    ops->norm(s, &b->again);
+    ops->linear(s, &b->last);
+    ops->norm(s, &b->again); /* behind what did not make its rows */
+    ops->linear(s, &b->other);
+}
+
+/* As compare_behind, of each tensor of the results by itself: y, gate_up, y2, last, other. */
+static bool compare_chain(void *context, int out, const void *want, const void *got, check_difference *ret) {
+    const chain_job *b = context;
+    const int n_cols[] = {CHAIN_HIDDEN, 2 * CHAIN_FFN, CHAIN_HIDDEN, CHAIN_HIDDEN, CHAIN_HIDDEN};
+    size_t at = 0;
+    for (int t = 0; out == 0 && t < COUNT(n_cols); t++) /* the other outs need not be written */
+        for (int r = 0; r < b->first.n_rows; r++, at += (size_t)n_cols[t]) {
+            const float *ref = (const float *)want + at, *values = (const float *)got + at;
+            double squares = 0;
+            for (int o = 0; o < n_cols[t]; o++) squares += (double)ref[o] * ref[o];
+            double bound = 0.05 * sqrt(squares / n_cols[t]);
+            for (int o = 0; o < n_cols[t]; o++) {
+                *ret = (check_difference){at + (size_t)o, (double)ref[o], (double)values[o], bound};
+                if (!(fabs((double)values[o] - (double)ref[o]) <= bound)) return false;
+            }
+        }
+    return true;
+}
+
+static void chain_case(check *c, kvq_format format, kvq_format last_format, int n_rows, bool has_weight,
+                       kvq_activation activation) {
+    if (!check_begin(c, "linear_%s_%s_chain_r%d%s%s", kvq_format_get(format)->name, kvq_format_get(last_format)->name,
+                     n_rows, has_weight ? "_weight" : "", activation == KVQ_ACT_SILU ? "_silu" : "_gelu"))
+        return;
+    kvq_matrix square = {.n_in = CHAIN_HIDDEN}, gate_up = square, down = {.n_in = CHAIN_FFN}, last = square;
+    add_part(c, &square, format, CHAIN_HIDDEN);
+    add_part(c, &gate_up, format, 2 * CHAIN_FFN);
+    add_part(c, &down, format, CHAIN_HIDDEN);
+    add_part(c, &last, format, CHAIN_HIDDEN / 2);
+    add_part(c, &last, last_format, CHAIN_HIDDEN / 2);
+    size_t rows = (size_t)n_rows, n = rows * CHAIN_HIDDEN;
+    float *results = check_floats(c, 4 * n + rows * 2 * CHAIN_FFN, CHECK_NORMAL);
+    float *y = results, *both = y + n, *y2 = both + rows * 2 * CHAIN_FFN, *z = y2 + n;
+    float *h = check_floats(c, n, CHECK_JUNK), *act = check_floats(c, rows * CHAIN_FFN, CHECK_JUNK);
+    const float *weight = has_weight ? check_floats(c, CHAIN_HIDDEN, CHECK_NORMAL) : NULL;
+    const kvq_norm norm = {.out = h,
+                           .in = y,
+                           .weight = weight,
+                           .eps = 1e-5f,
+                           .n_rows = n_rows,
+                           .n_cols = CHAIN_HIDDEN,
+                           .feeds_linear = true};
+    chain_job job = {
+        .first = {.out = y, .in = check_floats(c, n, CHECK_NORMAL), .w = &square, .residual = y, .n_rows = n_rows},
+        .norm = norm,
+        .gate_up = {.out = both, .in = h, .w = &gate_up, .n_rows = n_rows},
+        .glu = {.out = act,
+                .gate_up = both,
+                .activation = activation,
+                .n_rows = n_rows,
+                .ffn_dim = CHAIN_FFN,
+                .feeds_linear = true},
+        .down = {.out = y2, .in = act, .w = &down, .n_rows = n_rows},
+        .again = norm,
+        .last = {.out = z, .in = h, .w = &last, .n_rows = n_rows},
+        .other = {.out = z + n, .in = h, .w = &square, .n_rows = n_rows},
+    };
+    job.again.in = y2;
+    check_run(c, &(check_op){.call = call_chain,
+                             .job = &job,
+                             .outs = {results, h, act},
+                             .n_outs = 3,
+                             .compare = compare_chain,
+                             .context = &job});
+    check_end(c);
+}
+
+static void chain_cases(check *c) {
+    static const kvq_format formats[][2] = {{KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_0},
+                                            {KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K},
+                                            {KVQ_FORMAT_Q8_0, KVQ_FORMAT_F16}, /* which reads floats */
+                                            {KVQ_FORMAT_F16, KVQ_FORMAT_Q4_1}};
+    static const int row_counts[] = {1, 8, 17, 64, 65};
+    for (int f = 0; f < COUNT(formats); f++)
+        for (int r = 0; r < COUNT(row_counts); r++)
+            chain_case(c, formats[f][0], formats[f][1], row_counts[r], r % 2 == 0,
+                       r < 2 ? KVQ_ACT_SILU : KVQ_ACT_GELU_TANH);
+}
+
 /* A NaN or infinity in the input reaches every output of its row and no other row. */
 static void not_finite_case(check *c, kvq_format format, float value, const char *value_name) {
     if (!check_begin(c, "linear_%s_%s", kvq_format_get(format)->name, value_name)) return;
@@ -553,6 +660,7 @@ void suite_linear(check *c) {
     }
     fused_cases(c);
     behind_cases(c);
+    chain_cases(c);
     fused_cublas_case(c);
 }
 
