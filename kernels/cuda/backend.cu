@@ -289,8 +289,8 @@ static size_t room_bytes(const kvq_shapes *shapes) {
 
 static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
     bool has_cublas = wants_cublas(d, shapes);
-    return operator_bytes(shapes, has_cublas) + kvq_cuda_left_bytes(shapes) + lists_bytes(shapes) +
-           room_bytes(shapes) + (has_cublas ? KVQ_CUBLAS_BYTES : 0);
+    return operator_bytes(shapes, has_cublas) + kvq_cuda_left_bytes(shapes) + lists_bytes(shapes) + room_bytes(shapes) +
+           (has_cublas ? KVQ_CUBLAS_BYTES : 0);
 }
 
 static void stream_free(kvq_stream *s) {

@@ -48,20 +48,25 @@ static __device__ __forceinline__ void kvq_quantize_values(const kvq_activations
     }
 }
 
-/* Row `row`'s step from the 32 values that the lanes of a warp have. */
-static __device__ __forceinline__ void kvq_quantize_step(const kvq_activations &a, int row, int step, float value) {
-    kvq_quantize_values<1>(a, row, step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES, &value, true);
-}
-
-/* The same of values that are left for a norm, or by a product: times the norm's weights (or 1), with the sum of the
- * squares before where a.squares wants it. */
-static __device__ __forceinline__ void kvq_leave_step(const kvq_activations &a, int row, int step, float value,
-                                                      float weight) {
+/* The same of values that may be left for a norm: times its weights (or 1), with the sum of each step's squares before
+ * where a.squares wants it, in one order for all N: value 16 to value 0, then 8 to 0, down to 1. */
+template <int N>
+static __device__ __forceinline__ void kvq_leave_values(const kvq_activations &a, int row, int i, const float x[N],
+                                                        const float weight[N], bool count) {
+    float y[N], squares[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) y[k] = x[k] * weight[k], squares[k] = x[k] * x[k];
     if (a.squares) {
-        float sum = kvq_warp_sum(value * value);
-        if (threadIdx.x % KVQ_WARP_LANES == 0) a.squares[(size_t)row * a.n_steps + step] = sum;
+#pragma unroll
+        for (int n = KVQ_STEP / 2; n > 0; n /= 2)
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                if (n >= N) squares[k] += __shfl_xor_sync(KVQ_WARP, squares[k], n / N);
+                if (n < N && k < n) squares[k] += squares[k + n];
+            }
+        if (count && i % KVQ_STEP == 0) a.squares[(size_t)row * a.n_steps + (unsigned)i / KVQ_STEP] = squares[0];
     }
-    kvq_quantize_step(a, row, step, value * weight);
+    kvq_quantize_values<N>(a, row, i, y, count);
 }
 
 /* What a row's products are to be multiplied by: 1, or its norm's factor. The sum of squares is a warp's: the steps of

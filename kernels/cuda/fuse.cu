@@ -6,13 +6,14 @@
  *                  which that product multiplies its sums by: a scale changes no code. So the first product leaves
  *                  codes and each step's sum of squares.
  *   linear, glu    of [gate | up], a block makes both halves of 32 results.
- *   norm, linear   of rows that no product of few rows made: one kernel quantizes them, times the norm's weights.
+ *   norm, norm     the same of a norm's results, where a model has one behind a product.
+ *   norm, linear   of rows that nobody left so: one kernel quantizes them, times the norm's weights.
  *
- * Whatever the next operator is, results are the same bits but for norm's: with kvq_norm.feeds_linear codes are made
- * before its factor, however many rows there are, so they do not depend on who shares the batch.
+ * All results are what the operators make one by one, bit for bit, but for those of a norm with feeds_linear: their
+ * codes are made before its factor, here as for any number of rows, so that they do not depend on who shares the batch.
  *
- * Called by the operators norm, glu and linear, and before every launch (graph.cu). Nothing is launched for what is
- * held until then; what it reads is not written before, since nothing else is launched either. */
+ * Called by the operators norm, glu and linear, and before every launch (graph.cu). Until then nothing is launched for
+ * what is held; what it reads is as it was, since nothing else is launched either. */
 #include "stream.h"
 
 #define STEP KVQ_ACT_GROUP
@@ -20,45 +21,60 @@
 void kvq_cuda_settle(kvq_stream *s) {
     const kvq_cuda_held held = s->held;
     const kvq_epilogue nothing = {{}, NULL, KVQ_ACT_SILU, 1};
-    s->held = kvq_cuda_held{}; /* first: a launch settles */
-    if (held.has_product) kvq_cuda_launch_product(s, &held.product, &held.x, &nothing);
-    if (held.has_norm) kvq_cuda_launch_norm(s, &held.norm);
+    s->held.what = KVQ_HELD_NOTHING; /* first: a launch settles */
+    if (held.what == KVQ_HELD_PRODUCT)
+        kvq_cuda_launch_product(s, &held.product, &held.x, &nothing);
+    else if (held.what != KVQ_HELD_NOTHING)
+        kvq_cuda_launch_norm(s, &held.norm, NULL);
 }
 
-/* The product that is held, with that behind it; `rows` are what is left. */
-static void launch_held(kvq_stream *s, kvq_epilogue *then, const float *rows, int n_cols, const kvq_norm *norm) {
-    const kvq_cuda_held held = s->held;
-    s->held = kvq_cuda_held{};
-    then->left = kvq_cuda_leave(s, rows, held.product.n_rows, n_cols, norm);
-    kvq_cuda_launch_product(s, &held.product, &held.x, then);
+static void hold_norm(kvq_stream *s, const kvq_norm *job) {
+    s->held.norm = *job;
+    s->held.what = job->feeds_linear ? KVQ_HELD_FEEDING_NORM : KVQ_HELD_NORM;
 }
 
 void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x) {
     kvq_cuda_settle(s);
     s->held.product = *job;
     s->held.x = *x;
-    s->held.has_product = true;
+    s->held.what = KVQ_HELD_PRODUCT;
 }
 
 /* Whether the product that is held makes these rows, in steps that no two of its parts share. */
 static bool makes_rows(const kvq_cuda_held *held, const float *rows, int n_rows, int n_cols) {
     const kvq_linear *job = &held->product;
-    if (!held->has_product || job->out != rows || job->n_rows != n_rows || job->w->n_out != n_cols) return false;
-    return job->w->n_parts == 1 && job->w->parts[0].n_rows == n_cols;
+    return held->what == KVQ_HELD_PRODUCT && job->out == rows && job->n_rows == n_rows && job->w->n_out == n_cols &&
+           job->w->n_parts == 1 && job->w->parts[0].n_rows == n_cols;
 }
 
-bool kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
-    if (!job->feeds_linear || job->n_cols % STEP != 0 || job->n_cols > s->shapes.max_in) return false;
+/* Launches that product with what follows; `rows` are what it leaves. */
+static void launch_held(kvq_stream *s, kvq_epilogue *then, const float *rows, int n_cols, const kvq_norm *norm) {
+    const kvq_cuda_held held = s->held;
+    s->held.what = KVQ_HELD_NOTHING;
+    then->left = kvq_cuda_leave(s, rows, held.product.n_rows, n_cols, norm);
+    kvq_cuda_launch_product(s, &held.product, &held.x, then);
+}
+
+void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
+    const kvq_norm before = s->held.norm;
+    bool fits = job->n_cols % STEP == 0 && job->n_cols <= s->shapes.max_in;
+    bool is_behind_norm = s->held.what == KVQ_HELD_NORM && before.out == job->in && before.n_rows == job->n_rows &&
+                          before.n_cols == job->n_cols;
     kvq_epilogue then = {{}, job->weight, KVQ_ACT_SILU, 1};
-    if (makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
+    if (!fits) {
+        kvq_cuda_launch_norm(s, job, NULL);
+        return;
+    }
+    if (job->feeds_linear && is_behind_norm) {
+        s->held.what = KVQ_HELD_NOTHING;
+        kvq_cuda_launch_norm(s, &before, job);
+    } else if (job->feeds_linear && makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
         launch_held(s, &then, job->out, job->n_cols, job);
     } else {
         kvq_cuda_settle(s);
-        s->left = kvq_cuda_left{};
+        s->left = kvq_cuda_left{}; /* out has other values from now on */
     }
-    s->held.norm = *job;
-    s->held.has_norm = true;
-    return true;
+    hold_norm(s, job);
 }
 
 bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
@@ -73,12 +89,12 @@ bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
 
 bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret) {
     const kvq_norm *norm = &s->held.norm;
-    if (!s->held.has_norm) return false;
-    if (norm->out != job->in || norm->n_rows != job->n_rows || norm->n_cols != job->w->n_in) {
+    if (s->held.what != KVQ_HELD_FEEDING_NORM || norm->out != job->in || norm->n_rows != job->n_rows ||
+        norm->n_cols != job->w->n_in) {
         kvq_cuda_settle(s);
         return false;
     }
-    s->held.has_norm = false;
+    s->held.what = KVQ_HELD_NOTHING;
     *ret = *norm;
     return true;
 }

@@ -30,6 +30,7 @@
 #include "warp.cuh"
 
 #define QUANTIZE_THREADS 256
+#define QUANTIZE_VALUES 4 /* of a thread */
 
 #define SLICES 16 /* at most */
 #define FEW_THREADS (SLICES * KVQ_WARP_LANES)
@@ -89,13 +90,15 @@ void kvq_cuda_place_left(kvq_stream *s, uint8_t *memory) {
 
 /* ---- activations ---- */
 
-/* A warp is a group of 32 values of a row. weight: of their norm (a.squares), or NULL. */
-__global__ void quantize_groups(const float *x, const float *weight, kvq_activations a, int n_rows) {
-    int group = blockIdx.x * (QUANTIZE_THREADS / KVQ_WARP_LANES) + threadIdx.x / KVQ_WARP_LANES;
-    int row = group / a.n_steps, step = group % a.n_steps, lane = threadIdx.x % KVQ_WARP_LANES;
-    float times = weight ? weight[step * KVQ_STEP + lane] : 1.0f; /* no launch writes it */
+/* A thread has four values of a row. weight: of their norm (a.squares), or NULL. */
+__global__ void quantize_rows(const float *x, const float *weight, kvq_activations a) {
+    int n_in = a.n_steps * KVQ_STEP, i = QUANTIZE_VALUES * (int)(blockIdx.y * QUANTIZE_THREADS + threadIdx.x);
+    float value[QUANTIZE_VALUES] = {}, times[QUANTIZE_VALUES] = {1, 1, 1, 1};
+    bool count = i < n_in;
+    if (count && weight) kvq_load_values<QUANTIZE_VALUES>(times, weight + i); /* no launch writes it */
     kvq_wait_for_launches();
-    if (row < n_rows) kvq_leave_step(a, row, step, x[(size_t)group * KVQ_STEP + lane], times); /* whole warps */
+    if (count) kvq_load_values<QUANTIZE_VALUES>(value, x + (size_t)blockIdx.x * n_in + i);
+    kvq_leave_values<QUANTIZE_VALUES>(a, blockIdx.x, i, value, times, count);
 }
 
 kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm) {
@@ -160,15 +163,24 @@ static __device__ __forceinline__ void leave_results(const kvq_epilogue &then, c
                                                      float gate, float value) {
     int column = threadIdx.x / KVQ_WARP_LANES;
     if (!then.left.columns || column >= COLUMNS || row + column >= job.n_rows) return; /* whole warps */
-    float weight = then.weight ? then.weight[step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES] : 1.0f;
+    int i = step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES;
+    float weight = then.weight ? then.weight[i] : 1.0f;
     if (then.n_halves > 1) value = kvq_gated(then.activation, gate, value);
-    kvq_leave_step(then.left, row + column, step, value, weight);
+    kvq_leave_values<1>(then.left, row + column, i, &value, &weight, true);
 }
 
 /* Asks for the first `steps` of a warp's weights, 0 or less for none: registers have room for a few only. Half a warp
  * has a tile. */
 template <typename K> static __device__ __forceinline__ void ask_for(const uint8_t *weights, int steps, int lane) {
     if (steps > 0) kvq_ask_l2_for(weights, (unsigned)(steps * K::STEP_BYTES), lane % 16, 16);
+}
+
+/* The same of a slice's first steps for outputs from `out` on, while those of the half before are merged. */
+template <typename K>
+static __device__ __forceinline__ void ask_for_half(const kvq_matrix_part &part, int out, int begin, int n_steps,
+                                                    int asked, int lane) {
+    const uint8_t *tile = kvq_tile_of(part, out / KVQ_TILE_ROWS + lane / 16);
+    ask_for<K>(tile + kvq_step_at<K>(begin), n_steps < asked ? n_steps : asked, lane);
 }
 
 /* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
@@ -281,23 +293,9 @@ static __device__ __forceinline__ float add_steps(float acc, row_steps<K> *steps
     return acc;
 }
 
-/* Of 32 outputs from `out` on: the first steps of a slice, `skip` of them before its own, begin to come, and where the
- * next ones are. */
-template <typename K>
-static __device__ __forceinline__ void begin_steps(row_steps<K> *steps, const kvq_matrix_part &part, int out, int begin,
-                                                   int skip, int lane) {
-    *steps = row_steps<K>{};
-    steps->from = kvq_row_source_of<K>(kvq_tile_of(part, out / KVQ_TILE_ROWS + lane / 16), begin, lane);
-#pragma unroll
-    for (int n = 0; n < row_steps<K>::AHEAD; n++) {
-        if (n >= skip) kvq_load_row_step<K>(&steps->raw[n], &steps->from);
-        kvq_next_row_step<K>(&steps->from);
-    }
-}
-
 /* A slice's steps in rounds of so many: the first is what is left over, behind steps of zeros, which add 0 to 0.
- * Nothing stands before the first loads of weights but arithmetic on arguments, and those of a second half come while
- * the first one's sums are merged. Weights are asked for `asked` steps ahead of those that come to registers. */
+ * Nothing stands before the first loads of weights but arithmetic on arguments. Weights are asked for `asked` steps
+ * ahead of those that come to registers; those of a second half while the first one's sums are merged. */
 template <typename K>
 __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
     one_row(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
@@ -305,17 +303,24 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
     KVQ_SHARED(float, partial, SLICES *KVQ_WARP_ROWS);
     const int ahead = row_steps<K>::AHEAD;
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
-    int begin = slice * x.in_slice, n_steps = steps_of(x, begin);
-    int rounds = (int)((unsigned)(n_steps + ahead - 1) / ahead), left_over = rounds * ahead - n_steps;
-    int skip = rounds == 0 ? ahead : left_over, out = (int)blockIdx.y * KVQ_WARP_ROWS;
-    row_steps<K> steps;
-    begin_steps<K>(&steps, part, out, begin - left_over, skip, lane);
     float gate = 0;
 #pragma unroll 1
     for (int half = 0;; half++) {
+        int begin = slice * x.in_slice, n_steps = steps_of(x, begin);
+        int rounds = (int)((unsigned)(n_steps + ahead - 1) / ahead), skip = rounds * ahead - n_steps;
+        int out = (int)(blockIdx.y + (unsigned)half * gridDim.y) * KVQ_WARP_ROWS;
+        const uint8_t *tile = kvq_tile_of(part, out / KVQ_TILE_ROWS + lane / 16);
+        row_steps<K> steps = {};
+        steps.from = kvq_row_source_of<K>(tile, begin - skip, lane);
+        steps.column = (const uint8_t *)(x.of.columns + (begin - skip));
+        if (rounds == 0) skip = ahead;
+#pragma unroll
+        for (int n = 0; n < ahead; n++) {
+            if (n >= skip) kvq_load_row_step<K>(&steps.raw[n], &steps.from);
+            kvq_next_row_step<K>(&steps.from);
+        }
         ask_for<K>(steps.from.codes - kvq_lane_codes_at<K>(lane), n_steps - ahead < asked ? n_steps - ahead : asked,
                    lane);
-        steps.column = (const uint8_t *)(x.of.columns + (begin - left_over));
         if (half == 0) kvq_wait_for_launches(); /* not for weights: no launch writes them */
 #pragma unroll
         for (int n = 0; n < ahead; n++) {
@@ -325,8 +330,8 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
         float acc = n_steps > 0 ? 0.0f : -0.0f;
         if (rounds > 0) {
 #pragma unroll 1
-            for (int r = rounds; r > 1; r--) {
-                if (asked > 0 && (r - 2) * ahead >= asked && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
+            for (; rounds > 1; rounds--) {
+                if (asked > 0 && (rounds - 2) * ahead >= asked && lane % 16 * (int)KVQ_L2_LINE < ahead * K::STEP_BYTES)
                     kvq_ask_l2(steps.from.codes +
                                (asked * K::STEP_BYTES + lane % 16 * (int)KVQ_L2_LINE - kvq_lane_codes_at<K>(lane)));
                 acc = add_steps<K, true>(acc, &steps, lane);
@@ -334,16 +339,14 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
             acc = add_steps<K, false>(acc, &steps, lane);
         }
         partial[slice * KVQ_WARP_ROWS + lane] = acc;
-        int next = out + (int)gridDim.y * KVQ_WARP_ROWS;
         bool is_last = half + 1 == then.n_halves;
-        if (!is_last) begin_steps<K>(&steps, part, next, begin - left_over, skip, lane);
+        if (!is_last) ask_for_half<K>(part, out + (int)gridDim.y * KVQ_WARP_ROWS, begin, n_steps, asked, lane);
         float value = merge_slices<1>(job, part, x.of, n_out, out, 0, partial);
         if (is_last) {
             leave_results<1>(then, job, (int)blockIdx.y, 0, gate, value);
             return;
         }
         gate = value;
-        out = next;
         __syncthreads(); /* the sums are read */
     }
 }
@@ -591,9 +594,9 @@ static bool quantize(kvq_stream *s, const kvq_linear *job, kvq_activations *ret)
         ret->eps = norm.eps;
         if (!ret->squares) return false;
     }
-    KVQ_LAUNCH(quantize_groups, dim3(kvq_cuda_blocks(job->n_rows * n_steps, QUANTIZE_THREADS / KVQ_WARP_LANES)),
-               dim3(QUANTIZE_THREADS), 0, s, is_normed ? norm.in : job->in, is_normed ? norm.weight : NULL, *ret,
-               job->n_rows);
+    dim3 grid(job->n_rows, kvq_cuda_blocks(job->w->n_in, QUANTIZE_VALUES * QUANTIZE_THREADS));
+    KVQ_LAUNCH(quantize_rows, grid, dim3(QUANTIZE_THREADS), 0, s, is_normed ? norm.in : job->in,
+               is_normed ? norm.weight : NULL, *ret);
     return true;
 }
 

@@ -55,7 +55,10 @@ template <int N> static __device__ __forceinline__ float add_squares(float sum, 
     return sum;
 }
 
-template <int N> __global__ void __launch_bounds__(NORM_THREADS) norm_rows(kvq_norm job, kvq_activations left) {
+/* left: of the next norm, times whose weights they are left then, or of no other. */
+template <int N>
+__global__ void __launch_bounds__(NORM_THREADS)
+    norm_rows(kvq_norm job, kvq_activations left, const float *next_weight) {
     KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
     int n = job.n_cols, i = N * (int)threadIdx.x, step = N * (int)blockDim.x;
     size_t at = (size_t)blockIdx.x * n;
@@ -81,26 +84,31 @@ template <int N> __global__ void __launch_bounds__(NORM_THREADS) norm_rows(kvq_n
         }
         if (i < n) kvq_store_values<N>(job.out + at + i, y);
         if constexpr (N == 4) /* only rows of whole steps have it */
-            if (left.columns) kvq_quantize_values<4>(left, blockIdx.x, i, y, i < n);
+            if (left.columns) {
+                float times[4] = {1, 1, 1, 1};
+                if (next_weight && i < n) kvq_load_values<4>(times, next_weight + i);
+                kvq_leave_values<4>(left, blockIdx.x, i, y, times, i < n);
+            }
         v = next;
         load_weights<N>(&next, job, i + 2 * step);
         load_row<N>(&next, job, at, i + 2 * step);
     }
 }
 
-void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job) {
+void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next) {
     bool fours = job->n_cols % 4 == 0;
     int warps = kvq_cuda_blocks(job->n_cols, 2 * (fours ? 4 : 1) * KVQ_WARP_LANES);
     dim3 threads(warps * KVQ_WARP_LANES < NORM_THREADS ? warps * KVQ_WARP_LANES : NORM_THREADS);
-    kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->n_cols, NULL);
+    kvq_activations left = kvq_cuda_leave(s, next ? next->out : job->out, job->n_rows, job->n_cols, next);
+    const float *next_weight = next ? next->weight : NULL;
     if (fours)
-        KVQ_LAUNCH(norm_rows<4>, dim3(job->n_rows), threads, 0, s, *job, left);
+        KVQ_LAUNCH(norm_rows<4>, dim3(job->n_rows), threads, 0, s, *job, left, next_weight);
     else
-        KVQ_LAUNCH(norm_rows<1>, dim3(job->n_rows), threads, 0, s, *job, left);
+        KVQ_LAUNCH(norm_rows<1>, dim3(job->n_rows), threads, 0, s, *job, left, next_weight);
 }
 
 static void norm(kvq_stream *s, const kvq_norm *job) {
-    if (job->n_rows > 0 && !kvq_cuda_fuse_norm(s, job)) kvq_cuda_launch_norm(s, job);
+    if (job->n_rows > 0) kvq_cuda_fuse_norm(s, job);
 }
 
 /* ---- glu: a thread has N values; two, so that few rows have many threads with little to do, and many rows enough

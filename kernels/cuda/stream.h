@@ -65,12 +65,17 @@ typedef struct kvq_epilogue {
     int n_halves; /* 2: results are [gate | up], of as many tiles; else 1 */
 } kvq_epilogue;
 
-/* What fuse.cu holds back until the next operator is known. */
+/* What fuse.cu holds back until the next operator is known; one at most. */
+typedef enum kvq_cuda_held_kind {
+    KVQ_HELD_NOTHING,
+    KVQ_HELD_PRODUCT,
+    KVQ_HELD_NORM,
+    KVQ_HELD_FEEDING_NORM /* of which only the next product needs results */
+} kvq_cuda_held_kind;
 typedef struct kvq_cuda_held {
-    bool has_product; /* whose activations are there, x */
-    kvq_linear product;
+    kvq_cuda_held_kind what;
+    kvq_linear product; /* whose activations are there, x */
     kvq_activations x;
-    bool has_norm; /* of which only the next product needs results */
     kvq_norm norm;
 } kvq_cuda_held;
 
@@ -152,14 +157,14 @@ kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, i
 /* Operators that are held back, in case they can be part of the one before or the one behind (fuse.cu). */
 void kvq_cuda_settle(kvq_stream *s); /* nothing is held any more: before any launch */
 void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x);
-/* True: done, or held. */
-bool kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job);
-bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job);
-/* The norm whose results the product reads and that was held back for it: the caller's work from now on. */
+void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job); /* does it, or holds it */
+bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job);   /* false: nothing done */
+/* The norm whose results the product reads and that was held back for it: the caller's work from now on. Whatever else
+ * is held is settled. */
 bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret);
-/* Their launches. */
+/* Their launches. next: the norm of the norm's results that is fed to a product, or NULL. */
 void kvq_cuda_launch_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x, const kvq_epilogue *then);
-void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job);
+void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next);
 
 /* The step on the device; NULL after an error of the stream when `begin` was not called for this batch. */
 const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch);

@@ -292,8 +292,9 @@ typedef struct chain_job {
     kvq_norm norm;    /* h */
     kvq_linear gate_up;
     kvq_glu glu;
-    kvq_linear down; /* y2 = W3 act */
-    kvq_norm again;  /* of y2: once right behind it, once not */
+    kvq_linear down; /* t = W3 act */
+    kvq_norm post;   /* y2 += norm(t) */
+    kvq_norm again;  /* of y2, feeds the last: once right behind what made its rows, once not */
     kvq_linear last, other;
 } chain_job;
 
@@ -304,16 +305,17 @@ static void call_chain(const kvq_ops *ops, kvq_stream *s, void *job) {
     ops->linear(s, &b->gate_up);
     ops->glu(s, &b->glu);
     ops->linear(s, &b->down);
+    ops->norm(s, &b->post);
     ops->norm(s, &b->again);
     ops->linear(s, &b->last);
     ops->norm(s, &b->again); /* behind what did not make its rows */
     ops->linear(s, &b->other);
 }
 
-/* As compare_behind, of each tensor of the results by itself: y, gate_up, y2, last, other. */
+/* As compare_behind, of each tensor of the results by itself: y, gate_up, t, y2, last, other. */
 static bool compare_chain(void *context, int out, const void *want, const void *got, check_difference *ret) {
     const chain_job *b = context;
-    const int n_cols[] = {CHAIN_HIDDEN, 2 * CHAIN_FFN, CHAIN_HIDDEN, CHAIN_HIDDEN, CHAIN_HIDDEN};
+    const int n_cols[] = {CHAIN_HIDDEN, 2 * CHAIN_FFN, CHAIN_HIDDEN, CHAIN_HIDDEN, CHAIN_HIDDEN, CHAIN_HIDDEN};
     size_t at = 0;
     for (int t = 0; out == 0 && t < COUNT(n_cols); t++) /* the other outs need not be written */
         for (int r = 0; r < b->first.n_rows; r++, at += (size_t)n_cols[t]) {
@@ -341,8 +343,8 @@ static void chain_case(check *c, kvq_format format, kvq_format last_format, int 
     add_part(c, &last, format, CHAIN_HIDDEN / 2);
     add_part(c, &last, last_format, CHAIN_HIDDEN / 2);
     size_t rows = (size_t)n_rows, n = rows * CHAIN_HIDDEN;
-    float *results = check_floats(c, 4 * n + rows * 2 * CHAIN_FFN, CHECK_NORMAL);
-    float *y = results, *both = y + n, *y2 = both + rows * 2 * CHAIN_FFN, *z = y2 + n;
+    float *results = check_floats(c, 5 * n + rows * 2 * CHAIN_FFN, CHECK_NORMAL);
+    float *y = results, *both = y + n, *t = both + rows * 2 * CHAIN_FFN, *y2 = t + n, *z = y2 + n;
     float *h = check_floats(c, n, CHECK_JUNK), *act = check_floats(c, rows * CHAIN_FFN, CHECK_JUNK);
     const float *weight = has_weight ? check_floats(c, CHAIN_HIDDEN, CHECK_NORMAL) : NULL;
     const kvq_norm norm = {.out = h,
@@ -362,11 +364,16 @@ static void chain_case(check *c, kvq_format format, kvq_format last_format, int 
                 .n_rows = n_rows,
                 .ffn_dim = CHAIN_FFN,
                 .feeds_linear = true},
-        .down = {.out = y2, .in = act, .w = &down, .n_rows = n_rows},
+        .down = {.out = t, .in = act, .w = &down, .n_rows = n_rows},
+        .post = norm,
         .again = norm,
         .last = {.out = z, .in = h, .w = &last, .n_rows = n_rows},
         .other = {.out = z + n, .in = h, .w = &square, .n_rows = n_rows},
     };
+    job.post.in = t;
+    job.post.out = y2;
+    job.post.residual = y2;
+    job.post.feeds_linear = false;
     job.again.in = y2;
     check_run(c, &(check_op){.call = call_chain,
                              .job = &job,
