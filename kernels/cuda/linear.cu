@@ -157,15 +157,16 @@ static __device__ __forceinline__ float merge_slices(const kvq_linear &job, cons
     return kvq_store_sum(job, part, n_out, o, row + column, sum * factor, plus);
 }
 
-/* Leaves the block's results, a warp's 32 of an activation row: they are a step of the next product's activations. */
+/* Leaves the block's results, a warp's 32 of an activation row: they are a step of the next product's activations.
+ * gates: each thread's own of the half before. */
 template <int COLUMNS>
 static __device__ __forceinline__ void leave_results(const kvq_epilogue &then, const kvq_linear &job, int step, int row,
-                                                     float gate, float value) {
+                                                     KVQ_SHARED_PTR(float) gates, float value) {
     int column = threadIdx.x / KVQ_WARP_LANES;
     if (!then.left.columns || column >= COLUMNS || row + column >= job.n_rows) return; /* whole warps */
     int i = step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES;
     float weight = then.weight ? then.weight[i] : 1.0f;
-    if (then.n_halves > 1) value = kvq_gated(then.activation, gate, value);
+    if (then.n_halves > 1) value = kvq_gated(then.activation, gates[threadIdx.x], value);
     kvq_leave_values<1>(then.left, row + column, i, &value, &weight, true);
 }
 
@@ -189,11 +190,11 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
     few_rows(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
              KVQ_ARGUMENT(kvq_epilogue) then, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
+    KVQ_SHARED(float, gates, N *KVQ_COLUMNS *KVQ_WARP_ROWS);    /* not in registers, which are few */
     const int ahead = K::CHUNKS == 2 || K::HALVES == 2 ? 1 : 2; /* steps loaded at once: as registers allow */
     const bool early = N > 1 || !K::HAS_MIN;                    /* activations too */
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
     int row = (int)blockIdx.x * N * KVQ_COLUMNS, begin = slice * x.in_slice, end = begin + steps_of(x, begin);
-    float gate = 0;
 #pragma unroll 1
     for (int half = 0;; half++) {
         int out = (int)(blockIdx.y + (unsigned)half * gridDim.y) * KVQ_WARP_ROWS;
@@ -246,10 +247,10 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
                 }
         float value = merge_slices<N * KVQ_COLUMNS>(job, part, x.of, n_out, out, row, partial);
         if (half + 1 == then.n_halves) {
-            leave_results<N * KVQ_COLUMNS>(then, job, (int)blockIdx.y, row, gate, value);
+            leave_results<N * KVQ_COLUMNS>(then, job, (int)blockIdx.y, row, gates, value);
             return;
         }
-        gate = value;
+        if (threadIdx.x < N * KVQ_COLUMNS * KVQ_WARP_LANES) gates[threadIdx.x] = value;
         __syncthreads(); /* the sums are read */
     }
 }
@@ -301,9 +302,9 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
     one_row(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
             KVQ_ARGUMENT(kvq_epilogue) then, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *KVQ_WARP_ROWS);
+    KVQ_SHARED(float, gates, KVQ_WARP_ROWS); /* not in registers, which are few */
     const int ahead = row_steps<K>::AHEAD;
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
-    float gate = 0;
 #pragma unroll 1
     for (int half = 0;; half++) {
         int begin = slice * x.in_slice, n_steps = steps_of(x, begin);
@@ -343,10 +344,10 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
         if (!is_last) ask_for_half<K>(part, out + (int)gridDim.y * KVQ_WARP_ROWS, begin, n_steps, asked, lane);
         float value = merge_slices<1>(job, part, x.of, n_out, out, 0, partial);
         if (is_last) {
-            leave_results<1>(then, job, (int)blockIdx.y, 0, gate, value);
+            leave_results<1>(then, job, (int)blockIdx.y, 0, gates, value);
             return;
         }
-        gate = value;
+        if (threadIdx.x < KVQ_WARP_LANES) gates[threadIdx.x] = value;
         __syncthreads(); /* the sums are read */
     }
 }
