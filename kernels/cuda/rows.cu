@@ -1,6 +1,6 @@
 /* rows.cu: the operators that work on rows alone: embed, norm, glu, rope_table, gather, softcap. A block is a row, or
- * 256 values of a flat tensor. They cannot avoid reading and writing their rows once. norm and glu leave few rows in 8
- * bits, too, for the product behind them. */
+ * 256 values of one. They cannot avoid reading and writing their rows once. norm and glu leave few rows in 8 bits, too,
+ * for the product behind them, where they are launched at all: often they are part of a product (fuse.cu). */
 #include "stream.h"
 
 #include "columns.cuh"
@@ -15,15 +15,17 @@ __global__ void embed_rows(kvq_embed job, kvq_matrix table, const int *ids) {
     kvq_wait_for_launches();
     int row = ids[blockIdx.x], p = 0;
     while (row >= table.parts[p].row_begin + table.parts[p].n_rows) p++;
-    float *out = job.out + (size_t)blockIdx.x * table.n_in;
-    for (int i = threadIdx.x; i < table.n_in; i += blockDim.x)
-        out[i] = kvq_matrix_value(&table.parts[p], row - table.parts[p].row_begin, i) * job.scale;
+    int i = (int)(blockIdx.y * ROW_THREADS + threadIdx.x);
+    if (i < table.n_in)
+        job.out[(size_t)blockIdx.x * table.n_in + i] =
+            kvq_matrix_value(&table.parts[p], row - table.parts[p].row_begin, i) * job.scale;
 }
 
 static void embed(kvq_stream *s, const kvq_embed *job) {
     if (job->n_rows == 0) return;
     const int *ids = kvq_cuda_ints(s, job->ids, job->n_rows);
-    KVQ_LAUNCH(embed_rows, dim3(job->n_rows), dim3(ROW_THREADS), 0, s, *job, *job->table, ids);
+    dim3 grid(job->n_rows, kvq_cuda_blocks(job->table->n_in, ROW_THREADS));
+    KVQ_LAUNCH(embed_rows, grid, dim3(ROW_THREADS), 0, s, *job, *job->table, ids);
 }
 
 /* ---- norm: a block is a row. The squares' sum: a thread's own, in order, then kvq_block_sum's order. The number of
@@ -164,14 +166,16 @@ static void rope_table(kvq_stream *s, const kvq_rope_table *job) {
 
 __global__ void gather_rows(kvq_gather job, const int *rows) {
     kvq_wait_for_launches();
-    const float *in = job.in + (size_t)rows[blockIdx.x] * job.n_cols;
-    for (int i = threadIdx.x; i < job.n_cols; i += blockDim.x) job.out[(size_t)blockIdx.x * job.n_cols + i] = in[i];
+    int i = (int)(blockIdx.y * ROW_THREADS + threadIdx.x);
+    if (i < job.n_cols)
+        job.out[(size_t)blockIdx.x * job.n_cols + i] = job.in[(size_t)rows[blockIdx.x] * job.n_cols + i];
 }
 
 static void gather(kvq_stream *s, const kvq_gather *job) {
     if (job->n_rows == 0) return;
     const int *rows = kvq_cuda_ints(s, job->rows, job->n_rows);
-    KVQ_LAUNCH(gather_rows, dim3(job->n_rows), dim3(ROW_THREADS), 0, s, *job, rows);
+    dim3 grid(job->n_rows, kvq_cuda_blocks(job->n_cols, ROW_THREADS));
+    KVQ_LAUNCH(gather_rows, grid, dim3(ROW_THREADS), 0, s, *job, rows);
 }
 
 /* ---- softcap ---- */

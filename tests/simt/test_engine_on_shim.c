@@ -589,6 +589,31 @@ static void decode_steps_are_replayed_as_graphs(void **state) {
     }
 }
 
+/* Launches of a decode step of one sequence, all of them in a graph. */
+static int launches_of_a_step(int model) {
+    static answer a; /* of 20 tokens */
+    static int ids[PROMPT_MAX];
+    kvq_options o = cuda_options(model, "8");
+    kvq_engine *e = world_open(&o);
+    kvq_request r = world_request(ids, 40, 1, 20);
+    (void)world_submit(e, &r, &a);
+    uint64_t graphs = count_of("simt_count_graph_launches"), nodes = count_of("simt_count_graph_nodes");
+    (void)world_run(e);
+    kvq_close(e);
+    graphs = count_of("simt_count_graph_launches") - graphs;
+    nodes = count_of("simt_count_graph_nodes") - nodes;
+    assert_in_range(graphs, 15, 19);
+    assert_int_equal(nodes % graphs, 0); /* all are alike */
+    return (int)(nodes / graphs);
+}
+
+/* A layer: q, k and v; append; attention and its merge; output, gate and up, down, with the norms and the glu. What is
+ * once a step: angles, embedding, the first norm, three for the logits, two that refine, those that draw. */
+static void a_layer_is_few_launches(void **state) {
+    (void)state;
+    assert_int_equal(launches_of_a_step(TINY_LLAMA), 2 * 7 + 10);
+}
+
 /* For its tokens: a step is launched whole, lists, kernels and the way back of the tokens, and what a call has launched
  * ahead is still to run when it returns. */
 static void the_host_waits_once_a_step(void **state) {
@@ -676,6 +701,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(a_jetsons_pool_is_a_share_of_the_systems_memory, no_fault),
         cmocka_unit_test_setup(nothing_is_allocated_after_the_start, no_fault),
         cmocka_unit_test_setup(decode_steps_are_replayed_as_graphs, no_fault),
+        cmocka_unit_test_setup(a_layer_is_few_launches, no_fault),
         cmocka_unit_test_setup(the_host_waits_once_a_step, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
