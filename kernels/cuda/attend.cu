@@ -3,8 +3,9 @@
  * at a fixed place) and
  *   one tile (attend_split): its warps take pieces of the split's pages by turns, each on its own (attend_piece.cuh),
  *   or a tile for each warp, of the same page (attend_split_shared): so pages come from memory once for all of them.
- * What pieces gave is merged in order of position. Splits leave their soft-max states in the workspace; a third kernel
- * merges them in order too and turns the result back. So a row's result depends on nothing but its own query, its
+ * What pieces gave is merged in order of position. Splits leave their soft-max states in the workspace; they are merged
+ * in order too and the result is turned back: by that block of attend_split that is done last of a tile's, or, of tiles
+ * that share their pages, by a third kernel (attend_merge). So a row's result depends on nothing but its own query, its
  * position and the cache: not on the rows beside it, nor on which of the kernels had its tile and with how many warps.
  *
  * What it costs and needs stands in docs/cuda.md. */
@@ -15,8 +16,9 @@
 
 #define ATTEND_WARPS KVQ_CUDA_SHARING_TILES
 #define ATTEND_THREADS (ATTEND_WARPS * KVQ_WARP_LANES)
-#define MERGE_WARPS 4   /* of a block; a warp has a query */
-#define MERGE_AT_ONCE 4 /* splits that are asked for at once: the states come from memory */
+#define MERGE_WARPS 4 /* of a block of attend_merge; a warp has a query */
+#define MERGE_THREADS (MERGE_WARPS * KVQ_WARP_LANES)
+#define MERGE_BLOCKS 6 /* of an SM, that registers leave room for */
 #define MAX_QUERIES KVQ_CUDA_QUERIES
 #define STATE_BYTES ((size_t)32 << 20) /* of the workspace, for states of splits */
 
@@ -31,7 +33,8 @@ typedef struct attend_job {
     int n_head_tiles, n_splits;
     float *states; /* [tiles, n_head_tiles, n_splits, state_floats]: maxima, sums, accumulators of a tile's queries */
     int state_floats;
-    kvq_activations left; /* of attend_merge */
+    unsigned *counters;   /* [tiles, n_head_tiles] of this launch: blocks of attend_split that are done; 0 before */
+    kvq_activations left; /* by what merges */
 } attend_job;
 
 /* A soft-max over part of the cache, one per query: maximum and sum, then acc [head_dim] scaled by 2^-maximum; a
@@ -289,6 +292,119 @@ template <tile_kind KIND> static __device__ __forceinline__ float constant_of(co
     return sum * s.q_down[n];
 }
 
+/* ---- splits merged in order, then turned back: a warp per query ---- */
+
+/* Where a tile's state of a split goes; the tile's place in the launch, and the split counted from its own first. */
+static __device__ __forceinline__ float *state_of(const attend_job &a, int place, int head_tile, int split) {
+    return a.states + (((size_t)place * a.n_head_tiles + head_tile) * a.n_splits + split) * a.state_floats;
+}
+
+static __device__ __forceinline__ int splits_of(const tile &t) {
+    return t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
+}
+
+/* What a lane has of a query's soft-max over a split: four channels of every 128, of a head of at most 128 N. */
+template <int N> struct merge_state {
+    float max, sum;
+    float4 acc[N];
+};
+
+/* Query n's state of a split as a block left it, perhaps another one of this launch. */
+template <int N>
+static __device__ __forceinline__ void load_state(merge_state<N> *ret, const float *state, int n, int d) {
+    ret->max = kvq_load_4_l2(state + n);
+    ret->sum = kvq_load_4_l2(state + MAX_QUERIES + n);
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int channel = 4 * (threadIdx.x % KVQ_WARP_LANES + c * KVQ_WARP_LANES);
+        ret->acc[c] = float4{0, 0, 0, 0};
+        if (channel < d) ret->acc[c] = kvq_load_16_l2(state + 2 * MAX_QUERIES + n * d + channel);
+    }
+}
+
+template <int N>
+static __device__ __forceinline__ void merge_state_into(row_state *state, float acc[N][4], const merge_state<N> &from) {
+    const row_merge m = merge_row(state, piece_row{from.max, from.sum, 1, 0});
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        const float add[4] = {from.acc[c].x, from.acc[c].y, from.acc[c].z, from.acc[c].w};
+        for (int b = 0; b < 4; b++) acc[c][b] = fmaf(m.scale, add[b], acc[c][b] * m.keep);
+    }
+}
+
+/* Splits that a warp asks for at once, since they come from the L2 cache or from memory; as registers allow. */
+template <int N> constexpr int merge_at_once = 8 / N;
+
+/* Query n's result, from all splits of its tile; room [2 * 128 N] is for the transform. */
+template <int N>
+static __device__ __forceinline__ void merge_query(const attend_job &a, const tile &t, int n, const float *states,
+                                                   KVQ_SHARED_PTR(float) room) {
+    int d = a.kv.head_dim, n_splits = splits_of(t), lane = threadIdx.x % KVQ_WARP_LANES;
+    constexpr int at_once = merge_at_once<N>;
+    merge_state<N> splits[at_once];
+    row_state all = {-INFINITY, 0};
+    float acc[N][4] = {};
+#pragma unroll 1
+    for (int first = 0; first < n_splits; first += at_once, states += (size_t)at_once * a.state_floats) {
+#pragma unroll
+        for (int i = 0; i < at_once; i++)
+            if (first + i < n_splits) load_state<N>(&splits[i], states + (size_t)i * a.state_floats, n, d);
+#pragma unroll
+        for (int i = 0; i < at_once; i++)
+            if (first + i < n_splits) merge_state_into<N>(&all, acc, splits[i]);
+    }
+    float unit = 1.0f / all.sum;
+#pragma unroll
+    for (int c = 0; c < N; c++)
+        for (int b = 0; b < 4; b++) acc[c][b] *= unit;
+    if (a.kv.policy.rotated) /* back: the transform is its own inverse */
+        kvq_hadamard_head<N>(acc, d, a.hadamard, room, room + N * 4 * KVQ_WARP_LANES);
+    int row = row_of(t, n), at = head_of(t, n) * d;
+    float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        int channel = 4 * (lane + c * KVQ_WARP_LANES);
+        if (channel < d) kvq_store_values<4>(out + channel, acc[c]);
+        if (a.left.columns) kvq_quantize_values<4>(a.left, row, at + channel, acc[c], channel < d); /* by all lanes */
+    }
+}
+
+template <int N>
+__global__ __launch_bounds__(MERGE_THREADS, MERGE_BLOCKS) void attend_merge(KVQ_ARGUMENT(attend_job) a) {
+    constexpr int room = 2 * N * 4 * KVQ_WARP_LANES;
+    KVQ_SHARED(float, rooms, MERGE_WARPS *room);
+    kvq_wait_for_launches();
+    tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
+    int warp = threadIdx.x / KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;
+    if (n >= t.n_queries) return; /* the whole warp */
+    merge_query<N>(a, t, n, state_of(a, blockIdx.x, blockIdx.y, 0), rooms + warp * room);
+}
+
+/* The queries of the block's tile, by its warps; the room is the begin of a warp's queue, which is done with. */
+template <int N>
+static __device__ __forceinline__ void merge_queries(const attend_job &a, const tile &t,
+                                                     KVQ_SHARED_PTR(uint8_t) queues) {
+    int warp = threadIdx.x / KVQ_WARP_LANES, n_warps = blockDim.x / KVQ_WARP_LANES;
+    static_assert(2 * N * 4 * KVQ_WARP_LANES * sizeof(float) <= KVQ_QUEUE_BYTES);
+    const float *states = state_of(a, blockIdx.x, blockIdx.y, 0);
+#pragma unroll 1
+    for (int n = warp; n < t.n_queries; n += n_warps)
+        merge_query<N>(a, t, n, states, KVQ_SHARED_CAST(float, queues + warp * KVQ_QUEUE_BYTES));
+}
+
+/* Whether this block, which has left its state, is the last one of its tile's to be done: it sees what the others left.
+ * Which one that is differs from launch to launch, and results do not depend on it. The counter is 0 again behind it.
+ */
+static __device__ __forceinline__ bool is_last_of_tile(const attend_job &a, const tile &t,
+                                                       KVQ_SHARED_PTR(unsigned) ticket) {
+    unsigned last = splits_of(t) - 1; /* blocks behind the tile's last page have returned and are not counted */
+    __syncthreads();
+    if (last == 0) return true;
+    if (threadIdx.x == 0) ticket[0] = kvq_take_ticket(a.counters + blockIdx.x * a.n_head_tiles + blockIdx.y, last);
+    __syncthreads();
+    return ticket[0] == last;
+}
+
 /* ---- a split ---- */
 
 template <tile_kind KIND>
@@ -362,6 +478,7 @@ static __device__ __forceinline__ void store_acc(const tile &t, const shared &s,
                                                  float *to) {
     int n = own.n;
     if (n >= t.n_queries) return;
+#pragma unroll 1
     for (int i = 4 * own.first; i < d; i += 4 * own.a_query)
         *(float4 *)(to + 2 * MAX_QUERIES + n * d + i) = KVQ_SHARED_CAST(float4, s.acc + n * (d + 4) + i)[0];
 }
@@ -424,11 +541,6 @@ static __device__ __forceinline__ kvq_page_queue queue_of(const attend_job &a, c
     return ret;
 }
 
-/* Where a tile's state of a split goes; the tile's place in the launch, and the split counted from its own first. */
-static __device__ __forceinline__ float *state_of(const attend_job &a, int place, int head_tile, int split) {
-    return a.states + (((size_t)place * a.n_head_tiles + head_tile) * a.n_splits + split) * a.state_floats;
-}
-
 /* Blocks of an SM that registers leave room for. */
 template <tile_kind KIND> constexpr int blocks_of_sm = KIND == TILE_CODES_16 ? 3 : 4;
 
@@ -472,6 +584,14 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     float *to = state_of(a, blockIdx.x, blockIdx.y, blockIdx.z);
     if (own.first == 0) store_row_state(t, own.n, state, to);
     store_acc(t, s, own, d, to);
+
+    if (!is_last_of_tile(a, t, KVQ_SHARED_CAST(unsigned, s.q_sum))) return;
+    if (d <= 128)
+        merge_queries<1>(a, t, memory);
+    else if (d <= 256)
+        merge_queries<2>(a, t, memory);
+    else
+        merge_queries<4>(a, t, memory);
 }
 
 /* The last position of the block's tiles, and one. */
@@ -529,71 +649,6 @@ __global__ __launch_bounds__(ATTEND_THREADS, blocks_of_sm<KIND>) void attend_spl
     store_acc(t, s, threads_of<KIND>(s, 1), d, to);
 }
 
-/* ---- splits merged in order, then turned back: a warp per query ---- */
-
-/* What a lane has of a query's soft-max over a split: four channels of every 128, of a head of at most 128 N. */
-template <int N> struct merge_state {
-    float max, sum;
-    float acc[N][4];
-};
-
-/* Query n's state of a split as its kernel left it; the empty one for splits behind the last. */
-template <int N>
-static __device__ __forceinline__ void load_state(merge_state<N> *ret, const float *state, bool exists, int n, int d) {
-    ret->max = exists ? state[n] : -INFINITY;
-    ret->sum = exists ? state[MAX_QUERIES + n] : 0.0f;
-#pragma unroll
-    for (int c = 0; c < N; c++) {
-        int channel = 4 * (threadIdx.x % KVQ_WARP_LANES + c * KVQ_WARP_LANES);
-        for (int b = 0; b < 4; b++) ret->acc[c][b] = 0;
-        if (exists && channel < d) kvq_load_values<4>(ret->acc[c], state + 2 * MAX_QUERIES + n * d + channel);
-    }
-}
-
-template <int N>
-static __device__ __forceinline__ void merge_state_into(row_state *state, float acc[N][4], const merge_state<N> &from) {
-    const row_merge m = merge_row(state, piece_row{from.max, from.sum, 1, 0});
-#pragma unroll
-    for (int c = 0; c < N; c++)
-        for (int b = 0; b < 4; b++) acc[c][b] = fmaf(m.scale, from.acc[c][b], acc[c][b] * m.keep);
-}
-
-template <int N> __global__ void attend_merge(KVQ_ARGUMENT(attend_job) a) {
-    KVQ_SHARED(float, heads, 2 * MERGE_WARPS * N * 4 * KVQ_WARP_LANES); /* room for the transform */
-    kvq_wait_for_launches();
-    tile t = tile_of(a, a.first_tile + blockIdx.x, blockIdx.y);
-    int d = a.kv.head_dim, n_splits = t.last_page / KVQ_SPLIT_PAGES - t.first_page / KVQ_SPLIT_PAGES + 1;
-    int warp = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, n = blockIdx.z * MERGE_WARPS + warp;
-    if (n >= t.n_queries) return; /* the whole warp */
-    const float *states = state_of(a, blockIdx.x, blockIdx.y, 0);
-    merge_state<N> splits[MERGE_AT_ONCE];
-    row_state all = {-INFINITY, 0};
-    float acc[N][4] = {};
-#pragma unroll 1
-    for (int first = 0; first < n_splits; first += MERGE_AT_ONCE) {
-#pragma unroll
-        for (int i = 0; i < MERGE_AT_ONCE; i++)
-            load_state<N>(&splits[i], states + (size_t)(first + i) * a.state_floats, first + i < n_splits, n, d);
-#pragma unroll
-        for (int i = 0; i < MERGE_AT_ONCE; i++) merge_state_into<N>(&all, acc, splits[i]);
-    }
-    float unit = 1.0f / all.sum;
-#pragma unroll
-    for (int c = 0; c < N; c++)
-        for (int b = 0; b < 4; b++) acc[c][b] *= unit;
-    constexpr int room = N * 4 * KVQ_WARP_LANES;
-    if (a.kv.policy.rotated) /* back: the transform is its own inverse */
-        kvq_hadamard_head<N>(acc, d, a.hadamard, heads + warp * 2 * room, heads + (warp * 2 + 1) * room);
-    int row = row_of(t, n), at = head_of(t, n) * d;
-    float *out = a.job.out + (size_t)row * a.job.n_heads * d + at;
-#pragma unroll
-    for (int c = 0; c < N; c++) {
-        int channel = 4 * (lane + c * KVQ_WARP_LANES);
-        if (channel < d) kvq_store_values<4>(out + channel, acc[c]);
-        if (a.left.columns) kvq_quantize_values<4>(a.left, row, at + channel, acc[c], channel < d); /* by all lanes */
-    }
-}
-
 /* ---- the host's part ---- */
 
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
@@ -607,6 +662,11 @@ size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
         if (here > most) most = here;
     }
     return most;
+}
+
+size_t kvq_cuda_counters(const kvq_shapes *shapes) {
+    return (size_t)shapes->max_rows *
+           (size_t)kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, MAX_QUERIES / 2).n_tiles;
 }
 
 /* A kernel for each kind of tile, alone in a block or sharing it. */
@@ -660,6 +720,24 @@ kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err) {
     return KVQ_OK;
 }
 
+/* What the next launch merges, it leaves in 8 bits as well. */
+static void leave_columns(kvq_stream *s, attend_job *a) {
+    if (a->kv.head_dim % KVQ_STEP == 0)
+        a->left = kvq_cuda_leave(s, a->job.out, a->batch.n_rows, a->job.n_heads * a->kv.head_dim, NULL);
+}
+
+/* The splits of n tiles of so many rows, by a kernel of its own. */
+static void merge_tiles(kvq_stream *s, attend_job a, int n, int rows) {
+    const dim3 grid(n, a.n_head_tiles, kvq_cuda_blocks(rows, MERGE_WARPS)), block(MERGE_THREADS);
+    leave_columns(s, &a);
+    if (a.kv.head_dim <= 128)
+        KVQ_LAUNCH(attend_merge<1>, grid, block, 0, s, a);
+    else if (a.kv.head_dim <= 256)
+        KVQ_LAUNCH(attend_merge<2>, grid, block, 0, s, a);
+    else
+        KVQ_LAUNCH(attend_merge<4>, grid, block, 0, s, a);
+}
+
 /* Tiles [a.first_tile, end), as many at a time as the workspace has room for. */
 static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end) {
     size_t a_tile = (size_t)a.n_head_tiles * a.n_splits * a.state_floats * sizeof(float), used = 0;
@@ -678,16 +756,9 @@ static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end)
     a.states = (float *)kvq_cuda_take(s, &used, (size_t)a_launch * a_tile);
     for (; a.states && a.first_tile < end; a.first_tile += a_launch) {
         int left = end - a.first_tile, n = left < a_launch ? left : a_launch;
+        if (!v->shares) leave_columns(s, &a); /* its blocks merge their tiles */
         v->launch(s, dim3(n / a_block, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
-        if (a.kv.head_dim % KVQ_STEP == 0)
-            a.left = kvq_cuda_leave(s, a.job.out, a.batch.n_rows, a.job.n_heads * a.kv.head_dim, NULL);
-        const dim3 grid(n, a.n_head_tiles, kvq_cuda_blocks(v->rows, MERGE_WARPS)), block(MERGE_WARPS * KVQ_WARP_LANES);
-        if (a.kv.head_dim <= 128)
-            KVQ_LAUNCH(attend_merge<1>, grid, block, 0, s, a);
-        else if (a.kv.head_dim <= 256)
-            KVQ_LAUNCH(attend_merge<2>, grid, block, 0, s, a);
-        else
-            KVQ_LAUNCH(attend_merge<4>, grid, block, 0, s, a);
+        if (v->shares) merge_tiles(s, a, n, v->rows);
     }
 }
 
@@ -705,6 +776,12 @@ static void attend(kvq_stream *s, const kvq_attend *job) {
     a.tiles_a_group = a.n_head_tiles / a.kv.n_kv_heads;
     a.n_splits = step->most_splits;
     a.state_floats = state_floats_of(a.kv.head_dim);
+    a.counters = s->counters;
+    if ((size_t)step->alone_end * a.n_head_tiles > s->n_counters) {
+        kvq_cuda_fail(s, KVQ_INTERNAL, "attention has %d times %d tiles, the stream is for %zu", step->alone_end,
+                      a.n_head_tiles, s->n_counters);
+        return;
+    }
     if (a.kv.policy.rotated) a.hadamard = kvq_cuda_hadamard_of(a.kv.head_dim);
     bool halves = a.kv.policy.k_bits == 16;
     attend_tiles(s, a, &variants[halves ? HALVES : CODES_8], step->small_end);

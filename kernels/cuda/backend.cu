@@ -287,9 +287,14 @@ static size_t room_bytes(const kvq_shapes *shapes) {
            kvq_cuda_aligned(seqs * sizeof(kvq_sample_row) + (size_t)shapes->vocab_size * sizeof(kvq_sample_edit));
 }
 
+/* What is kept beside the workspace from one operator to the next, in the same allocation. */
+static size_t kept_bytes(const kvq_shapes *shapes) {
+    return kvq_cuda_left_bytes(shapes) + kvq_cuda_aligned(kvq_cuda_counters(shapes) * sizeof(unsigned));
+}
+
 static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
     bool has_cublas = wants_cublas(d, shapes);
-    return operator_bytes(shapes, has_cublas) + kvq_cuda_left_bytes(shapes) + lists_bytes(shapes) + room_bytes(shapes) +
+    return operator_bytes(shapes, has_cublas) + kept_bytes(shapes) + lists_bytes(shapes) + room_bytes(shapes) +
            (has_cublas ? KVQ_CUBLAS_BYTES : 0);
 }
 
@@ -327,12 +332,14 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->built_for = d->built_for;
     s->n_sms = d->n_sms;
     s->l2_bytes = d->l2_bytes;
-    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kvq_cuda_left_bytes(shapes);
+    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kept_bytes(shapes);
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, all, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);
     if (!status) status = take(d, KVQ_MEMORY_SHARED, lists, true, "a step's lists", &s->staging, err);
     if (!status) {
         kvq_cuda_place_left(s, s->workspace + s->workspace_bytes);
+        s->counters = (unsigned *)(s->workspace + s->workspace_bytes + kvq_cuda_left_bytes(shapes));
+        s->n_counters = kvq_cuda_counters(shapes);
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");

@@ -4,9 +4,11 @@
  *
  * Rules that make a kernel fit both: blocks of whole warps; warp-wide instructions by whole warps (KVQ_WARP), never in
  * a branch that only some lanes take; shared memory through KVQ_SHARED and KVQ_SHARED_PTR; no reliance on lock step or
- * on the order of blocks; kvq_wait_for_launches (ptx.cuh) first. An operator does its work on the device by KVQ_LAUNCH
- * and nothing else (no copies, no memset): launches may be kept until the step ends (graph.cu). Floating-point
- * contraction is off (-fmad=false): a fused multiply-add is written fmaf, so that host and device round alike. */
+ * on the order of blocks; kvq_wait_for_launches (ptx.cuh) first. Where blocks leave something for the one of them that
+ * comes last, whichever that is, a ticket (kvq_take_ticket) tells it so. An operator does its work on the device by
+ * KVQ_LAUNCH and nothing else (no copies, no memset): launches may be kept until the step ends (graph.cu).
+ * Floating-point contraction is off (-fmad=false): a fused multiply-add is written fmaf, so that host and device round
+ * alike. */
 #ifndef KVQ_CUDA_LAUNCH_CUH
 #define KVQ_CUDA_LAUNCH_CUH
 

@@ -58,6 +58,50 @@ static __device__ __forceinline__ void kvq_ask_l2_for(const uint8_t *from, unsig
     for (unsigned at = thread * KVQ_L2_LINE; at < bytes; at += n * KVQ_L2_LINE) kvq_ask_l2(from + at);
 }
 
+/* Counts blocks of a launch that have come so far: 0 for the first, `last` for the last of them, and then from 0 again.
+ * By one thread, between two barriers of its block: what blocks with smaller tickets wrote before their first barrier
+ * is seen behind this one's second. atom.acq_rel, sm_70: release and acquire are cumulative over barriers, so that no
+ * other thread needs a fence. */
+static __device__ __forceinline__ unsigned kvq_take_ticket(unsigned *counter, unsigned last) {
+#ifdef KVQ_SIMT
+    return simt_take_ticket(counter, last);
+#else
+    unsigned ret;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(ret)
+                 : "l"(__cvta_generic_to_global(counter)), "r"(last)
+                 : "memory");
+    return ret;
+#endif
+}
+
+/* Sixteen bytes in one load, at a multiple of 16 of device memory, or a float, of what other blocks of the launch may
+ * have left: out of the L2 cache, where all stores go. The first-level cache, which each SM has for itself, does not
+ * learn of them and might still have what was there before. */
+static __device__ __forceinline__ float4 kvq_load_16_l2(const float *from) {
+#ifdef KVQ_SIMT
+    simt_check_ticket();
+    return *(const float4 *)from;
+#else
+    float4 ret;
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(ret.x), "=f"(ret.y), "=f"(ret.z), "=f"(ret.w)
+                 : "l"(__cvta_generic_to_global(from))
+                 : "memory");
+    return ret;
+#endif
+}
+static __device__ __forceinline__ float kvq_load_4_l2(const float *from) {
+#ifdef KVQ_SIMT
+    simt_check_ticket();
+    return *from;
+#else
+    float ret;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(ret) : "l"(__cvta_generic_to_global(from)) : "memory");
+    return ret;
+#endif
+}
+
 /* Sixteen bytes in one store, at a multiple of 16 of device memory; of shared memory. The compiler takes many
  * assignments of such structs apart, and four stores of a warp then touch each line four times. */
 static __device__ __forceinline__ void kvq_store_16(void *to, uint4 x) {

@@ -111,6 +111,8 @@ struct kvq_stream {
     kvq_cuda_left left;
     kvq_cuda_held held;
     uint64_t n_launches;
+    unsigned *counters; /* of attend's blocks that are done, one for each tile; all are 0 between launches */
+    size_t n_counters;
     uint8_t *cublas_memory;   /* KVQ_CUBLAS_BYTES, the library's own */
     uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
     size_t lists_bytes, room_bytes, room_used;
@@ -203,6 +205,7 @@ size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's pa
 size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes); /* linear_cublas.cu's, of streams that have cuBLAS */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
+size_t kvq_cuda_counters(const kvq_shapes *shapes); /* of kvq_stream.counters, beside the workspace */
 size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);
 
 /* The stream's room_left out of that memory. */

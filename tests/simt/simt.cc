@@ -114,6 +114,7 @@ static struct {
         split_phase[SIMT_SHARED_BYTES / WORD]; /* the block's first phase: the word's bytes have shadows of their own */
     size_t shared_used;
     uint32_t next_phase, first_phase;
+    uint32_t ticket_phase; /* the block's when it took a ticket; 0: it has none */
 
     bool failed;
     char error[512]; /* of the launch that failed */
@@ -255,6 +256,24 @@ const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value
     }
     if (ordered) simt_now.warp_phase++;
     return slots;
+}
+
+/* ---- blocks of a launch -------------------------------------------------------------------------------------------
+ */
+
+unsigned simt_take_ticket(unsigned *counter, unsigned last) {
+    if (simt.ticket_phase != 0) simt_fail("thread %u takes a second ticket for its block", simt_now.index);
+    if (simt_now.block_phase == simt.first_phase)
+        simt_fail("thread %u takes a ticket, and no barrier orders what the others wrote before it", simt_now.index);
+    simt.ticket_phase = simt_now.block_phase;
+    unsigned ret = *counter;
+    *counter = ret >= last ? 0 : ret + 1;
+    return ret;
+}
+
+void simt_check_ticket(void) {
+    if (simt.ticket_phase == simt_now.block_phase)
+        simt_fail("thread %u loads what other blocks left and has passed no barrier since the ticket", simt_now.index);
 }
 
 /* ---- shared memory ------------------------------------------------------------------------------------------------
@@ -439,6 +458,7 @@ static void report_stuck(void) {
 static void run_block(dim3 block, bool reverse) {
     unsigned n_warps = simt.n_threads / SIMT_WARP;
     simt.first_phase = ++simt.next_phase;
+    simt.ticket_phase = 0;
     for (unsigned w = 0; w < n_warps; w++) {
         simt.warps[w].ready = 0xffffffffu;
         simt.warps[w].n_arrived = 0;

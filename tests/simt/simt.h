@@ -12,6 +12,8 @@
  *   - a mask that is not the whole warp: partial warps are not used here;
  *   - an asynchronous copy whose bytes are used before it was waited for, or that nobody waits for;
  *   - a thread of an early launch that ends without having waited for the launches before it;
+ *   - a ticket (kvq_take_ticket) that is taken with no barrier before it, or by two threads of a block;
+ *   - a load of what other blocks left (kvq_load_16_l2) with no barrier since the block's ticket;
  *   - addresses of ldmatrix and asynchronous copies that are no multiples of 16.
  * Device memory can only be touched while kernels and copies run; otherwise it is protected, so the host crashes on it.
  * Every allocation ends at a page that no one may touch. */
@@ -92,6 +94,11 @@ const uint8_t (*simt_exchange(const char *what, unsigned mask, const void *value
 
 #define __syncthreads() simt_barrier(__LINE__)
 void simt_wait_for_launches(void); /* what griddepcontrol.wait is on a device */
+
+/* For kvq_take_ticket and for loads of what other blocks left (ptx.cuh). */
+unsigned simt_take_ticket(unsigned *counter, unsigned last);
+void simt_check_ticket(void);
+
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     simt_exchange("__syncwarp", mask, NULL, 0, true);
 }

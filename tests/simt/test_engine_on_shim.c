@@ -607,11 +607,11 @@ static int launches_of_a_step(int model) {
     return (int)(nodes / graphs);
 }
 
-/* A layer: q, k and v; append; attention and its merge; output, gate and up, down, with the norms and the glu. What is
+/* A layer: q, k and v; append; attention; output, gate and up, down, with the norms and the glu. What is
  * once a step: angles, embedding, the first norm, three for the logits, two that refine, those that draw. */
 static void a_layer_is_few_launches(void **state) {
     (void)state;
-    assert_int_equal(launches_of_a_step(TINY_LLAMA), 2 * 7 + 10);
+    assert_int_equal(launches_of_a_step(TINY_LLAMA), 2 * 6 + 10);
 }
 
 /* For its tokens: a step is launched whole, lists, kernels and the way back of the tokens, and what a call has launched

@@ -186,7 +186,39 @@ __global__ void copies(int *out) {
     out[i] = wrong;
 }
 
+/* Blocks leave numbers; the last of them to come, in whatever order, adds all. BEFORE and BEHIND the ticket there are
+ * to be barriers, and TAKER is the thread that takes it. */
+#define N_BLOCKS 2
+#define ADDS_WHAT_ALL_LEFT(BEFORE, TAKER, BEHIND)                                    \
+    SHARED(unsigned, ticket, 1);                                                     \
+    float *numbers = (float *)out;                                                   \
+    numbers[blockIdx.x * 4 + threadIdx.x % 4] = (float)(blockIdx.x + 1);             \
+    if (threadIdx.x == 0) ticket[0] = 0;                                             \
+    BEFORE;                                                                          \
+    if (TAKER) ticket[0] = kvq_take_ticket((unsigned *)out + THREADS, N_BLOCKS - 1); \
+    BEHIND;                                                                          \
+    if (ticket[0] != N_BLOCKS - 1) return;                                           \
+    float4 x = kvq_load_16_l2(numbers);                                              \
+    if (threadIdx.x == 0) out[THREADS + 1] += (int)(x.x + x.w + kvq_load_4_l2(numbers + 7));
+
+__global__ void takes_a_ticket(int *out) {
+    ADDS_WHAT_ALL_LEFT(__syncthreads(), threadIdx.x == 0, __syncthreads());
+}
+
 /* ---- wrong ---- */
+
+__global__ void takes_a_ticket_at_once(int *out) {
+    ADDS_WHAT_ALL_LEFT((void)0, threadIdx.x == 0, __syncthreads());
+}
+
+__global__ void takes_two_tickets(int *out) {
+    ADDS_WHAT_ALL_LEFT(__syncthreads(), threadIdx.x % 32 == 0, __syncthreads());
+}
+
+/* The thread that has the ticket reads at once what the others left. */
+__global__ void trusts_its_ticket(int *out) {
+    ADDS_WHAT_ALL_LEFT(__syncthreads(), threadIdx.x == 0, if (threadIdx.x > 0) return );
+}
 
 __global__ void reads_too_early(int *out) {
     SHARED(int, x, THREADS);
@@ -372,6 +404,10 @@ static const struct {
     {"multiplies_halves",         multiplies_halves,         NULL},
     {"loads_matrices",            loads_matrices,            NULL},
     {"copies",                    copies,                    NULL},
+    {"takes_a_ticket",            takes_a_ticket,            NULL},
+    {"takes_a_ticket_at_once",    takes_a_ticket_at_once,    "no barrier orders"},
+    {"takes_two_tickets",         takes_two_tickets,         "a second ticket"},
+    {"trusts_its_ticket",         trusts_its_ticket,         "no barrier since the ticket"},
     {"reads_too_early",           reads_too_early,           "nobody wrote"}, /* in the order that the shim runs them */
     {"reads_neighbour_too_early", reads_neighbour_too_early, "race"},
     {"trusts_a_shuffle",          trusts_a_shuffle,          "race"},
@@ -472,6 +508,19 @@ static void check_counts(int *device) {
     for (int i = 0; i < THREADS; i++) expect(out[i] == 0, "copies", "a wrong value");
 }
 
+/* Each launch has one block that comes last, in both orders, and leaves the counter as it was. */
+static void check_tickets(int *device) {
+    int out[2] = {};
+    cudaMemcpy(device + THREADS, out, sizeof out, cudaMemcpyHostToDevice);
+    cudaStreamSynchronize(cudaStreamLegacy);
+    for (int launch = 1; launch <= 4; launch++) {
+        error_of(takes_a_ticket, "takes_a_ticket", device, launch % 2);
+        cudaMemcpy(out, device + THREADS, sizeof out, cudaMemcpyDeviceToHost);
+        expect(out[0] == 0, "takes_a_ticket", "a counter that is not back at its start");
+        expect(out[1] == launch * 4, "takes_a_ticket", "a wrong value");
+    }
+}
+
 /* Nothing runs before the stream is waited for: what the host changes until then shows. */
 static void launches_wait(int *device) {
     cudaStream_t s;
@@ -541,6 +590,7 @@ int main(void) {
     check_values(device);
     check_products(device);
     check_counts(device);
+    check_tickets(device);
     launches_wait(device);
     early_launches_wait(device);
     cudaFree(memory);
