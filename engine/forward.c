@@ -197,12 +197,21 @@ void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
     }
 }
 
+/* The last layer's rows, one behind the other: where they are if they lie so, as those of a decode step do. */
+static const float *gather_rows(kvq_forward *f, const int *rows, int n_rows) {
+    int n_cols = f->model->hparams.hidden_dim;
+    bool are_together = (size_t)n_cols * sizeof(float) % 64 == 0; /* where operators ask a tensor to begin */
+    for (int i = 1; i < n_rows; i++) are_together &= rows[i] == rows[0] + i;
+    if (are_together) return f->x + (size_t)rows[0] * (size_t)n_cols;
+    f->ops->gather(f->stream,
+                   &(kvq_gather){.out = f->picked, .in = f->x, .rows = rows, .n_rows = n_rows, .n_cols = n_cols});
+    return f->picked;
+}
+
 void kvq_forward_head(kvq_forward *f, const int *rows, int n_rows) {
     const kvq_hparams *p = &f->model->hparams;
-    f->ops->gather(
-        f->stream,
-        &(kvq_gather){.out = f->picked, .in = f->x, .rows = rows, .n_rows = n_rows, .n_cols = p->hidden_dim});
-    kvq_norm last = norm_of(f, f->picked, f->picked, f->model->output_norm, n_rows); /* refine reads it, too */
+    const float *x = gather_rows(f, rows, n_rows);
+    kvq_norm last = norm_of(f, f->picked, x, f->model->output_norm, n_rows); /* refine reads it, too */
     f->ops->norm(f->stream, &last);
     linear(f, f->logits, f->picked, &f->model->output, NULL, false, n_rows);
     f->ops->refine(
