@@ -58,7 +58,8 @@ typedef struct kvq_embed {
 
 /* RMS norm: out[r] = in[r] / sqrt(mean(in[r]^2) + eps) * weight, then out[r] += residual[r] if residual is not NULL.
  * out may be in or residual. The CPU's mean is summed in 16 lanes (lane = index % 16, in order), then lanes
- * pairwise (8+8, 4+4, 2+2, 1+1); CUDA's in a block's threads (kernels/cuda/rows.cu). */
+ * pairwise (8+8, 4+4, 2+2, 1+1); CUDA's in a block's threads (kernels/cuda/rows.cu), or in steps of 32 where the norm
+ * feeds a product: that one's activations are then in[r] * weight, and its sums are multiplied by the rest (fuse.cu). */
 typedef struct kvq_norm {
     float *out;
     const float *in, *weight, *residual; /* [n_rows, n_cols], [n_cols] or NULL for ones, [n_rows, n_cols] or NULL */
