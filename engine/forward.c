@@ -173,8 +173,7 @@ static void run_feed_forward(kvq_forward *f, const kvq_batch *batch, int l) {
                                       .gate_up = f->gate_up,
                                       .activation = p->arch->activation,
                                       .n_rows = batch->n_rows,
-                                      .ffn_dim = p->ffn_dim,
-                                      .feeds_linear = true});
+                                      .ffn_dim = p->ffn_dim});
     project_and_add(f, f->act, &w->down, w->down_bias, w->post_ffn_norm, batch->n_rows);
 }
 

@@ -59,14 +59,16 @@ typedef struct kvq_embed {
 /* RMS norm: out[r] = in[r] / sqrt(mean(in[r]^2) + eps) * weight, then out[r] += residual[r] if residual is not NULL.
  * out may be in or residual. The CPU's mean is summed in 16 lanes (lane = index % 16, in order), then lanes
  * pairwise (8+8, 4+4, 2+2, 1+1); CUDA's in a block's threads (kernels/cuda/rows.cu), or in steps of 32 where the norm
- * feeds a product: that one's activations are then in[r] * weight, and its sums are multiplied by the rest (fuse.cu). */
+ * feeds a product: that one's activations are then in[r] * weight, and its sums are multiplied by the rest (fuse.cu).
+ */
 typedef struct kvq_norm {
     float *out;
     const float *in, *weight, *residual; /* [n_rows, n_cols], [n_cols] or NULL for ones, [n_rows, n_cols] or NULL */
     float eps;
     int n_rows, n_cols;
-    bool
-        feeds_linear; /* nothing but a linear that comes next reads out, and residual is NULL: out may stay unwritten */
+    /* residual is NULL, and out is read by nothing but a linear, with all of these rows, which is the stream's next
+     * operator, before any fetch: out may stay unwritten */
+    bool feeds_linear;
 } kvq_norm;
 
 /* out[r] = W in[r] + bias + residual[r], see matrix.h for the arithmetic. out may be residual. */
@@ -100,7 +102,6 @@ typedef struct kvq_glu {
     const float *gate_up; /* [n_rows, 2 * ffn_dim] */
     kvq_activation activation;
     int n_rows, ffn_dim;
-    bool feeds_linear; /* as norm's */
 } kvq_glu;
 
 /* How positions turn q and k. Angles are computed in double: angle(pos, i) = pos * scale * freq_base^(-2 i / n_rot) /

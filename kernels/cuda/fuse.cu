@@ -9,33 +9,31 @@
  *   norm, norm     the same of a norm's results, where a model has one behind a product.
  *   norm, linear   of rows that nobody left so: one kernel quantizes them, times the norm's weights.
  *
- * All results are what the operators make one by one, bit for bit, but for those of a norm with feeds_linear: their
- * codes are made before its factor, here as for any number of rows, so that they do not depend on who shares the batch.
+ * All results are what the operators make one by one, bit for bit, but for those of a norm that feeds a linear: its
+ * floats are not written, and codes are made before its factor, here as for any number of rows, so that they do not
+ * depend on who shares the batch. Where no such product comes next after all (of float weights, or in halves), the norm
+ * is launched as it is.
  *
  * Called by the operators norm, glu and linear, and before every launch (graph.cu). Until then nothing is launched for
- * what is held; what it reads is as it was, since nothing else is launched either. */
+ * what is held; what it reads, in the workspace too, is as it was, since nothing else is launched either. */
 #include "stream.h"
 
 #define STEP KVQ_ACT_GROUP
 
 void kvq_cuda_settle(kvq_stream *s) {
     const kvq_cuda_held held = s->held;
-    const kvq_epilogue nothing = {{}, NULL, KVQ_ACT_SILU, 1};
     s->held.what = KVQ_HELD_NOTHING; /* first: a launch settles */
     if (held.what == KVQ_HELD_PRODUCT)
-        kvq_cuda_launch_product(s, &held.product, &held.x, &nothing);
+        kvq_cuda_launch_product(s, &held.product, &held.x, NULL);
     else if (held.what != KVQ_HELD_NOTHING)
         kvq_cuda_launch_norm(s, &held.norm, NULL);
 }
 
-static void hold_norm(kvq_stream *s, const kvq_norm *job) {
-    s->held.norm = *job;
-    s->held.what = job->feeds_linear ? KVQ_HELD_FEEDING_NORM : KVQ_HELD_NORM;
-}
-
 void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x) {
     kvq_cuda_settle(s);
+    s->held.matrix = *job->w; /* the caller's are its own again when the operator returns */
     s->held.product = *job;
+    s->held.product.w = &s->held.matrix;
     s->held.x = *x;
     s->held.what = KVQ_HELD_PRODUCT;
 }
@@ -60,29 +58,34 @@ void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
     bool fits = job->n_cols % STEP == 0 && job->n_cols <= s->shapes.max_in;
     bool is_behind_norm = s->held.what == KVQ_HELD_NORM && before.out == job->in && before.n_rows == job->n_rows &&
                           before.n_cols == job->n_cols;
-    kvq_epilogue then = {{}, job->weight, KVQ_ACT_SILU, 1};
+    bool feeds = job->feeds_linear && !job->residual;
+    kvq_epilogue then = {};
+    then.weight = job->weight;
+    then.n_halves = 1;
     if (!fits) {
         kvq_cuda_launch_norm(s, job, NULL);
         return;
     }
-    if (job->feeds_linear && is_behind_norm) {
+    if (feeds && is_behind_norm) {
         s->held.what = KVQ_HELD_NOTHING;
         kvq_cuda_launch_norm(s, &before, job);
-    } else if (job->feeds_linear && makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
+    } else if (feeds && makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
         launch_held(s, &then, job->out, job->n_cols, job);
     } else {
         kvq_cuda_settle(s);
         s->left = kvq_cuda_left{}; /* out has other values from now on */
     }
-    hold_norm(s, job);
+    s->held.norm = *job;
+    s->held.what = feeds ? KVQ_HELD_FEEDING_NORM : KVQ_HELD_NORM;
 }
 
 bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
     int n = job->ffn_dim;
-    if (!job->feeds_linear || n % STEP != 0 || n > s->shapes.max_in ||
-        !makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n))
-        return false;
-    kvq_epilogue then = {{}, NULL, job->activation, 2};
+    if (n % STEP != 0 || n > s->shapes.max_in || !makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) return false;
+    kvq_epilogue then = {};
+    then.gated = job->out;
+    then.activation = job->activation;
+    then.n_halves = 2;
     launch_held(s, &then, job->out, n, NULL);
     return true;
 }

@@ -51,12 +51,6 @@
 #define FLOAT_THREADS (FLOAT_SLICES * KVQ_TILE_ROWS)
 #define FLOAT_ROWS 8 /* activation rows of a block */
 
-/* Quantized activations of a launch: rows behind n_rows, up to whole blocks of many_rows, are anything. */
-typedef struct activations {
-    kvq_activations of;
-    int in_slice; /* steps of a slice: there are at most SLICES */
-} activations;
-
 /* Of so many rows. */
 static size_t columns_bytes(int n_rows, int n_steps) {
     size_t count = (size_t)kvq_cuda_blocks(n_rows, ROWS) * (ROWS / KVQ_COLUMNS) * (size_t)n_steps;
@@ -126,13 +120,18 @@ static bool are_left(const kvq_stream *s, const kvq_linear *job) {
 /* ---- few rows ---- */
 
 /* Eight activation rows from `row` on, at a step, as bytes. */
-static __device__ __forceinline__ const uint8_t *columns_at(const activations &x, int row, int step) {
-    return (const uint8_t *)(x.of.columns + (size_t)(row / KVQ_COLUMNS) * x.of.n_steps + step);
+static __device__ __forceinline__ const uint8_t *columns_at(const kvq_activations &x, int row, int step) {
+    return (const uint8_t *)(x.columns + (size_t)(row / KVQ_COLUMNS) * x.n_steps + step);
+}
+
+/* Steps of a slice. */
+static __device__ __forceinline__ int steps_a_slice(const kvq_activations &x) {
+    return (int)((unsigned)(x.n_steps + SLICES - 1) / SLICES);
 }
 
 /* Of the slice that begins there. */
-static __device__ __forceinline__ int steps_of(const activations &x, int begin) {
-    int left = x.of.n_steps - begin < x.in_slice ? x.of.n_steps - begin : x.in_slice;
+static __device__ __forceinline__ int steps_of(const kvq_activations &x, int begin) {
+    int in_slice = steps_a_slice(x), left = x.n_steps - begin < in_slice ? x.n_steps - begin : in_slice;
     return left > 0 ? left : 0;
 }
 
@@ -166,7 +165,10 @@ static __device__ __forceinline__ void leave_results(const kvq_epilogue &then, c
     if (!then.left.columns || column >= COLUMNS || row + column >= job.n_rows) return; /* whole warps */
     int i = step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES;
     float weight = then.weight ? then.weight[i] : 1.0f;
-    if (then.n_halves > 1) value = kvq_gated(then.activation, gates[threadIdx.x], value);
+    if (then.gated) {
+        value = kvq_gated(then.activation, gates[threadIdx.x], value);
+        then.gated[(size_t)(row + column) * (size_t)(then.left.n_steps * KVQ_STEP) + i] = value;
+    }
     kvq_leave_values<1>(then.left, row + column, i, &value, &weight, true);
 }
 
@@ -176,7 +178,7 @@ template <typename K> static __device__ __forceinline__ void ask_for(const uint8
     if (steps > 0) kvq_ask_l2_for(weights, (unsigned)(steps * K::STEP_BYTES), lane % 16, 16);
 }
 
-/* The same of a slice's first steps for outputs from `out` on, while those of the half before are merged. */
+/* The same of a slice's first steps for outputs from `out` on: one_row, while those of the half before are merged. */
 template <typename K>
 static __device__ __forceinline__ void ask_for_half(const kvq_matrix_part &part, int out, int begin, int n_steps,
                                                     int asked, int lane) {
@@ -187,14 +189,14 @@ static __device__ __forceinline__ void ask_for_half(const kvq_matrix_part &part,
 /* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
 template <typename K, int N>
 __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
-    few_rows(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
+    few_rows(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(kvq_activations) x,
              KVQ_ARGUMENT(kvq_epilogue) then, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *N *KVQ_COLUMNS *KVQ_WARP_ROWS);
     KVQ_SHARED(float, gates, N *KVQ_COLUMNS *KVQ_WARP_ROWS);    /* not in registers, which are few */
     const int ahead = K::CHUNKS == 2 || K::HALVES == 2 ? 1 : 2; /* steps loaded at once: as registers allow */
     const bool early = N > 1 || !K::HAS_MIN;                    /* activations too */
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, g = lane / 4, t = lane % 4;
-    int row = (int)blockIdx.x * N * KVQ_COLUMNS, begin = slice * x.in_slice, end = begin + steps_of(x, begin);
+    int row = (int)blockIdx.x * N * KVQ_COLUMNS, begin = slice * steps_a_slice(x), end = begin + steps_of(x, begin);
 #pragma unroll 1
     for (int half = 0;; half++) {
         int out = (int)(blockIdx.y + (unsigned)half * gridDim.y) * KVQ_WARP_ROWS;
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
                     int column = (slice * N + p) * KVQ_COLUMNS + 2 * t + n;
                     partial[column * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i] = acc[p][i][n];
                 }
-        float value = merge_slices<N * KVQ_COLUMNS>(job, part, x.of, n_out, out, row, partial);
+        float value = merge_slices<N * KVQ_COLUMNS>(job, part, x, n_out, out, row, partial);
         if (half + 1 == then.n_halves) {
             leave_results<N * KVQ_COLUMNS>(then, job, (int)blockIdx.y, row, gates, value);
             return;
@@ -299,7 +301,7 @@ static __device__ __forceinline__ float add_steps(float acc, row_steps<K> *steps
  * ahead of those that come to registers; those of a second half while the first one's sums are merged. */
 template <typename K>
 __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
-    one_row(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(activations) x,
+    one_row(KVQ_ARGUMENT(kvq_linear) job, KVQ_ARGUMENT(kvq_matrix_part) part, KVQ_ARGUMENT(kvq_activations) x,
             KVQ_ARGUMENT(kvq_epilogue) then, int n_out, int asked) {
     KVQ_SHARED(float, partial, SLICES *KVQ_WARP_ROWS);
     KVQ_SHARED(float, gates, KVQ_WARP_ROWS); /* not in registers, which are few */
@@ -307,13 +309,13 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
     int slice = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES;
 #pragma unroll 1
     for (int half = 0;; half++) {
-        int begin = slice * x.in_slice, n_steps = steps_of(x, begin);
+        int begin = slice * steps_a_slice(x), n_steps = steps_of(x, begin);
         int rounds = (int)((unsigned)(n_steps + ahead - 1) / ahead), skip = rounds * ahead - n_steps;
         int out = (int)(blockIdx.y + (unsigned)half * gridDim.y) * KVQ_WARP_ROWS;
         const uint8_t *tile = kvq_tile_of(part, out / KVQ_TILE_ROWS + lane / 16);
         row_steps<K> steps = {};
         steps.from = kvq_row_source_of<K>(tile, begin - skip, lane);
-        steps.column = (const uint8_t *)(x.of.columns + (begin - skip));
+        steps.column = (const uint8_t *)(x.columns + (begin - skip));
         if (rounds == 0) skip = ahead;
 #pragma unroll
         for (int n = 0; n < ahead; n++) {
@@ -342,7 +344,7 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
         partial[slice * KVQ_WARP_ROWS + lane] = acc;
         bool is_last = half + 1 == then.n_halves;
         if (!is_last) ask_for_half<K>(part, out + (int)gridDim.y * KVQ_WARP_ROWS, begin, n_steps, asked, lane);
-        float value = merge_slices<1>(job, part, x.of, n_out, out, 0, partial);
+        float value = merge_slices<1>(job, part, x, n_out, out, 0, partial);
         if (is_last) {
             leave_results<1>(then, job, (int)blockIdx.y, 0, gates, value);
             return;
@@ -368,7 +370,7 @@ typedef struct source {
 } source;
 
 template <typename K>
-static __device__ __forceinline__ source source_of(const kvq_matrix_part &part, const activations &x, int row,
+static __device__ __forceinline__ source source_of(const kvq_matrix_part &part, const kvq_activations &x, int row,
                                                    int chunk) {
     const int a_tile = K::STEP_BYTES / 16, a_block = sizeof(kvq_columns) / 16, tiles = stage<K>::COLUMNS_AT / 16;
     if (chunk < tiles)
@@ -413,7 +415,7 @@ static __device__ __forceinline__ void add_sums(lane_sums *to, const lane_sums *
 
 template <typename K>
 __global__ void __launch_bounds__(MANY_THREADS, 2)
-    many_rows(kvq_linear job, kvq_matrix_part part, activations x, int n_out) {
+    many_rows(kvq_linear job, kvq_matrix_part part, kvq_activations x, int n_out) {
     KVQ_SHARED(uint8_t, stages, STAGES * stage<K>::BYTES);
     KVQ_SHARED(float, factors, ROWS);
     kvq_wait_for_launches();
@@ -427,17 +429,17 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
     lane_sums sum[PRODUCTS], total[PRODUCTS];
     fill_sums(sum, 0.0f);
     fill_sums(total, -0.0f); /* x + -0 is x */
-    for (int step = 0; step < STAGES - 1; step++) copy_step<K>(stages, from, step, x.of.n_steps);
+    for (int step = 0; step < STAGES - 1; step++) copy_step<K>(stages, from, step, x.n_steps);
     for (int r = warp; r < ROWS && row + r < job.n_rows; r += MANY_THREADS / KVQ_WARP_LANES) {
-        float factor = kvq_row_factor(x.of, row + r); /* by all lanes */
+        float factor = kvq_row_factor(x, row + r); /* by all lanes */
         if (lane == 0) factors[r] = factor;
     }
-    int until_end = x.in_slice; /* steps */
-    for (int step = 0; step < x.of.n_steps; step++) {
+    int until_end = steps_a_slice(x); /* steps */
+    for (int step = 0; step < x.n_steps; step++) {
         KVQ_SHARED_PTR(uint8_t) here = stages + step % STAGES * stage<K>::BYTES;
         kvq_copy_wait<STAGES - 2>();
         __syncthreads(); /* the step is there for all, and all have done with the one whose place is next */
-        copy_step<K>(stages, from, step + STAGES - 1, x.of.n_steps);
+        copy_step<K>(stages, from, step + STAGES - 1, x.n_steps);
         kvq_raw<K> raw;
         kvq_weights<K> weights;
         kvq_load_step<K>(&raw, here + tile * K::STEP_BYTES, tile_bytes + kvq_super_at<K>(step), lane);
@@ -450,8 +452,8 @@ __global__ void __launch_bounds__(MANY_THREADS, 2)
             kvq_load_columns<K>(&columns, here + (stage<K>::COLUMNS_AT + block * (int)sizeof(kvq_columns)), lane, t);
             kvq_add_step<K>(sum[p].of, weights, columns, lane);
         }
-        if (--until_end > 0 && step + 1 < x.of.n_steps) continue;
-        until_end = x.in_slice;
+        if (--until_end > 0 && step + 1 < x.n_steps) continue;
+        until_end = steps_a_slice(x);
         add_sums(total, sum);
         fill_sums(sum, 0.0f);
     }
@@ -496,7 +498,7 @@ template <int ROW_COUNT> __global__ void float_tile(kvq_linear job, kvq_matrix_p
 
 /* ---- the host's part ---- */
 
-typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const kvq_activations *x,
                        const kvq_epilogue *then);
 
 /* How many steps ahead a warp asks for its weights, two tiles: what all blocks ask for that run at once has its share
@@ -512,7 +514,7 @@ static int few_blocks(const kvq_matrix_part *part, const kvq_epilogue *then) {
 }
 
 template <typename K, int N>
-static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const kvq_activations *x,
                        const kvq_epilogue *then) {
     dim3 grid(kvq_cuda_blocks(job->n_rows, N * KVQ_COLUMNS), few_blocks(part, then));
     KVQ_LAUNCH((few_rows<K, N>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, *then, job->w->n_out,
@@ -520,7 +522,7 @@ static void launch_few(kvq_stream *s, const kvq_linear *job, const kvq_matrix_pa
 }
 
 template <typename K>
-static void launch_one(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+static void launch_one(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const kvq_activations *x,
                        const kvq_epilogue *then) {
     dim3 grid(1, few_blocks(part, then));
     KVQ_LAUNCH((one_row<K>), grid, dim3(FEW_THREADS), 0, s, *job, *part, *x, *then, job->w->n_out,
@@ -528,7 +530,7 @@ static void launch_one(kvq_stream *s, const kvq_linear *job, const kvq_matrix_pa
 }
 
 template <typename K>
-static void launch_coded(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+static void launch_coded(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const kvq_activations *x,
                          const kvq_epilogue *then) {
     dim3 grid(kvq_cuda_blocks(part->n_rows, OUTS), kvq_cuda_blocks(job->n_rows, ROWS));
     if (job->n_rows == 1)
@@ -541,7 +543,7 @@ static void launch_coded(kvq_stream *s, const kvq_linear *job, const kvq_matrix_
         KVQ_LAUNCH((many_rows<K>), grid, dim3(MANY_THREADS), 0, s, *job, *part, *x, job->w->n_out);
 }
 
-static void launch_float(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const activations *x,
+static void launch_float(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const kvq_activations *x,
                          const kvq_epilogue *then) {
     (void)x;
     (void)then;
@@ -603,16 +605,17 @@ static bool quantize(kvq_stream *s, const kvq_linear *job, kvq_activations *ret)
 
 void kvq_cuda_launch_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x, const kvq_epilogue *then) {
     const kvq_matrix *m = job->w;
-    const activations sliced = {*x, kvq_cuda_blocks(x->n_steps, SLICES)};
+    kvq_epilogue nothing = {};
+    nothing.n_halves = 1;
+    if (!then) then = &nothing;
     for (int p = 0; p < m->n_parts; p++) {
         const struct kind *kind = find_kind(s, &m->parts[p].layout);
         if (!kind) return;
-        kind->launch(s, job, &m->parts[p], &sliced, then);
+        kind->launch(s, job, &m->parts[p], x, then);
     }
 }
 
 static void linear(kvq_stream *s, const kvq_linear *job) {
-    const kvq_epilogue nothing = {{}, NULL, KVQ_ACT_SILU, 1};
     const kvq_matrix *m = job->w;
     kvq_activations x = {};
     int n_coded = 0;
@@ -623,7 +626,7 @@ static void linear(kvq_stream *s, const kvq_linear *job) {
     if (n_coded == m->n_parts && job->n_rows <= FEW_ROWS)
         kvq_cuda_hold_product(s, job, &x);
     else
-        kvq_cuda_launch_product(s, job, &x, &nothing);
+        kvq_cuda_launch_product(s, job, &x, NULL);
 }
 
 void kvq_cuda_fill_linear(kvq_ops *ops) {

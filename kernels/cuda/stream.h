@@ -42,9 +42,9 @@ typedef struct kvq_cuda_calls {
  * of rows before their RMS norm, times its weights: its factor, 1 / sqrt(mean square + eps), is the product's to find.
  */
 typedef struct kvq_activations {
-    struct kvq_columns *columns;
-    int n_steps;    /* of 32 inputs, in a row */
-    float *squares; /* [n_rows, n_steps] the sum of each step's squares, or NULL */
+    struct kvq_columns *columns; /* rows behind n_rows are anything */
+    float *squares;              /* [n_rows, n_steps] the sum of each step's squares, or NULL */
+    int n_steps;                 /* of 32 inputs, in a row */
     float eps;
 } kvq_activations;
 
@@ -57,10 +57,11 @@ typedef struct kvq_cuda_left {
 } kvq_cuda_left;
 
 /* What the blocks of a product of up to KVQ_CUDA_FEW_ROWS do behind it, whatever operator asked for that: its results,
- * or act(gate) * up of them, are left in 8 bits for another product. */
+ * or act(gate) * up of them, are left in 8 bits for another product. No padding: graph.cu compares arguments. */
 typedef struct kvq_epilogue {
     kvq_activations left; /* no columns: nothing */
     const float *weight;  /* that values are multiplied by first: of the norm that left.squares is for; or NULL */
+    float *gated;         /* [n_rows, n_out / 2] act(gate) * up in float, too; NULL: no glu */
     kvq_activation activation;
     int n_halves; /* 2: results are [gate | up], of as many tiles; else 1 */
 } kvq_epilogue;
@@ -74,7 +75,8 @@ typedef enum kvq_cuda_held_kind {
 } kvq_cuda_held_kind;
 typedef struct kvq_cuda_held {
     kvq_cuda_held_kind what;
-    kvq_linear product; /* whose activations are there, x */
+    kvq_linear product; /* of the matrix below, activations x */
+    kvq_matrix matrix;
     kvq_activations x;
     kvq_norm norm;
 } kvq_cuda_held;
@@ -102,7 +104,7 @@ struct kvq_stream {
     kvq_cublas *cublas; /* NULL: not for a stream of such shapes, or there is none */
     int cublas_rows;    /* of a product that is cuBLAS', at least */
 
-    uint8_t *workspace; /* each operator may use all of it; nothing survives the operator */
+    uint8_t *workspace; /* each operator may use all of it; nothing survives it but a held product's activations */
     size_t workspace_bytes;
     /* What a kernel leaves for the product behind it, of KVQ_CUDA_FEW_ROWS at most; and what that product leaves
      * itself, while it reads the other. */
@@ -151,9 +153,9 @@ void kvq_cuda_times_done(kvq_cuda_times *t); /* NULL allowed */
 void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes);
 
 /* For an operator that is about to launch a kernel which makes all of [n_rows, n_cols] floats, or the last of them:
- * where it may leave them in 8 bits as well, for a product whose operator comes next (linear.cu), which would have to
- * read them for that again. Any launch in between, and they do not count. No columns where no product would take them.
- * norm: where it leaves them before that norm, with squares; else NULL. */
+ * where it may leave them in 8 bits as well, or instead (a norm's that feeds a linear), for a product whose operator
+ * comes next (linear.cu), which would have to read them for that again. Any launch in between, and they do not count.
+ * No columns where no product would take them. norm: where it leaves them before that norm, with squares; else NULL. */
 kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm);
 
 /* Operators that are held back, in case they can be part of the one before or the one behind (fuse.cu). */
@@ -164,7 +166,7 @@ bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job);   /* false: nothing d
 /* The norm whose results the product reads and that was held back for it: the caller's work from now on. Whatever else
  * is held is settled. */
 bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret);
-/* Their launches. next: the norm of the norm's results that is fed to a product, or NULL. */
+/* Their launches. then: NULL for nothing. next: the norm of the norm's results that feeds a product, or NULL. */
 void kvq_cuda_launch_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x, const kvq_epilogue *then);
 void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next);
 

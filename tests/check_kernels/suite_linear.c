@@ -331,69 +331,128 @@ static bool compare_chain(void *context, int out, const void *want, const void *
     return true;
 }
 
-static void chain_case(check *c, kvq_format format, kvq_format last_format, int n_rows, bool has_weight,
-                       kvq_activation activation) {
-    if (!check_begin(c, "linear_%s_%s_chain_r%d%s%s", kvq_format_get(format)->name, kvq_format_get(last_format)->name,
-                     n_rows, has_weight ? "_weight" : "", activation == KVQ_ACT_SILU ? "_silu" : "_gelu"))
-        return;
-    kvq_matrix square = {.n_in = CHAIN_HIDDEN}, gate_up = square, down = {.n_in = CHAIN_FFN}, last = square;
-    add_part(c, &square, format, CHAIN_HIDDEN);
-    add_part(c, &gate_up, format, 2 * CHAIN_FFN);
-    add_part(c, &down, format, CHAIN_HIDDEN);
-    add_part(c, &last, format, CHAIN_HIDDEN / 2);
-    add_part(c, &last, last_format, CHAIN_HIDDEN / 2);
-    size_t rows = (size_t)n_rows, n = rows * CHAIN_HIDDEN;
-    float *results = check_floats(c, 5 * n + rows * 2 * CHAIN_FFN, CHECK_NORMAL);
-    float *y = results, *both = y + n, *t = both + rows * 2 * CHAIN_FFN, *y2 = t + n, *z = y2 + n;
-    float *h = check_floats(c, n, CHECK_JUNK), *act = check_floats(c, rows * CHAIN_FFN, CHECK_JUNK);
-    const float *weight = has_weight ? check_floats(c, CHAIN_HIDDEN, CHECK_NORMAL) : NULL;
-    const kvq_norm norm = {.out = h,
-                           .in = y,
-                           .weight = weight,
-                           .eps = 1e-5f,
-                           .n_rows = n_rows,
-                           .n_cols = CHAIN_HIDDEN,
-                           .feeds_linear = true};
-    chain_job job = {
-        .first = {.out = y, .in = check_floats(c, n, CHECK_NORMAL), .w = &square, .residual = y, .n_rows = n_rows},
-        .norm = norm,
-        .gate_up = {.out = both, .in = h, .w = &gate_up, .n_rows = n_rows},
-        .glu = {.out = act,
-                .gate_up = both,
-                .activation = activation,
-                .n_rows = n_rows,
-                .ffn_dim = CHAIN_FFN,
-                .feeds_linear = true},
-        .down = {.out = t, .in = act, .w = &down, .n_rows = n_rows},
-        .post = norm,
-        .again = norm,
-        .last = {.out = z, .in = h, .w = &last, .n_rows = n_rows},
-        .other = {.out = z + n, .in = h, .w = &square, .n_rows = n_rows},
-    };
+/* The tensors of a chain, of so many rows. */
+typedef struct chain_tensors {
+    kvq_matrix square, gate_up, down, last;
+    const float *in, *weight; /* weight: of the norms, or NULL */
+    float *results, *h, *act;
+    int n_rows;
+    kvq_activation activation;
+} chain_tensors;
+
+enum { CHAIN_RESULTS = 5 * CHAIN_HIDDEN + 2 * CHAIN_FFN }; /* of a row */
+
+static chain_tensors chain_tensors_of(check *c, const kvq_format formats[3], int n_rows, bool has_weight) {
+    chain_tensors x = {.square = {.n_in = CHAIN_HIDDEN}, .n_rows = n_rows};
+    x.gate_up = x.last = x.square;
+    x.down.n_in = CHAIN_FFN;
+    add_part(c, &x.square, formats[0], CHAIN_HIDDEN);
+    add_part(c, &x.gate_up, formats[0], 2 * CHAIN_FFN);
+    add_part(c, &x.down, formats[1], CHAIN_HIDDEN);
+    add_part(c, &x.last, formats[0], CHAIN_HIDDEN / 2);
+    add_part(c, &x.last, formats[2], CHAIN_HIDDEN / 2);
+    x.in = check_floats(c, (size_t)n_rows * CHAIN_HIDDEN, CHECK_NORMAL);
+    x.weight = has_weight ? check_floats(c, CHAIN_HIDDEN, CHECK_NORMAL) : NULL;
+    x.results = check_floats(c, (size_t)n_rows * CHAIN_RESULTS, CHECK_NORMAL);
+    x.h = check_floats(c, (size_t)n_rows * CHAIN_HIDDEN, CHECK_JUNK);
+    x.act = check_floats(c, (size_t)n_rows * CHAIN_FFN, CHECK_JUNK);
+    x.activation = has_weight ? KVQ_ACT_SILU : KVQ_ACT_GELU_TANH;
+    return x;
+}
+
+/* Of n_rows rows from `row` on. */
+static chain_job chain_of(const chain_tensors *x, int row, int n_rows) {
+    size_t all = (size_t)x->n_rows, r = (size_t)row, n = all * CHAIN_HIDDEN;
+    float *y = x->results + r * CHAIN_HIDDEN, *both = x->results + n + r * 2 * CHAIN_FFN;
+    float *t = x->results + n + all * 2 * CHAIN_FFN + r * CHAIN_HIDDEN, *y2 = t + n, *last = y2 + n, *other = last + n;
+    float *h = x->h + r * CHAIN_HIDDEN, *act = x->act + r * CHAIN_FFN;
+    const kvq_norm norm = {
+        .out = h, .in = y, .weight = x->weight, .eps = 1e-5f, .n_rows = n_rows, .n_cols = CHAIN_HIDDEN};
+    chain_job job = {.norm = norm, .post = norm, .again = norm};
+    job.first =
+        (kvq_linear){.out = y, .in = x->in + r * CHAIN_HIDDEN, .w = &x->square, .residual = y, .n_rows = n_rows};
+    job.gate_up = (kvq_linear){.out = both, .in = h, .w = &x->gate_up, .n_rows = n_rows};
+    job.glu =
+        (kvq_glu){.out = act, .gate_up = both, .activation = x->activation, .n_rows = n_rows, .ffn_dim = CHAIN_FFN};
+    job.down = (kvq_linear){.out = t, .in = act, .w = &x->down, .n_rows = n_rows};
     job.post.in = t;
     job.post.out = y2;
     job.post.residual = y2;
-    job.post.feeds_linear = false;
     job.again.in = y2;
+    job.norm.feeds_linear = job.again.feeds_linear = true;
+    job.last = (kvq_linear){.out = last, .in = h, .w = &x->last, .n_rows = n_rows};
+    job.other = (kvq_linear){.out = other, .in = h, .w = &x->square, .n_rows = n_rows};
+    return job;
+}
+
+static void chain_case(check *c, const kvq_format formats[3], int n_rows, bool has_weight) {
+    if (!check_begin(c, "linear_%s_%s_%s_chain_r%d%s", kvq_format_get(formats[0])->name,
+                     kvq_format_get(formats[1])->name, kvq_format_get(formats[2])->name, n_rows,
+                     has_weight ? "_weight" : ""))
+        return;
+    chain_tensors x = chain_tensors_of(c, formats, n_rows, has_weight);
+    chain_job job = chain_of(&x, 0, n_rows);
     check_run(c, &(check_op){.call = call_chain,
                              .job = &job,
-                             .outs = {results, h, act},
+                             .outs = {x.results, x.h, x.act},
                              .n_outs = 3,
                              .compare = compare_chain,
                              .context = &job});
     check_end(c);
 }
 
+/* The same rows together and in pieces: not a bit may differ. */
+enum { PIECES = 4 };
+static const int piece_rows[PIECES] = {1, 8, 17, 44}, all_pieces = 70;
+
+typedef struct pieces_job {
+    chain_job whole, pieces[PIECES];
+} pieces_job;
+
+static void call_pieces(const kvq_ops *ops, kvq_stream *s, void *job) {
+    pieces_job *b = job;
+    call_chain(ops, s, &b->whole);
+    for (int i = 0; i < PIECES; i++) call_chain(ops, s, &b->pieces[i]);
+}
+
+static bool compare_pieces(void *context, int out, const void *want, const void *got, check_difference *ret) {
+    const pieces_job *b = context;
+    (void)want;
+    if (out > 0) return true;
+    const float *whole = got, *pieces = whole + (b->pieces[0].first.out - b->whole.first.out);
+    return check_same_floats(whole, pieces, (size_t)all_pieces * CHAIN_RESULTS, NULL, ret);
+}
+
+static void pieces_case(check *c, const kvq_format formats[3]) {
+    if (!check_begin(c, "linear_%s_%s_%s_chain_pieces", kvq_format_get(formats[0])->name,
+                     kvq_format_get(formats[1])->name, kvq_format_get(formats[2])->name))
+        return;
+    chain_tensors x = chain_tensors_of(c, formats, all_pieces, true), y = x;
+    size_t n = (size_t)all_pieces * CHAIN_RESULTS;
+    x.results = check_floats(c, 2 * n, CHECK_NORMAL);
+    y.results = x.results + n;
+    memcpy(y.results, x.results, n * sizeof(float));
+    pieces_job job = {.whole = chain_of(&x, 0, all_pieces)};
+    for (int i = 0, row = 0; i < PIECES; row += piece_rows[i++]) job.pieces[i] = chain_of(&y, row, piece_rows[i]);
+    check_run(c, &(check_op){.call = call_pieces,
+                             .job = &job,
+                             .outs = {x.results, x.h, x.act},
+                             .n_outs = 3,
+                             .compare = compare_pieces,
+                             .context = &job});
+    check_end(c);
+}
+
 static void chain_cases(check *c) {
-    static const kvq_format formats[][2] = {{KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_0},
-                                            {KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K},
-                                            {KVQ_FORMAT_Q8_0, KVQ_FORMAT_F16}, /* which reads floats */
-                                            {KVQ_FORMAT_F16, KVQ_FORMAT_Q4_1}};
+    static const kvq_format formats[][3] = {{KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_0},
+                                            {KVQ_FORMAT_Q4_K, KVQ_FORMAT_Q6_K, KVQ_FORMAT_Q6_K},
+                                            {KVQ_FORMAT_Q8_0, KVQ_FORMAT_F16, KVQ_FORMAT_F16}, /* which reads floats */
+                                            {KVQ_FORMAT_F16, KVQ_FORMAT_Q4_0, KVQ_FORMAT_Q4_1}};
     static const int row_counts[] = {1, 8, 17, 64, 65};
-    for (int f = 0; f < COUNT(formats); f++)
-        for (int r = 0; r < COUNT(row_counts); r++)
-            chain_case(c, formats[f][0], formats[f][1], row_counts[r], r % 2 == 0,
-                       r < 2 ? KVQ_ACT_SILU : KVQ_ACT_GELU_TANH);
+    for (int f = 0; f < COUNT(formats); f++) {
+        for (int r = 0; r < COUNT(row_counts); r++) chain_case(c, formats[f], row_counts[r], r % 2 == 0);
+        pieces_case(c, formats[f]);
+    }
 }
 
 /* A NaN or infinity in the input reaches every output of its row and no other row. */
