@@ -135,41 +135,48 @@ static __device__ __forceinline__ int steps_of(const kvq_activations &x, int beg
     return left > 0 ? left : 0;
 }
 
+/* A lane's result, and the weight of the norm behind it, or 1. */
+typedef struct weighed_result {
+    float value, weight;
+} weighed_result;
+
 /* Adds the slices' sums of 32 outputs from `out` on and stores them, a warp per activation row, a lane per output row.
- * Slices without steps left -0, which changes no sum; what the sums do not need comes while the last warps end. Returns
- * the result, of places that have none anything. */
+ * Slices without steps left -0, which changes no sum; what the sums do not need comes while the last warps end. What is
+ * returned of places that have no result is anything. */
 template <int COLUMNS>
-static __device__ __forceinline__ float merge_slices(const kvq_linear &job, const kvq_matrix_part &part,
-                                                     const kvq_activations &x, int n_out, int out, int row,
-                                                     KVQ_SHARED_PTR(float) partial) {
+static __device__ __forceinline__ weighed_result merge_slices(const kvq_linear &job, const kvq_matrix_part &part,
+                                                              const kvq_activations &x, const float *weights, int n_out,
+                                                              int out, int row, KVQ_SHARED_PTR(float) partial) {
     int column = threadIdx.x / KVQ_WARP_LANES, lane = threadIdx.x % KVQ_WARP_LANES, o = out + lane;
     bool is_row = column < COLUMNS && row + column < job.n_rows, stores = is_row && o < part.n_rows;
     kvq_addends plus = {0, 0};
+    weighed_result ret = {0, 1};
     float factor = 1;
     if (stores) plus = kvq_load_addends(job, part, n_out, o, row + column);
+    if (stores && weights) ret.weight = weights[o];
     if (is_row) factor = kvq_row_factor(x, row + column); /* whole warps */
     __syncthreads();
-    if (!stores) return 0;
+    if (!stores) return ret;
     float sum = partial[column * KVQ_WARP_ROWS + lane];
 #pragma unroll
     for (int s = 1; s < SLICES; s++) sum += partial[(s * COLUMNS + column) * KVQ_WARP_ROWS + lane];
-    return kvq_store_sum(job, part, n_out, o, row + column, sum * factor, plus);
+    ret.value = kvq_store_sum(job, part, n_out, o, row + column, sum * factor, plus);
+    return ret;
 }
 
 /* Leaves the block's results, a warp's 32 of an activation row: they are a step of the next product's activations.
  * gates: each thread's own of the half before. */
 template <int COLUMNS>
 static __device__ __forceinline__ void leave_results(const kvq_epilogue &then, const kvq_linear &job, int step, int row,
-                                                     KVQ_SHARED_PTR(float) gates, float value) {
+                                                     KVQ_SHARED_PTR(float) gates, weighed_result result) {
     int column = threadIdx.x / KVQ_WARP_LANES;
     if (!then.left.columns || column >= COLUMNS || row + column >= job.n_rows) return; /* whole warps */
     int i = step * KVQ_STEP + (int)threadIdx.x % KVQ_WARP_LANES;
-    float weight = then.weight ? then.weight[i] : 1.0f;
     if (then.gated) {
-        value = kvq_gated(then.activation, gates[threadIdx.x], value);
-        then.gated[(size_t)(row + column) * (size_t)(then.left.n_steps * KVQ_STEP) + i] = value;
+        result.value = kvq_gated(then.activation, gates[threadIdx.x], result.value);
+        then.gated[(size_t)(row + column) * (size_t)(then.left.n_steps * KVQ_STEP) + i] = result.value;
     }
-    kvq_leave_values<1>(then.left, row + column, i, &value, &weight, true);
+    kvq_leave_values<1>(then.left, row + column, i, &result.value, &result.weight, true);
 }
 
 /* Asks for the first `steps` of a warp's weights, 0 or less for none: registers have room for a few only. Half a warp
@@ -184,6 +191,14 @@ static __device__ __forceinline__ void ask_for_half(const kvq_matrix_part &part,
                                                     int asked, int lane) {
     const uint8_t *tile = kvq_tile_of(part, out / KVQ_TILE_ROWS + lane / 16);
     ask_for<K>(tile + kvq_step_at<K>(begin), n_steps < asked ? n_steps : asked, lane);
+}
+
+/* What is added to the results of 32 outputs and what they are weighed by, a line of memory each, long before. */
+static __device__ __forceinline__ void ask_for_addends(const kvq_linear &job, const kvq_matrix_part &part,
+                                                       const kvq_epilogue &then, int out) {
+    if (threadIdx.x != 0) return;
+    if (job.bias) kvq_ask_l2((const uint8_t *)(job.bias + part.row_begin + out));
+    if (then.weight) kvq_ask_l2((const uint8_t *)(then.weight + out));
 }
 
 /* N products: 8 N activation rows. Weights are asked for `asked` steps ahead. */
@@ -202,6 +217,7 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
         int out = (int)(blockIdx.y + (unsigned)half * gridDim.y) * KVQ_WARP_ROWS;
         const uint8_t *tile = kvq_tile_of(part, out / KVQ_TILE_ROWS + g / 4);
         ask_for<K>(tile + kvq_step_at<K>(begin), end - begin < asked ? end - begin : asked, lane);
+        ask_for_addends(job, part, then, out);
         float acc[N][KVQ_LANE_ROWS][KVQ_LANE_COLUMNS];
         const uint8_t *columns[N];
 #pragma unroll
@@ -247,12 +263,12 @@ __global__ void __launch_bounds__(FEW_THREADS, N == 1 ? FEW_BLOCKS : 1)
                     int column = (slice * N + p) * KVQ_COLUMNS + 2 * t + n;
                     partial[column * KVQ_WARP_ROWS + KVQ_LANE_ROWS * g + i] = acc[p][i][n];
                 }
-        float value = merge_slices<N * KVQ_COLUMNS>(job, part, x, n_out, out, row, partial);
+        weighed_result result = merge_slices<N * KVQ_COLUMNS>(job, part, x, then.weight, n_out, out, row, partial);
         if (half + 1 == then.n_halves) {
-            leave_results<N * KVQ_COLUMNS>(then, job, (int)blockIdx.y, row, gates, value);
+            leave_results<N * KVQ_COLUMNS>(then, job, (int)blockIdx.y, row, gates, result);
             return;
         }
-        if (threadIdx.x < N * KVQ_COLUMNS * KVQ_WARP_LANES) gates[threadIdx.x] = value;
+        if (threadIdx.x < N * KVQ_COLUMNS * KVQ_WARP_LANES) gates[threadIdx.x] = result.value;
         __syncthreads(); /* the sums are read */
     }
 }
@@ -324,6 +340,7 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
         }
         ask_for<K>(steps.from.codes - kvq_lane_codes_at<K>(lane), n_steps - ahead < asked ? n_steps - ahead : asked,
                    lane);
+        ask_for_addends(job, part, then, out);
         if (half == 0) kvq_wait_for_launches(); /* not for weights: no launch writes them */
 #pragma unroll
         for (int n = 0; n < ahead; n++) {
@@ -344,12 +361,12 @@ __global__ void __launch_bounds__(FEW_THREADS, FEW_BLOCKS)
         partial[slice * KVQ_WARP_ROWS + lane] = acc;
         bool is_last = half + 1 == then.n_halves;
         if (!is_last) ask_for_half<K>(part, out + (int)gridDim.y * KVQ_WARP_ROWS, begin, n_steps, asked, lane);
-        float value = merge_slices<1>(job, part, x, n_out, out, 0, partial);
+        weighed_result result = merge_slices<1>(job, part, x, then.weight, n_out, out, 0, partial);
         if (is_last) {
-            leave_results<1>(then, job, (int)blockIdx.y, 0, gates, value);
+            leave_results<1>(then, job, (int)blockIdx.y, 0, gates, result);
             return;
         }
-        if (threadIdx.x < KVQ_WARP_LANES) gates[threadIdx.x] = value;
+        if (threadIdx.x < KVQ_WARP_LANES) gates[threadIdx.x] = result.value;
         __syncthreads(); /* the sums are read */
     }
 }
