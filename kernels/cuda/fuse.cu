@@ -18,8 +18,6 @@
  * what is held; what it reads, in the workspace too, is as it was, since nothing else is launched either. */
 #include "stream.h"
 
-#define STEP KVQ_ACT_GROUP
-
 void kvq_cuda_settle(kvq_stream *s) {
     const kvq_cuda_held held = s->held;
     s->held.what = KVQ_HELD_NOTHING; /* first: a launch settles */
@@ -55,14 +53,10 @@ static void launch_held(kvq_stream *s, kvq_epilogue *then, const float *rows, in
 
 void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
     const kvq_norm before = s->held.norm;
-    bool fits = job->n_cols % STEP == 0 && job->n_cols <= s->shapes.max_in;
     bool is_behind_norm = s->held.what == KVQ_HELD_NORM && before.out == job->in && before.n_rows == job->n_rows &&
                           before.n_cols == job->n_cols;
     bool feeds = job->feeds_linear && !job->residual;
-    kvq_epilogue then = {};
-    then.weight = job->weight;
-    then.n_halves = 1;
-    if (!fits) {
+    if (!kvq_cuda_fits_left(s, job->n_cols)) {
         kvq_cuda_launch_norm(s, job, NULL);
         return;
     }
@@ -70,6 +64,9 @@ void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
         s->held.what = KVQ_HELD_NOTHING;
         kvq_cuda_launch_norm(s, &before, job);
     } else if (feeds && makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
+        kvq_epilogue then = {};
+        then.weight = job->weight;
+        then.n_halves = 1;
         launch_held(s, &then, job->out, job->n_cols, job);
     } else {
         kvq_cuda_settle(s);
@@ -81,7 +78,7 @@ void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
 
 bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
     int n = job->ffn_dim;
-    if (n % STEP != 0 || n > s->shapes.max_in || !makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) return false;
+    if (!kvq_cuda_fits_left(s, n) || !makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) return false;
     kvq_epilogue then = {};
     then.gated = job->out;
     then.activation = job->activation;

@@ -95,11 +95,14 @@ __global__ void quantize_rows(const float *x, const float *weight, kvq_activatio
     kvq_leave_values<QUANTIZE_VALUES>(a, blockIdx.x, i, value, times, count);
 }
 
+bool kvq_cuda_fits_left(const kvq_stream *s, int n_cols) {
+    return n_cols % KVQ_STEP == 0 && n_cols <= s->shapes.max_in;
+}
+
 kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm) {
     kvq_cuda_settle(s);
-    bool fits = n_rows <= FEW_ROWS && n_cols % KVQ_STEP == 0 && n_cols <= s->shapes.max_in;
     s->left = kvq_cuda_left{};
-    if (!fits) return s->left.x;
+    if (n_rows > FEW_ROWS || !kvq_cuda_fits_left(s, n_cols)) return s->left.x;
     kvq_activations x = s->room_left[s->next_left];
     x.n_steps = n_cols / KVQ_STEP;
     if (norm)

@@ -158,6 +158,9 @@ void *kvq_cuda_take(kvq_stream *s, size_t *used, size_t bytes);
  * No columns where no product would take them. norm: where it leaves them before that norm, with squares; else NULL. */
 kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm);
 
+/* Whether a product can take rows so long in 8 bits from a kernel before it, or leave them. */
+bool kvq_cuda_fits_left(const kvq_stream *s, int n_cols);
+
 /* Operators that are held back, in case they can be part of the one before or the one behind (fuse.cu). */
 void kvq_cuda_settle(kvq_stream *s); /* nothing is held any more: before any launch */
 void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x);
