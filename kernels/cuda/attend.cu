@@ -664,7 +664,7 @@ size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes) {
     return most;
 }
 
-size_t kvq_cuda_counters(const kvq_shapes *shapes) {
+size_t kvq_cuda_attend_counters(const kvq_shapes *shapes) {
     return (size_t)shapes->max_rows *
            (size_t)kvq_cut_heads(shapes->n_heads, shapes->n_kv_heads, MAX_QUERIES / 2).n_tiles;
 }
@@ -693,14 +693,8 @@ template <tile_kind KIND, bool SHARED> constexpr auto *kernel_of() {
         return attend_split<KIND>;
 }
 
-/* Copies pass the first-level cache by, so all of its memory may be shared memory, and as many blocks as fit there run
- * beside each other. */
 template <tile_kind KIND, bool SHARED> static cudaError_t allow_split(size_t shared_bytes) {
-    constexpr auto kernel = kernel_of<KIND, SHARED>();
-    cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-    if (error != cudaSuccess) return error;
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    return kvq_cuda_allow_shared(kernel_of<KIND, SHARED>(), shared_bytes);
 }
 
 #define VARIANT(KIND, SHARED) \

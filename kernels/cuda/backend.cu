@@ -258,8 +258,8 @@ static void open_cublas(kvq_stream *s) {
 
 /* ---- streams ---- */
 
-static size_t operator_bytes(const kvq_shapes *shapes, bool has_cublas) {
-    size_t most = kvq_cuda_linear_bytes(shapes), refine = kvq_cuda_refine_bytes(shapes);
+static size_t operator_bytes(const kvq_device *d, const kvq_shapes *shapes, bool has_cublas) {
+    size_t most = kvq_cuda_linear_bytes(shapes, d->n_sms), refine = kvq_cuda_refine_bytes(shapes);
     size_t attend = kvq_cuda_attend_bytes(shapes), sample = kvq_cuda_sample_bytes(shapes);
     size_t cublas = has_cublas ? kvq_cuda_cublas_bytes(shapes) : 0;
     if (cublas > most) most = cublas;
@@ -288,13 +288,17 @@ static size_t room_bytes(const kvq_shapes *shapes) {
 }
 
 /* What is kept beside the workspace from one operator to the next, in the same allocation. */
-static size_t kept_bytes(const kvq_shapes *shapes) {
-    return kvq_cuda_left_bytes(shapes) + kvq_cuda_aligned(kvq_cuda_counters(shapes) * sizeof(unsigned));
+static size_t n_counters(const kvq_device *d, const kvq_shapes *shapes) {
+    size_t attend = kvq_cuda_attend_counters(shapes), halves = kvq_cuda_halves_counters(d->n_sms);
+    return attend > halves ? attend : halves;
+}
+static size_t kept_bytes(const kvq_device *d, const kvq_shapes *shapes) {
+    return kvq_cuda_left_bytes(shapes) + kvq_cuda_aligned(n_counters(d, shapes) * sizeof(unsigned));
 }
 
 static size_t workspace_bytes(kvq_device *d, const kvq_shapes *shapes) {
     bool has_cublas = wants_cublas(d, shapes);
-    return operator_bytes(shapes, has_cublas) + kept_bytes(shapes) + lists_bytes(shapes) + room_bytes(shapes) +
+    return operator_bytes(d, shapes, has_cublas) + kept_bytes(d, shapes) + lists_bytes(shapes) + room_bytes(shapes) +
            (has_cublas ? KVQ_CUBLAS_BYTES : 0);
 }
 
@@ -324,7 +328,8 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->device = d;
     s->shapes = *shapes;
     s->cublas_rows = d->cublas_rows;
-    s->workspace_bytes = operator_bytes(shapes, has_cublas);
+    s->halves_rows = kvq_cuda_least_halves_rows();
+    s->workspace_bytes = operator_bytes(d, shapes, has_cublas);
     s->lists_bytes = lists_bytes(shapes);
     s->room_bytes = room_bytes(shapes);
     s->shared_bytes = d->shared_bytes;
@@ -332,14 +337,14 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
     s->built_for = d->built_for;
     s->n_sms = d->n_sms;
     s->l2_bytes = d->l2_bytes;
-    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kept_bytes(shapes);
+    size_t lists = s->lists_bytes + s->room_bytes, all = s->workspace_bytes + kept_bytes(d, shapes);
     kvq_status status = take(d, KVQ_MEMORY_DEVICE, all, true, "workspace", &s->workspace, err);
     if (!status) status = take(d, KVQ_MEMORY_DEVICE, lists, true, "a step's lists", &s->lists, err);
     if (!status) status = take(d, KVQ_MEMORY_SHARED, lists, true, "a step's lists", &s->staging, err);
     if (!status) {
         kvq_cuda_place_left(s, s->workspace + s->workspace_bytes);
         s->counters = (unsigned *)(s->workspace + s->workspace_bytes + kvq_cuda_left_bytes(shapes));
-        s->n_counters = kvq_cuda_counters(shapes);
+        s->n_counters = n_counters(d, shapes);
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");

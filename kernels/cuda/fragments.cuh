@@ -101,19 +101,25 @@ static __device__ __forceinline__ void kvq_load_columns(kvq_lane_columns<K> *ret
         kvq_read_words<4>(ret->d_sums, columns + ((int)offsetof(kvq_columns, d_sums) + 16 * t));
 }
 
-/* step: of the lane's tile; super: its super scales; each in device or shared memory. */
-template <typename K, typename Bytes, typename SuperBytes>
+/* Where 16 bytes of a step stand that was copied with its codes spread over the banks of shared memory: what lanes of
+ * other t load at once is else at the same banks, two or four of them. Where 16 inputs share a scale, as they are. */
+template <typename K> static __device__ __forceinline__ int kvq_spread(int chunk) {
+    if (K::HALVES == 2) return chunk;
+    return chunk ^ chunk / 8 % (K::BITS == 8 ? 4 : 2) * 2;
+}
+
+/* step: of the lane's tile; super: its super scales; each in device or shared memory. SPREAD: as kvq_spread says. */
+template <typename K, bool SPREAD = false, typename Bytes, typename SuperBytes>
 static __device__ __forceinline__ void kvq_load_step(kvq_raw<K> *ret, Bytes step, SuperBytes super, int lane) {
-    int t = lane % 4, r = lane / 4 % 4 * KVQ_LANE_ROWS, words = 4 * r;
-    if constexpr (K::BITS == 8) {
-        kvq_read_words<4>(ret->codes[0], step + (128 * t + words));
-        kvq_read_words<4>(ret->codes[1], step + (128 * t + 64 + words));
-    } else {
-        int group = K::HALVES == 2 ? t / 2 * K::GROUP_BYTES : 0, chunk = K::HALVES == 2 ? t % 2 : t;
-        int high = K::BITS > 4 ? 64 : 0;
-        kvq_read_words<4>(ret->codes[0], step + (group + high + 64 * chunk + words));
-        if constexpr (K::BITS > 4) kvq_read_words<4>(ret->codes[1], step + (group + words));
-    }
+    int t = lane % 4, g = lane / 4 % 4, r = g * KVQ_LANE_ROWS;
+    int group = K::HALVES == 2 ? t / 2 * K::GROUP_BYTES : 0, low, high; /* chunks of 16 bytes */
+    if (K::BITS == 8)
+        low = 8 * t + g, high = low + 4;
+    else
+        low = (K::BITS > 4 ? 4 : 0) + 4 * (K::HALVES == 2 ? t % 2 : t) + g, high = g; /* high: bits above the nibbles */
+    kvq_read_words<4>(ret->codes[0], step + (group + 16 * (SPREAD ? kvq_spread<K>(low) : low)));
+    if constexpr (K::BITS > 4)
+        kvq_read_words<4>(ret->codes[1], step + (group + 16 * (SPREAD ? kvq_spread<K>(high) : high)));
     const int scale_bytes = K::SCALES_BYTES / KVQ_TILE_ROWS;
 #pragma unroll
     for (int h = 0; h < K::HALVES; h++) {

@@ -9,22 +9,34 @@
  *   norm, norm     the same of a norm's results, where a model has one behind a product.
  *   norm, linear   of rows that nobody left so: one kernel quantizes them, times the norm's weights.
  *
- * All results are what the operators make one by one, bit for bit, but for those of a norm that feeds a linear: its
- * floats are not written, and codes are made before its factor, here as for any number of rows, so that they do not
- * depend on who shares the batch. Where no such product comes next after all (of float weights, or in halves), the norm
- * is launched as it is.
+ * And of many rows, whose product takes them as halves (linear_halves.cu):
+ *
+ *   norm, linear   the norm's kernel leaves the halves beside its floats, which the product may still need.
+ *   glu, linear    the same.
+ *
+ * All results are what the operators make one by one, bit for bit, but for those of a norm that feeds a linear in 8
+ * bits: its floats are not written, and codes are made before its factor, here as for any number of rows, so that they
+ * do not depend on who shares the batch. Where the next product takes floats, or something else comes, what is held is
+ * launched as it is.
  *
  * Called by the operators norm, glu and linear, and before every launch (graph.cu). Until then nothing is launched for
  * what is held; what it reads, in the workspace too, is as it was, since nothing else is launched either. */
 #include "stream.h"
 
-void kvq_cuda_settle(kvq_stream *s) {
+/* As it is; of a norm or glu with its rows as halves, too, if they are wanted. */
+static void launch_alone(kvq_stream *s, const kvq_half_rows *halves) {
     const kvq_cuda_held held = s->held;
     s->held.what = KVQ_HELD_NOTHING; /* first: a launch settles */
     if (held.what == KVQ_HELD_PRODUCT)
         kvq_cuda_launch_product(s, &held.product, &held.x, NULL);
+    else if (held.what == KVQ_HELD_GLU)
+        kvq_cuda_launch_glu(s, &held.glu, halves);
     else if (held.what != KVQ_HELD_NOTHING)
-        kvq_cuda_launch_norm(s, &held.norm, NULL);
+        kvq_cuda_launch_norm(s, &held.norm, NULL, halves);
+}
+
+void kvq_cuda_settle(kvq_stream *s) {
+    launch_alone(s, NULL);
 }
 
 void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x) {
@@ -57,12 +69,12 @@ void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
                           before.n_cols == job->n_cols;
     bool feeds = job->feeds_linear && !job->residual;
     if (!kvq_cuda_fits_left(s, job->n_cols)) {
-        kvq_cuda_launch_norm(s, job, NULL);
+        kvq_cuda_launch_norm(s, job, NULL, NULL);
         return;
     }
     if (feeds && is_behind_norm) {
         s->held.what = KVQ_HELD_NOTHING;
-        kvq_cuda_launch_norm(s, &before, job);
+        kvq_cuda_launch_norm(s, &before, job, NULL);
     } else if (feeds && makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
         kvq_epilogue then = {};
         then.weight = job->weight;
@@ -76,25 +88,48 @@ void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
     s->held.what = feeds ? KVQ_HELD_FEEDING_NORM : KVQ_HELD_NORM;
 }
 
-bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
+void kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
     int n = job->ffn_dim;
-    if (!kvq_cuda_fits_left(s, n) || !makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) return false;
-    kvq_epilogue then = {};
-    then.gated = job->out;
-    then.activation = job->activation;
-    then.n_halves = 2;
-    launch_held(s, &then, job->out, n, NULL);
-    return true;
+    if (kvq_cuda_fits_left(s, n) && makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) {
+        kvq_epilogue then = {};
+        then.gated = job->out;
+        then.activation = job->activation;
+        then.n_halves = 2;
+        launch_held(s, &then, job->out, n, NULL);
+        return;
+    }
+    kvq_cuda_settle(s);
+    s->held.glu = *job;
+    s->held.what = KVQ_HELD_GLU;
+}
+
+/* Whether the norm or glu that is held makes the product's rows. */
+static bool feeds(const kvq_cuda_held *held, const kvq_linear *job) {
+    const kvq_norm *norm = &held->norm;
+    const kvq_glu *glu = &held->glu;
+    switch (held->what) {
+    case KVQ_HELD_NORM:
+    case KVQ_HELD_FEEDING_NORM:
+        return norm->out == job->in && norm->n_rows == job->n_rows && norm->n_cols == job->w->n_in;
+    case KVQ_HELD_GLU:
+        return glu->out == job->in && glu->n_rows == job->n_rows && glu->ffn_dim == job->w->n_in;
+    default:
+        return false;
+    }
 }
 
 bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret) {
-    const kvq_norm *norm = &s->held.norm;
-    if (s->held.what != KVQ_HELD_FEEDING_NORM || norm->out != job->in || norm->n_rows != job->n_rows ||
-        norm->n_cols != job->w->n_in) {
+    if (s->held.what != KVQ_HELD_FEEDING_NORM || !feeds(&s->held, job)) {
         kvq_cuda_settle(s);
         return false;
     }
     s->held.what = KVQ_HELD_NOTHING;
-    *ret = *norm;
+    *ret = s->held.norm;
+    return true;
+}
+
+bool kvq_cuda_fuse_conversion(kvq_stream *s, const kvq_linear *job, const kvq_half_rows *to) {
+    if (!feeds(&s->held, job)) return false;
+    launch_alone(s, to);
     return true;
 }

@@ -46,11 +46,26 @@ static __device__ __forceinline__ uint4 kvq_row_pairs(const kvq_half_weights &w,
 
 /* ---- coded weights ---- */
 
-/* A row's scale or minimum twice. */
+/* The four rows' scales or minimums as halves. Those of super scales are bytes, which the half 1024 + 128 + byte makes
+ * whole numbers, exactly; so the product rounds once. */
 template <typename K>
-static __device__ __forceinline__ uint32_t kvq_scale_halves(const uint32_t *words, const uint32_t *super, int i) {
-    if constexpr (K::SCALE == KVQ_SCALE_F16) return kvq_pick_bytes(words[i / 2], 0, i % 2 ? 0x3232 : 0x1010);
-    return kvq_pick_bytes(kvq_float_half(kvq_scale_in<K>(words, super, i)), 0, 0x1010);
+static __device__ __forceinline__ void kvq_scale_halves(uint32_t ret[2], const uint32_t *words, const uint32_t *super) {
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        if constexpr (K::SCALE == KVQ_SCALE_SUPER) {
+            uint32_t bytes = kvq_pick_bytes(words[0] ^ 0x80808080u, 0x64646464u, n ? 0x4342 : 0x4140);
+            ret[n] = kvq_mul_halves(kvq_sub_halves(bytes, 0x64806480u), super[n]);
+        } else if constexpr (K::SCALE == KVQ_SCALE_F16) {
+            ret[n] = words[n];
+        } else {
+            ret[n] = kvq_two_halves(__int_as_float((int)words[2 * n]), __int_as_float((int)words[2 * n + 1]));
+        }
+    }
+}
+
+/* Row i's of four halves, twice. */
+static __device__ __forceinline__ uint32_t kvq_twice(const uint32_t halves[2], int i) {
+    return kvq_pick_bytes(halves[i / 2], 0, i % 2 ? 0x3232 : 0x1010);
 }
 
 /* Codes of a row as halves 1024 + code (a high nibble of 4 bits: 64 + code), in pairs. */
@@ -88,30 +103,31 @@ template <typename K> struct kvq_half_coded {
     static __device__ __forceinline__ int step_at(int step) { return kvq_step_at<K>(step); }
     static __device__ __forceinline__ int super_at(int step) { return kvq_super_at<K>(step); }
     /* Where the 16 bytes `chunk` of a step go to in shared memory. */
-    static __device__ __forceinline__ int place(int chunk) { return chunk; }
+    static __device__ __forceinline__ int place(int chunk) { return kvq_spread<K>(chunk); }
 
     template <typename Bytes> static __device__ __forceinline__ void load(raw *ret, Bytes step, Bytes super, int lane) {
-        kvq_load_step<K>(ret, step, super, lane);
+        kvq_load_step<K, true>(ret, step, super, lane);
     }
     /* The same from where the matrix is, instead of shared memory. */
     static __device__ __forceinline__ void load_from_tile(raw *ret, const uint8_t *step, const uint8_t *super,
                                                           int lane) {
-        load(ret, step, super, lane);
+        kvq_load_step<K>(ret, step, super, lane);
     }
 
     static __device__ __forceinline__ void unpack(kvq_half_weights *ret, const raw &from, int lane) {
         bool second = K::HALVES == 2 && lane % 4 / 2 == 1; /* of the step's halves: where the lane's codes are */
-        uint32_t scales[K::SCALE_WORDS], mins[K::SCALE_WORDS];
+        uint32_t scales[K::SCALE_WORDS], mins[K::SCALE_WORDS], scale_halves[2], min_halves[2] = {};
 #pragma unroll
         for (int n = 0; n < K::SCALE_WORDS; n++) {
             scales[n] = second ? from.scales[K::HALVES - 1][n] : from.scales[0][n];
             if constexpr (K::HAS_MIN) mins[n] = second ? from.mins[K::HALVES - 1][n] : from.mins[0][n];
         }
+        kvq_scale_halves<K>(scale_halves, scales, from.super);
+        if constexpr (K::HAS_MIN) kvq_scale_halves<K>(min_halves, mins, from.super_min);
         const uint32_t zero = (0x6400u + K::ZERO) * 0x10001u, high_zero = (0x5400u + K::ZERO * 16u) * 0x10001u;
 #pragma unroll
         for (int i = 0; i < KVQ_LANE_ROWS; i++) {
-            uint32_t pairs[4], scale = kvq_scale_halves<K>(scales, from.super, i), min = 0;
-            if constexpr (K::HAS_MIN) min = kvq_scale_halves<K>(mins, from.super_min, i);
+            uint32_t pairs[4], scale = kvq_twice(scale_halves, i), min = kvq_twice(min_halves, i);
             kvq_code_pairs<K>(pairs, from, i, lane);
 #pragma unroll
             for (int n = 0; n < 4; n++) {

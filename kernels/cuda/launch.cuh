@@ -96,6 +96,15 @@ template <typename... Types> struct kvq_cuda_kernel {
 };
 template <typename... Types> kvq_cuda_kernel<Types...> kvq_cuda_kernel_of(void (*)(Types...));
 
+/* Allows a kernel that much shared memory a block, and all of the first-level cache as such, which its copies pass by
+ * anyway: as many blocks as fit there run beside each other. */
+template <typename Kernel> static inline cudaError_t kvq_cuda_allow_shared(Kernel kernel, size_t shared_bytes) {
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    if (error != cudaSuccess) return error;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+}
+
 /* kernel<<<grid, block, shared_bytes>>>(...) on a kvq_stream. */
 #define KVQ_LAUNCH(kernel, grid, block, shared_bytes, s, ...) \
     decltype(kvq_cuda_kernel_of(kernel))::call(s, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)

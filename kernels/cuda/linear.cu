@@ -63,8 +63,8 @@ static size_t activation_bytes(int n_rows, int n_in) {
     return columns_bytes(n_rows, n_in / KVQ_STEP) + squares_bytes(n_rows, n_in / KVQ_STEP);
 }
 
-size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes) {
-    size_t halves = shapes->depends_on_batch ? kvq_cuda_halves_bytes(shapes) : 0;
+size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes, int n_sms) {
+    size_t halves = shapes->depends_on_batch ? kvq_cuda_halves_bytes(shapes, n_sms) : 0;
     size_t bytes = activation_bytes(shapes->max_rows, shapes->max_in);
     return kvq_cuda_aligned(bytes > halves ? bytes : halves);
 }
@@ -102,7 +102,7 @@ bool kvq_cuda_fits_left(const kvq_stream *s, int n_cols) {
 kvq_activations kvq_cuda_leave(kvq_stream *s, const float *floats, int n_rows, int n_cols, const kvq_norm *norm) {
     kvq_cuda_settle(s);
     s->left = kvq_cuda_left{};
-    if (n_rows > FEW_ROWS || !kvq_cuda_fits_left(s, n_cols)) return s->left.x;
+    if (n_rows > FEW_ROWS || kvq_cuda_codes_as_halves(s, n_rows) || !kvq_cuda_fits_left(s, n_cols)) return s->left.x;
     kvq_activations x = s->room_left[s->next_left];
     x.n_steps = n_cols / KVQ_STEP;
     if (norm)

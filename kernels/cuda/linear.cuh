@@ -61,10 +61,15 @@ static __device__ __forceinline__ void kvq_store(const kvq_linear &job, const kv
     kvq_store_sum(job, part, n_out, o, row, value, kvq_load_addends(job, part, n_out, o, row));
 }
 
+/* Whether outputs o to o + 3 of a row can be stored at once. */
+static __device__ __forceinline__ bool kvq_lie_together(const kvq_matrix_part &part, int n_out, int o) {
+    return (n_out | part.row_begin) % 4 == 0 && o + 4 <= part.n_rows;
+}
+
 /* Outputs o to o + 3 of a row; in one store where they lie so. */
 static __device__ __forceinline__ void kvq_store_four(const kvq_linear &job, const kvq_matrix_part &part, int n_out,
                                                       int o, int row, const float *value) {
-    if ((n_out | part.row_begin) % 4 != 0 || o + KVQ_LANE_ROWS > part.n_rows) {
+    if (!kvq_lie_together(part, n_out, o)) {
 #pragma unroll
         for (int i = 0; i < KVQ_LANE_ROWS; i++) kvq_store(job, part, n_out, o + i, row, value[i]);
         return;

@@ -165,7 +165,6 @@ static bool take_slice(kvq_stream *s, int n_rows, int n_in, slice *ret) {
     size_t used = 0, rows = (size_t)n_rows, inputs = (size_t)n_in, outs = (size_t)slice_outs(&s->shapes);
     *ret = slice{};
     ret->x.n_in = ret->x.row_apart = n_in;
-    ret->x.step_apart = KVQ_STEP;
     ret->x.halves = (uint16_t *)kvq_cuda_take(s, &used, rows * inputs * sizeof(uint16_t));
     ret->x.scale = (float *)kvq_cuda_take(s, &used, rows * sizeof(float));
     ret->w = (uint16_t *)kvq_cuda_take(s, &used, outs * inputs * sizeof(uint16_t));
@@ -207,8 +206,8 @@ bool kvq_cuda_linear_cublas(kvq_stream *s, const kvq_linear *job) {
     slice with;
     if (!takes_cublas(s, m, job->n_rows)) return false;
     if (!take_slice(s, job->n_rows, m->n_in, &with)) return true; /* an error of the stream */
+    kvq_cuda_convert_rows(s, job, &with.x); /* first: a flush settles what is held, and this may take it */
     kvq_cuda_flush(s);
-    kvq_cuda_convert_rows(s, job, &with.x);
     for (int begin = 0; begin < m->n_out && s->error.code == KVQ_OK; begin += with.n_outs)
         make_slice(s, job, &with, begin, m->n_out - begin < with.n_outs ? m->n_out : begin + with.n_outs);
     return true;

@@ -3,6 +3,7 @@
 #ifndef KVQ_CUDA_LINEAR_HALVES_CUH
 #define KVQ_CUDA_LINEAR_HALVES_CUH
 
+#include "half_rows.cuh"
 #include "linear.cuh"
 #include "matrix.cuh"
 
@@ -22,9 +23,9 @@ static __host__ __device__ constexpr bool kvq_has_fast_halves(int capability) {
 #endif
 
 /* cuBLAS: where mma.sync, linear_halves.cu's instruction, does not reach the tensor cores' peak, and from so many rows
- * of a step on that writing the weights as halves first is made up for (docs/cuda.md counts: by 980 on an H100). Not on
- * 8.0 and 8.7, whose peak mma.sync reaches, nor on 11.0, whose memory is twelve times slower than an H100's. INT_MAX:
- * never. */
+ * of a step on that writing the weights as halves first is made up for (docs/cuda.md counts, and has what an H200
+ * showed). Not on 8.0 and 8.7, whose peak mma.sync reaches, nor on 11.0, whose memory is twelve times slower than an
+ * H100's. INT_MAX: never. */
 static inline int kvq_cuda_cublas_rows(int capability) {
     static const struct { int from, to, n_rows; } table[] = {{90, 90, 1024}, {100, 109, 1024}};
     for (const auto &row : table)
@@ -34,13 +35,7 @@ static inline int kvq_cuda_cublas_rows(int capability) {
 
 /* ---- activations as halves ---- */
 
-/* Rows times a power of two that brings them into a half's range; each eight of inputs in the order of kvq_half_input.
- * Row r, input i is at halves[r / 8 * 8 * n_in + r % 8 * row_apart + i / 32 * step_apart + i % 32]: */
-typedef struct kvq_half_rows {
-    uint16_t *halves;
-    float *scale;                    /* [n_rows] of the row's results; NaN where they are */
-    int n_in, row_apart, step_apart; /* n_in and 32: a matrix by rows; 32 and 256: kvq_half_columns */
-} kvq_half_rows;
+/* The product's, by a kernel of its own or by the one of the norm or glu that makes them. */
 void kvq_cuda_convert_rows(kvq_stream *s, const kvq_linear *job, const kvq_half_rows *to);
 
 /* ---- results ---- */

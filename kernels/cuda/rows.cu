@@ -1,9 +1,11 @@
 /* rows.cu: the operators that work on rows alone: embed, norm, glu, rope_table, gather, softcap. A block is a row, or
  * 256 values of one. They cannot avoid reading and writing their rows once. norm and glu leave few rows in 8 bits, too,
- * for the product behind them, where they are launched at all: often they are part of a product (fuse.cu). */
+ * for the product behind them, or rows as halves for one that takes them so, where they are launched at all: often they
+ * are part of a product (fuse.cu). */
 #include "stream.h"
 
 #include "columns.cuh"
+#include "half_rows.cuh"
 #include "vmath.cuh"
 #include "warp.cuh"
 
@@ -57,11 +59,13 @@ template <int N> static __device__ __forceinline__ float add_squares(float sum, 
     return sum;
 }
 
-/* left: of the next norm, times whose weights they are left then, or of no other. */
-template <int N>
+/* left: of the next norm, times whose weights they are left then, or of no other. HALVES: results are left as halves,
+ * not in 8 bits. */
+template <int N, bool HALVES>
 __global__ void __launch_bounds__(NORM_THREADS)
-    norm_rows(kvq_norm job, kvq_activations left, const float *next_weight) {
+    norm_rows(kvq_norm job, kvq_activations left, const float *next_weight, kvq_half_rows halves) {
     KVQ_SHARED(float, scratch, KVQ_WARP_LANES);
+    KVQ_SHARED(int, maxima, KVQ_WARP_LANES);
     int n = job.n_cols, i = N * (int)threadIdx.x, step = N * (int)blockDim.x;
     size_t at = (size_t)blockIdx.x * n;
     norm_values<N> v, next;
@@ -77,6 +81,7 @@ __global__ void __launch_bounds__(NORM_THREADS)
         sum = add_squares<N>(sum, more);
     }
     float factor = 1.0f / sqrtf(kvq_block_sum(sum, scratch) / (float)n + job.eps);
+    int largest = 0;
 #pragma unroll 1
     for (int begin = 0; begin < n; begin += step, i += step) { /* all lanes of a warp, to leave 8 bits together */
         float y[N];
@@ -85,28 +90,37 @@ __global__ void __launch_bounds__(NORM_THREADS)
             if (job.residual) y[k] += v.residual[k]; /* -0 + 0 would be 0 */
         }
         if (i < n) kvq_store_values<N>(job.out + at + i, y);
-        if constexpr (N == 4) /* only rows of whole steps have it */
+        if constexpr (HALVES) {
+            if (i < n) largest = kvq_largest_bits<N>(largest, y);
+        } else if constexpr (N == 4) { /* only rows of whole steps have it */
             if (left.columns) {
                 float times[4] = {1, 1, 1, 1};
                 if (next_weight && i < n) kvq_load_values<4>(times, next_weight + i);
                 kvq_leave_values<4>(left, blockIdx.x, i, y, times, i < n);
             }
+        }
         v = next;
         load_weights<N>(&next, job, i + 2 * step);
         load_row<N>(&next, job, at, i + 2 * step);
     }
+    if constexpr (HALVES) kvq_leave_halves(halves, (int)blockIdx.x, job.out + at, largest, maxima);
 }
 
-void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next) {
+void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next, const kvq_half_rows *halves) {
     bool fours = job->n_cols % 4 == 0;
     int warps = kvq_cuda_blocks(job->n_cols, 2 * (fours ? 4 : 1) * KVQ_WARP_LANES);
     dim3 threads(warps * KVQ_WARP_LANES < NORM_THREADS ? warps * KVQ_WARP_LANES : NORM_THREADS);
+    dim3 grid(job->n_rows);
+    if (halves) {
+        KVQ_LAUNCH((norm_rows<4, true>), grid, threads, 0, s, *job, kvq_activations{}, NULL, *halves);
+        return;
+    }
     kvq_activations left = kvq_cuda_leave(s, next ? next->out : job->out, job->n_rows, job->n_cols, next);
     const float *next_weight = next ? next->weight : NULL;
     if (fours)
-        KVQ_LAUNCH(norm_rows<4>, dim3(job->n_rows), threads, 0, s, *job, left, next_weight);
+        KVQ_LAUNCH((norm_rows<4, false>), grid, threads, 0, s, *job, left, next_weight, kvq_half_rows{});
     else
-        KVQ_LAUNCH(norm_rows<1>, dim3(job->n_rows), threads, 0, s, *job, left, next_weight);
+        KVQ_LAUNCH((norm_rows<1, false>), grid, threads, 0, s, *job, left, next_weight, kvq_half_rows{});
 }
 
 static void norm(kvq_stream *s, const kvq_norm *job) {
@@ -114,7 +128,10 @@ static void norm(kvq_stream *s, const kvq_norm *job) {
 }
 
 /* ---- glu: a thread has N values; two, so that few rows have many threads with little to do, and many rows enough
- * under way ---- */
+ * under way. Where results are left as halves a block is a row, for its largest, with four values of a thread at once
+ * ---- */
+
+#define GLU_THREADS 1024 /* at most, of a row's block */
 
 template <int N> __global__ void __launch_bounds__(ROW_THREADS) glu_rows(kvq_glu job, kvq_activations left) {
     kvq_wait_for_launches();
@@ -131,8 +148,30 @@ template <int N> __global__ void __launch_bounds__(ROW_THREADS) glu_rows(kvq_glu
         if (left.columns) kvq_quantize_values<N>(left, blockIdx.x, i, y, i < job.ffn_dim);
 }
 
-static void glu(kvq_stream *s, const kvq_glu *job) {
-    if (job->n_rows == 0 || kvq_cuda_fuse_glu(s, job)) return;
+__global__ void __launch_bounds__(GLU_THREADS) glu_halves(kvq_glu job, kvq_half_rows halves) {
+    KVQ_SHARED(int, scratch, KVQ_WARP_LANES);
+    kvq_wait_for_launches();
+    int largest = 0;
+    const float *gates = job.gate_up + (size_t)blockIdx.x * 2 * job.ffn_dim;
+    float *out = job.out + (size_t)blockIdx.x * job.ffn_dim;
+    for (int i = 4 * (int)threadIdx.x; i < job.ffn_dim; i += 4 * (int)blockDim.x) {
+        float gate[4], y[4];
+        kvq_load_values<4>(gate, gates + i);
+        kvq_load_values<4>(y, gates + job.ffn_dim + i);
+        for (int k = 0; k < 4; k++) y[k] = kvq_gated(job.activation, gate[k], y[k]);
+        kvq_store_values<4>(out + i, y);
+        largest = kvq_largest_bits<4>(largest, y);
+    }
+    kvq_leave_halves(halves, (int)blockIdx.x, out, largest, scratch);
+}
+
+void kvq_cuda_launch_glu(kvq_stream *s, const kvq_glu *job, const kvq_half_rows *halves) {
+    if (halves) {
+        int warps = kvq_cuda_blocks(job->ffn_dim, 4 * KVQ_WARP_LANES);
+        dim3 threads(warps * KVQ_WARP_LANES < GLU_THREADS ? warps * KVQ_WARP_LANES : GLU_THREADS);
+        KVQ_LAUNCH(glu_halves, dim3(job->n_rows), threads, 0, s, *job, *halves);
+        return;
+    }
     bool pairs = job->ffn_dim % 2 == 0;
     dim3 grid(job->n_rows, kvq_cuda_blocks(job->ffn_dim, (pairs ? 2 : 1) * ROW_THREADS));
     kvq_activations left = kvq_cuda_leave(s, job->out, job->n_rows, job->ffn_dim, NULL);
@@ -140,6 +179,10 @@ static void glu(kvq_stream *s, const kvq_glu *job) {
         KVQ_LAUNCH(glu_rows<2>, grid, dim3(ROW_THREADS), 0, s, *job, left);
     else
         KVQ_LAUNCH(glu_rows<1>, grid, dim3(ROW_THREADS), 0, s, *job, left);
+}
+
+static void glu(kvq_stream *s, const kvq_glu *job) {
+    if (job->n_rows > 0) kvq_cuda_fuse_glu(s, job);
 }
 
 /* ---- rope_table: angles in double; a float's angle at position 20,000 would be wrong in the third digit ---- */

@@ -48,7 +48,18 @@ typedef struct kvq_activations {
     float eps;
 } kvq_activations;
 
-/* Those that a kernel left beside its floats, or instead of them. */
+/* Activations as halves (half_rows.cuh): rows times a power of two that brings them into a half's range; each eight of
+ * inputs in the order of kvq_half_input. Row r, input i is at
+ * halves[r / 8 * 8 * n_in + r % 8 * row_apart + i / 32 * step_apart + i % 32], where steps of 32 lie side by side in a
+ * matrix by rows (row_apart is n_in), and those of eight rows in kvq_half_columns (row_apart is 32). No padding:
+ * graph.cu compares arguments. */
+typedef struct kvq_half_rows {
+    uint16_t *halves;
+    float *scale; /* [n_rows] of the row's results; NaN where they are */
+    int n_in, row_apart;
+} kvq_half_rows;
+
+/* Activations in 8 bits that a kernel left beside its floats, or instead of them. */
 typedef struct kvq_cuda_left {
     const float *floats;
     int n_rows;
@@ -71,7 +82,8 @@ typedef enum kvq_cuda_held_kind {
     KVQ_HELD_NOTHING,
     KVQ_HELD_PRODUCT,
     KVQ_HELD_NORM,
-    KVQ_HELD_FEEDING_NORM /* of which only the next product needs results */
+    KVQ_HELD_FEEDING_NORM, /* of which only the next product needs results */
+    KVQ_HELD_GLU
 } kvq_cuda_held_kind;
 typedef struct kvq_cuda_held {
     kvq_cuda_held_kind what;
@@ -79,6 +91,7 @@ typedef struct kvq_cuda_held {
     kvq_matrix matrix;
     kvq_activations x;
     kvq_norm norm;
+    kvq_glu glu;
 } kvq_cuda_held;
 
 /* A step that was replayed or may be: a CUDA graph of its launches, one behind the other. */
@@ -103,6 +116,7 @@ struct kvq_stream {
     size_t l2_bytes;
     kvq_cublas *cublas; /* NULL: not for a stream of such shapes, or there is none */
     int cublas_rows;    /* of a product that is cuBLAS', at least */
+    int halves_rows;    /* the same of linear_halves.cu's */
 
     uint8_t *workspace; /* each operator may use all of it; nothing survives it but a held product's activations */
     size_t workspace_bytes;
@@ -113,7 +127,8 @@ struct kvq_stream {
     kvq_cuda_left left;
     kvq_cuda_held held;
     uint64_t n_launches;
-    unsigned *counters; /* of attend's blocks that are done, one for each tile; all are 0 between launches */
+    unsigned *counters; /* of blocks that are done, one for each tile of attend, or of linear_halves.cu's outputs and
+                         * rows; all are 0 between launches */
     size_t n_counters;
     uint8_t *cublas_memory;   /* KVQ_CUBLAS_BYTES, the library's own */
     uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
@@ -165,13 +180,17 @@ bool kvq_cuda_fits_left(const kvq_stream *s, int n_cols);
 void kvq_cuda_settle(kvq_stream *s); /* nothing is held any more: before any launch */
 void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x);
 void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job); /* does it, or holds it */
-bool kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job);   /* false: nothing done */
+void kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job);
 /* The norm whose results the product reads and that was held back for it: the caller's work from now on. Whatever else
  * is held is settled. */
 bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret);
-/* Their launches. then: NULL for nothing. next: the norm of the norm's results that feeds a product, or NULL. */
+/* The product's rows as halves, by the norm or glu that makes them, if that was held back; false: nothing done. */
+bool kvq_cuda_fuse_conversion(kvq_stream *s, const kvq_linear *job, const kvq_half_rows *to);
+/* Their launches. then: NULL for nothing. next: the norm of the norm's results that feeds a product, or NULL. halves:
+ * where results are left beside their floats, or NULL; of rows that are multiples of 32, and without `next`. */
 void kvq_cuda_launch_product(kvq_stream *s, const kvq_linear *job, const kvq_activations *x, const kvq_epilogue *then);
-void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next);
+void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next, const kvq_half_rows *halves);
+void kvq_cuda_launch_glu(kvq_stream *s, const kvq_glu *job, const kvq_half_rows *halves);
 
 /* The step on the device; NULL after an error of the stream when `begin` was not called for this batch. */
 const kvq_cuda_step *kvq_cuda_step_of(kvq_stream *s, const kvq_batch *batch);
@@ -204,13 +223,15 @@ static inline size_t kvq_cuda_tiles_most(int n_rows) {
 }
 
 /* What operators need of the workspace at most; each stands beside its operator. */
-size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes);
-size_t kvq_cuda_left_bytes(const kvq_shapes *shapes);   /* of kvq_stream.room_left, beside the workspace */
-size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes); /* linear_halves.cu's part of linear's */
-size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes); /* linear_cublas.cu's, of streams that have cuBLAS */
+size_t kvq_cuda_linear_bytes(const kvq_shapes *shapes, int n_sms);
+size_t kvq_cuda_left_bytes(const kvq_shapes *shapes);              /* of kvq_stream.room_left, beside the workspace */
+size_t kvq_cuda_halves_bytes(const kvq_shapes *shapes, int n_sms); /* linear_halves.cu's part of linear's */
+size_t kvq_cuda_cublas_bytes(const kvq_shapes *shapes);            /* linear_cublas.cu's, of streams that have cuBLAS */
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes);
 size_t kvq_cuda_attend_bytes(const kvq_shapes *shapes);
-size_t kvq_cuda_counters(const kvq_shapes *shapes); /* of kvq_stream.counters, beside the workspace */
+/* Of kvq_stream.counters, beside the workspace. */
+size_t kvq_cuda_attend_counters(const kvq_shapes *shapes);
+size_t kvq_cuda_halves_counters(int n_sms);
 size_t kvq_cuda_sample_bytes(const kvq_shapes *shapes);
 
 /* The stream's room_left out of that memory. */
@@ -233,6 +254,8 @@ kvq_status kvq_cuda_allow_halves(size_t shared_bytes, kvq_error *err);
 /* Whether a product is made of activations in halves (linear_halves.cu): where results may depend on the batch, of many
  * rows. Then there is nothing to refine. */
 bool kvq_cuda_takes_halves(const kvq_stream *s, const kvq_matrix *m, int n_rows);
+/* The same of any coded weights, as far as that is known without them: nobody needs such rows in 8 bits. */
+bool kvq_cuda_codes_as_halves(const kvq_stream *s, int n_rows);
 /* Makes it; false, and nothing done, where kvq_cuda_takes_halves says no. */
 bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job);
 /* The same by cuBLAS (linear_cublas.cu), of more rows still; false, and nothing done, where it is not for this product
@@ -240,7 +263,9 @@ bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job);
 bool kvq_cuda_linear_cublas(kvq_stream *s, const kvq_linear *job);
 /* A first product, at the start. Errors: KVQ_DEVICE. */
 kvq_status kvq_cuda_try_cublas(kvq_stream *s, kvq_error *err);
-/* From how many rows on a device takes it; INT_MAX: never. */
+/* From how many rows on halves are taken where they are allowed. */
+int kvq_cuda_least_halves_rows();
+/* From how many rows on a device takes cuBLAS; INT_MAX: never. */
 int kvq_cuda_least_cublas_rows(int capability);
 
 #endif

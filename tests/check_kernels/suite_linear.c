@@ -545,19 +545,32 @@ static void check_cublas(check *c, const check_level *level) {
         check_fail(c, CHECK_STREAM, "cuBLAS: '%s'; KVQ_CUDA_CUBLAS names the false one", info.cublas);
 }
 
-/* Each format is a part of shape->n_out outputs. */
-static void halves_case(check *c, const char *name, const kvq_format *formats, int n_formats,
-                        const halves_shape *shape) {
+/* The device's streams are such that results may depend on the batch, until end_halves gets what this returned. */
+static check_level begin_halves(check *c, kvq_shapes sizes) {
     check_level *level = &c->levels[1], before = *level;
-    if (!level->device || !check_begin(c, "linear_halves_%s_%s", name, shape->what)) return;
-    kvq_shapes sizes = shapes_of_matrices(shape->n_rows, shape->n_in, shape->max_out ? shape->max_out : 1024, 1);
     sizes.depends_on_batch = true;
     kvq_error error;
     kvq_status status = level->backend->stream_new(level->device, &sizes, &level->one, &error);
     sizes.threads = CHECK_THREADS;
     if (!status) status = level->backend->stream_new(level->device, &sizes, &level->many, &error);
     if (status) check_fail(c, CHECK_STREAM, "%s", error.text);
-    if (shape->n_rows >= CUBLAS_ROWS) check_cublas(c, level);
+    if (sizes.max_rows >= CUBLAS_ROWS) check_cublas(c, level);
+    return before;
+}
+
+static void end_halves(check *c, check_level before) {
+    check_level *level = &c->levels[1];
+    if (level->one != before.one) level->backend->stream_free(level->one);
+    if (level->many != before.many) level->backend->stream_free(level->many);
+    *level = before;
+}
+
+/* Each format is a part of shape->n_out outputs. */
+static void halves_case(check *c, const char *name, const kvq_format *formats, int n_formats,
+                        const halves_shape *shape) {
+    if (!c->levels[1].device || !check_begin(c, "linear_halves_%s_%s", name, shape->what)) return;
+    check_level before =
+        begin_halves(c, shapes_of_matrices(shape->n_rows, shape->n_in, shape->max_out ? shape->max_out : 1024, 1));
     kvq_matrix m = {.n_in = shape->n_in};
     for (int f = 0; f < n_formats; f++) add_scaled_part(c, &m, formats[f], shape->n_out, shape->scales);
     size_t n = (size_t)shape->n_rows * m.n_out;
@@ -573,7 +586,7 @@ static void halves_case(check *c, const char *name, const kvq_format *formats, i
     halves_case_of h = {&job, bounds, bounds + n, bounds + 2 * n, !c->device_memory};
     halves_of(&job, &h);
     bounds_of(&job, bounds + 2 * n);
-    if (!status)
+    if (c->failure == CHECK_PASSED)
         check_run(c, &(check_op){.call = call_linear,
                                  .job = &job,
                                  .outs = {job.out},
@@ -581,9 +594,7 @@ static void halves_case(check *c, const char *name, const kvq_format *formats, i
                                  .compare = compare_halves,
                                  .context = &h});
     check_end(c);
-    if (level->one != before.one) level->backend->stream_free(level->one);
-    if (level->many != before.many) level->backend->stream_free(level->many);
-    *level = before;
+    end_halves(c, before);
     free(bounds);
 }
 
@@ -611,11 +622,18 @@ static void fused_cublas_case(check *c) {
     halves_case(c, "fused", formats, COUNT(formats), &shape);
 }
 
+/* The device chooses by its SMs how rows are cut into blocks and inputs into slices; what is said here is the shim's,
+ * which has four. */
 static void halves_cases(check *c, kvq_format format) {
     static const halves_shape shapes[] = {
+        {"fewest_rows_in_unequal_slices", 40, 1024, 33, true, true, CHECK_OUTLIERS, SCALES, 0, 0},
+        {"few_rows_in_slices_of_two_tiles", 300, 1024, 64, false, true, CHECK_OUTLIERS, SCALES, 0, 0},
+        {"slices_too_large", 20, 1024, 40, true, true, CHECK_NORMAL, SCALES * 0x1p20, 0, 0},
+        {"slices_nan", 20, 1024, 40, false, false, CHECK_NORMAL, SCALES, NAN, 0},
+        {"many_rows", 600, 256, 100, true, false, CHECK_OUTLIERS, SCALES, 0, 0},
         {"two_blocks_of_rows", 40, 512, 130, true, true, CHECK_OUTLIERS, SCALES, 0, 0},
         {"two_blocks_of_outputs", 300, 256, 65, false, false, CHECK_OUTLIERS, SCALES, 0, 0},
-        {"one_step_more_than_stages", 257, 1280, 70, false, true, CHECK_NORMAL, SCALES, 0, 0},
+        {"odd_outputs", 257, 1280, 70, false, true, CHECK_NORMAL, SCALES, 0, 0},
         {"huge", 20, 256, 129, false, false, CHECK_HUGE, SCALES, 0, 0},
         {"tiny", 20, 256, 129, true, false, CHECK_TINY, SCALES, 0, 0},
         {"too_large", 20, 256, 129, true, true, CHECK_NORMAL, SCALES * 0x1p20, 0, 0},
@@ -623,6 +641,126 @@ static void halves_cases(check *c, kvq_format format) {
         {"infinity", 20, 256, 129, false, false, CHECK_NORMAL, SCALES, -INFINITY, 0},
     };
     each_halves_case(c, format, shapes, COUNT(shapes));
+}
+
+/* Long enough for the shim to slice blocks of many rows, and shorter than what is asked for ahead. */
+static void odd_halves_cases(check *c, kvq_format format) {
+    static const halves_shape shapes[] = {
+        {"many_rows_in_slices", 300, 4096, 65, true, true, CHECK_OUTLIERS, SCALES, 0, 0},
+        {"one_step", 40, 32, 66, true, true, CHECK_OUTLIERS, SCALES, 0, 0},
+        {"three_steps", 40, 96, 40, true, true, CHECK_OUTLIERS, SCALES, 0, 0},
+    };
+    each_halves_case(c, format, shapes, COUNT(shapes));
+}
+
+/* ---- norm and glu right before such a product, whose rows a backend may make halves of with the operator; and with
+ * something between them, where it cannot: not a bit may differ ---- */
+
+enum { BEFORE_OUT = 96, BEFORE_OPS = 3 };
+
+typedef struct before_job {
+    kvq_norm norm[2]; /* one that feeds the product; one that does not, with a residual */
+    kvq_glu glu;
+    kvq_linear linear[BEFORE_OPS];
+    kvq_gather between; /* n_rows 0: nothing */
+} before_job;
+
+typedef struct before_jobs {
+    before_job together, apart;
+} before_jobs;
+
+static void call_before(const kvq_ops *ops, kvq_stream *s, const before_job *b) {
+    for (int i = 0; i < BEFORE_OPS; i++) {
+        if (i < 2)
+            ops->norm(s, &b->norm[i]);
+        else
+            ops->glu(s, &b->glu);
+        if (b->between.n_rows > 0) ops->gather(s, &b->between);
+        ops->linear(s, &b->linear[i]);
+    }
+}
+
+static void call_both_before(const kvq_ops *ops, kvq_stream *s, void *job) {
+    const before_jobs *b = job;
+    call_before(ops, s, &b->together);
+    call_before(ops, s, &b->apart);
+}
+
+/* Results, then what the operators made. The floats of a norm that feeds a product, which come first, may stay
+ * unwritten. */
+static bool compare_before(void *context, int out, const void *want, const void *got, check_difference *ret) {
+    const kvq_glu *glu = &((const before_jobs *)context)->together.glu;
+    size_t n = (size_t)glu->n_rows * (size_t)(out == 0 ? BEFORE_OUT : glu->ffn_dim), skipped = out == 0 ? 0 : n;
+    const float *together = got, *apart = together + BEFORE_OPS * n;
+    (void)want;
+    return out > 1 || check_same_floats(apart + skipped, together + skipped, BEFORE_OPS * n - skipped, NULL, ret);
+}
+
+/* Rows that halves are special for, each n_cols long. */
+static void put_special_rows(check *c, float *x, int n_cols) {
+    for (int i = 0; i < n_cols; i++) {
+        x[i] = 1e3f * (float)check_random_normal(c); /* above their range, of a glu */
+        x[n_cols + i] = 1e-9f * (float)check_random_normal(c);
+        x[2 * n_cols + i] = 0;
+    }
+    x[3 * n_cols + 77] = NAN;
+    x[4 * n_cols + 77] = INFINITY;
+}
+
+/* Results and floats of its own. */
+static before_job before_of(const before_job *of, float *results, float *made) {
+    before_job ret = *of;
+    size_t n_rows = (size_t)of->glu.n_rows, n = n_rows * (size_t)of->glu.ffn_dim;
+    ret.norm[0].out = made;
+    ret.norm[1].out = made + n;
+    ret.glu.out = made + 2 * n;
+    for (int i = 0; i < BEFORE_OPS; i++) {
+        ret.linear[i].in = made + (size_t)i * n;
+        ret.linear[i].out = results + (size_t)i * n_rows * BEFORE_OUT;
+    }
+    return ret;
+}
+
+static void before_case(check *c, kvq_format format, int n_in, int n_rows, double scales, const char *what) {
+    /* A device may make products of coded weights in 8 bits, and then a norm's results in codes differ. */
+    if (!c->levels[1].device || (c->device_memory && kvq_format_get(format)->group_len > 0)) return;
+    if (!check_begin(c, "linear_halves_%s_chain_in%d_r%d%s", kvq_format_get(format)->name, n_in, n_rows, what)) return;
+    check_level before = begin_halves(c, shapes_of_matrices(n_rows, n_in, 128, 1));
+    kvq_matrix m = {.n_in = n_in};
+    add_scaled_part(c, &m, format, BEFORE_OUT, scales);
+    size_t n = (size_t)n_rows * (size_t)n_in, n_results = (size_t)n_rows * BEFORE_OUT;
+    float *in = check_floats(c, n, CHECK_OUTLIERS), *gate_up = check_floats(c, 2 * n, CHECK_OUTLIERS);
+    float *weight = check_floats(c, n_in, CHECK_NORMAL), *results = check_floats(c, 6 * n_results, CHECK_JUNK);
+    float *made = check_floats(c, 6 * n, CHECK_JUNK), *between = check_floats(c, n_in, CHECK_JUNK);
+    put_special_rows(c, in, n_in);
+    put_special_rows(c, gate_up, 2 * n_in);
+    weight[70] = 1e5f; /* most rows of a norm above the range */
+    static const int rows[1];
+    kvq_norm norm = {.in = in, .eps = 1e-5f, .n_rows = n_rows, .n_cols = n_in};
+    before_job job = {.norm = {norm, norm}, .glu = {.gate_up = gate_up, .n_rows = n_rows, .ffn_dim = n_in}};
+    job.norm[0].weight = weight;
+    job.norm[1].residual = check_floats(c, n, CHECK_NORMAL);
+    for (int i = 0; i < BEFORE_OPS; i++) job.linear[i] = (kvq_linear){.w = &m, .n_rows = n_rows};
+    before_jobs jobs = {before_of(&job, results, made), before_of(&job, results + 3 * n_results, made + 3 * n)};
+    jobs.together.norm[0].feeds_linear = true;
+    jobs.apart.between = (kvq_gather){.out = between, .in = weight, .rows = rows, .n_rows = 1, .n_cols = n_in};
+    if (c->failure == CHECK_PASSED)
+        check_run(c, &(check_op){.call = call_both_before,
+                                 .job = &jobs,
+                                 .outs = {results, made, between},
+                                 .n_outs = 3,
+                                 .compare = compare_before,
+                                 .context = &jobs});
+    check_end(c);
+    end_halves(c, before);
+}
+
+static void before_cases(check *c) {
+    before_case(c, KVQ_FORMAT_F16, 384, 70, SCALES, "");
+    before_case(c, KVQ_FORMAT_F16, 8256, 70, SCALES, ""); /* more than a block's threads have at once */
+    before_case(c, KVQ_FORMAT_F16, 384, CUBLAS_ROWS, SCALES, "_cublas");
+    before_case(c, KVQ_FORMAT_Q4_0, 384, 130, SCALES, "");
+    before_case(c, KVQ_FORMAT_Q4_0, 384, 130, SCALES * 0x1p20, "_too_large"); /* which read the operators' floats */
 }
 
 static void call_refine(const kvq_ops *ops, kvq_stream *s, void *job) {
@@ -717,6 +855,7 @@ void suite_linear(check *c) {
         not_finite_case(c, (kvq_format)f, NAN, "nan");
         not_finite_case(c, (kvq_format)f, INFINITY, "infinity");
         if (f != KVQ_FORMAT_F32) halves_cases(c, (kvq_format)f);
+        if (f == KVQ_FORMAT_Q4_0 || f == KVQ_FORMAT_F16) odd_halves_cases(c, (kvq_format)f);
         if (f != KVQ_FORMAT_F32) cublas_cases(c, (kvq_format)f);
         refine_cases(c, (kvq_format)f);
         for (int r = 0; r < 4; r++) embed_case(c, (kvq_format)f, r);
@@ -724,6 +863,7 @@ void suite_linear(check *c) {
     fused_cases(c);
     behind_cases(c);
     chain_cases(c);
+    before_cases(c);
     fused_cublas_case(c);
 }
 

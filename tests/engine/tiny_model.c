@@ -45,6 +45,10 @@ typedef struct writer {
     uint64_t n_keys, random;
 } writer;
 
+static int ffn_of(const tiny_model *m) {
+    return m->ffn ? m->ffn : TINY_FFN;
+}
+
 /* ---- numbers and text ----------------------------------------------------------------------------------------------
  */
 
@@ -151,7 +155,7 @@ static void put_metadata(writer *w) {
     put_key_u32(w, arch, "block_count", (uint32_t)w->model->n_layers);
     put_key_u32(w, arch, "context_length", TINY_CONTEXT);
     put_key_u32(w, arch, "embedding_length", TINY_HIDDEN);
-    put_key_u32(w, arch, "feed_forward_length", TINY_FFN);
+    put_key_u32(w, arch, "feed_forward_length", (uint32_t)ffn_of(w->model));
     put_key_u32(w, arch, "attention.head_count", (uint32_t)w->model->n_heads);
     put_key_u32(w, arch, "attention.head_count_kv", TINY_KV_HEADS);
     put_key_u32(w, arch, "attention.key_length", TINY_HEAD_DIM);
@@ -211,9 +215,9 @@ static void add_layer(writer *w, int l) {
         add_vector(w, NAME("post_ffw_norm.weight"), TINY_HIDDEN, 1, 0.1f);
     }
     add_vector(w, NAME("ffn_norm.weight"), TINY_HIDDEN, 1, 0.1f);
-    add_matrix(w, NAME("ffn_gate.weight"), TINY_HIDDEN, TINY_FFN, 1);
-    add_matrix(w, NAME("ffn_up.weight"), TINY_HIDDEN, TINY_FFN, 1);
-    add_matrix(w, NAME("ffn_down.weight"), TINY_FFN, TINY_HIDDEN, 1);
+    add_matrix(w, NAME("ffn_gate.weight"), TINY_HIDDEN, ffn_of(w->model), 1);
+    add_matrix(w, NAME("ffn_up.weight"), TINY_HIDDEN, ffn_of(w->model), 1);
+    add_matrix(w, NAME("ffn_down.weight"), ffn_of(w->model), TINY_HIDDEN, 1);
 #undef NAME
 }
 

@@ -9,6 +9,7 @@
 typedef struct tiny_model {
     const char *name, *arch;
     int n_layers, n_heads, window; /* window 0: none */
+    int ffn;                       /* 0: TINY_FFN */
     bool qkv_bias, qk_norm, post_norms, rope_factors;
     bool coded;                       /* matrices in Q8_0, else F32 */
     float rope_linear, logit_softcap; /* 0: none */

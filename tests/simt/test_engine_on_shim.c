@@ -98,7 +98,8 @@ static void within(struct bound most, rows want, rows got) {
 static int no_fault(void **state) {
     (void)state;
     return unsetenv("KVQ_SIMT_FAULT") || unsetenv("KVQ_SIMT_MEMORY") || unsetenv("KVQ_CUDA_CUBLAS") ||
-           unsetenv("KVQ_CUDA_CUBLAS_ROWS") || unsetenv("FAKE_CUBLAS_FAULT") || unsetenv("KVQ_CUDA_EARLY");
+           unsetenv("KVQ_CUDA_CUBLAS_ROWS") || unsetenv("KVQ_CUDA_HALVES_ROWS") || unsetenv("FAKE_CUBLAS_FAULT") ||
+           unsetenv("KVQ_CUDA_EARLY");
 }
 
 /* What the shim counts, by the name of its function. */
@@ -213,6 +214,43 @@ static void prompts_are_read_in_halves_where_that_is_allowed(void **state) {
     free(codes.logits);
     free(want.logits);
     free(halves.logits);
+}
+
+/* Steps of some sequences go through the same kernels; as graphs and without, answers are the same.
+ * KVQ_CUDA_HALVES_ROWS begins with fewer sequences than otherwise. The down projection is long enough to be cut into
+ * slices, whose blocks count by the tickets that attention's do. */
+static void decode_steps_are_in_halves_too(void **state) {
+    (void)state;
+    static answer answers[2][N_ANSWERS];
+    static int ids[PROMPT_MAX];
+    uint64_t n_graphs[2];
+    kvq_options o = cuda_options(TINY_LLAMA, "4");
+    tiny_model model = tiny_models[TINY_LLAMA];
+    char path[] = "/tmp/kvq_tiny_long.XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    model.ffn = 512;
+    assert_true(tiny_model_write(&model, path));
+    o.model_path = path;
+    o.reproducible = false;
+    setenv("KVQ_CUDA_HALVES_ROWS", "2", 1);
+    for (int run = 0; run < 2; run++) {
+        if (run == 1) setenv("KVQ_CUDA_GRAPHS", "0", 1);
+        n_graphs[run] = count_of("simt_count_graph_launches");
+        kvq_engine *e = world_open(&o);
+        for (int i = 0; i < n_answers; i++) {
+            kvq_request r = request_of(ids, i);
+            (void)world_submit(e, &r, &answers[run][i]);
+        }
+        (void)world_run(e);
+        kvq_close(e);
+        n_graphs[run] = count_of("simt_count_graph_launches") - n_graphs[run];
+    }
+    unsetenv("KVQ_CUDA_GRAPHS");
+    (void)unlink(path);
+    for (int i = 0; i < n_answers; i++) world_same(&answers[0][i], &answers[1][i], "decode in halves, without graphs");
+    assert_true(n_graphs[0] > 0 && n_graphs[1] == 0);
 }
 
 /* ---- early launches ---------------------------------------------------------------------------------------------- */
@@ -614,6 +652,30 @@ static void a_layer_is_few_launches(void **state) {
     assert_int_equal(launches_of_a_step(TINY_LLAMA), 2 * 6 + 9);
 }
 
+/* Launches of a prompt of one step, in halves, and of the first token: early ones, which the shim counts. */
+static int launches_of_a_prompt(bool by_cublas) {
+    static answer a;
+    static int ids[PROMPT_MAX];
+    kvq_options o = cublas_options(by_cublas ? FAKE_CUBLAS : "0", NULL);
+    setenv("KVQ_CUDA_EARLY", "1", 1);
+    kvq_engine *e = world_open(&o);
+    kvq_request r = world_request(ids, N_IDS, 1, 1);
+    (void)world_submit(e, &r, &a);
+    uint64_t n = count_of("simt_count_early_launches");
+    (void)world_run(e);
+    kvq_close(e);
+    return (int)(count_of("simt_count_early_launches") - n);
+}
+
+/* A layer: norm; q, k and v; append; attention, two; its rows to halves; output; norm; gate and up; glu; down: norm and
+ * glu leave halves themselves. By cuBLAS weights are unpacked before a product and sums stored behind it, instead of
+ * the one launch. What is once a step: angles, embedding, two for the logits, two that refine, two that draw. */
+static void a_layer_of_a_prompt_is_few_launches(void **state) {
+    (void)state;
+    assert_int_equal(launches_of_a_prompt(false), 2 * 11 + 8);
+    assert_int_equal(launches_of_a_prompt(true), 2 * (11 + 4) + 8);
+}
+
 /* For its tokens: a step is launched whole, lists, kernels and the way back of the tokens, and what a call has launched
  * ahead is still to run when it returns. */
 static void the_host_waits_once_a_step(void **state) {
@@ -686,6 +748,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(logits_are_the_cpus, no_fault),
         cmocka_unit_test_setup(answers_do_not_depend_on_the_batch, no_fault),
         cmocka_unit_test_setup(prompts_are_read_in_halves_where_that_is_allowed, no_fault),
+        cmocka_unit_test_setup(decode_steps_are_in_halves_too, no_fault),
         cmocka_unit_test_setup(launches_that_come_early_change_nothing, no_fault),
         cmocka_unit_test_setup(prompts_are_read_by_cublas_where_there_is_one, no_fault),
         cmocka_unit_test_setup(cublas_has_its_memory_from_the_plan, no_fault),
@@ -702,6 +765,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(nothing_is_allocated_after_the_start, no_fault),
         cmocka_unit_test_setup(decode_steps_are_replayed_as_graphs, no_fault),
         cmocka_unit_test_setup(a_layer_is_few_launches, no_fault),
+        cmocka_unit_test_setup(a_layer_of_a_prompt_is_few_launches, no_fault),
         cmocka_unit_test_setup(the_host_waits_once_a_step, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
