@@ -287,11 +287,12 @@ static size_t room_bytes(const kvq_shapes *shapes) {
            kvq_cuda_aligned(seqs * sizeof(kvq_sample_row) + (size_t)shapes->vocab_size * sizeof(kvq_sample_edit));
 }
 
-/* What is kept beside the workspace from one operator to the next, in the same allocation. */
 static size_t n_counters(const kvq_device *d, const kvq_shapes *shapes) {
     size_t attend = kvq_cuda_attend_counters(shapes), halves = kvq_cuda_halves_counters(d->n_sms);
     return attend > halves ? attend : halves;
 }
+
+/* What is kept beside the workspace from one operator to the next, in the same allocation. */
 static size_t kept_bytes(const kvq_device *d, const kvq_shapes *shapes) {
     return kvq_cuda_left_bytes(shapes) + kvq_cuda_aligned(n_counters(d, shapes) * sizeof(unsigned));
 }

@@ -48,14 +48,26 @@ void kvq_cuda_hold_product(kvq_stream *s, const kvq_linear *job, const kvq_activ
     s->held.what = KVQ_HELD_PRODUCT;
 }
 
-/* Whether the product that is held makes these rows, in steps that no two of its parts share. */
+/* Whether what is held makes these rows; a product, in steps that no two of its parts share. */
 static bool makes_rows(const kvq_cuda_held *held, const float *rows, int n_rows, int n_cols) {
-    const kvq_linear *job = &held->product;
-    return held->what == KVQ_HELD_PRODUCT && job->out == rows && job->n_rows == n_rows && job->w->n_out == n_cols &&
-           job->w->n_parts == 1 && job->w->parts[0].n_rows == n_cols;
+    const kvq_linear *product = &held->product;
+    const kvq_norm *norm = &held->norm;
+    const kvq_glu *glu = &held->glu;
+    switch (held->what) {
+    case KVQ_HELD_PRODUCT:
+        return product->out == rows && product->n_rows == n_rows && product->w->n_out == n_cols &&
+               product->w->n_parts == 1 && product->w->parts[0].n_rows == n_cols;
+    case KVQ_HELD_NORM:
+    case KVQ_HELD_FEEDING_NORM:
+        return norm->out == rows && norm->n_rows == n_rows && norm->n_cols == n_cols;
+    case KVQ_HELD_GLU:
+        return glu->out == rows && glu->n_rows == n_rows && glu->ffn_dim == n_cols;
+    default:
+        return false;
+    }
 }
 
-/* Launches that product with what follows; `rows` are what it leaves. */
+/* Launches the product that is held with what follows; `rows` are what it leaves. */
 static void launch_held(kvq_stream *s, kvq_epilogue *then, const float *rows, int n_cols, const kvq_norm *norm) {
     const kvq_cuda_held held = s->held;
     s->held.what = KVQ_HELD_NOTHING;
@@ -65,17 +77,17 @@ static void launch_held(kvq_stream *s, kvq_epilogue *then, const float *rows, in
 
 void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
     const kvq_norm before = s->held.norm;
-    bool is_behind_norm = s->held.what == KVQ_HELD_NORM && before.out == job->in && before.n_rows == job->n_rows &&
-                          before.n_cols == job->n_cols;
+    const kvq_cuda_held_kind what = s->held.what;
+    bool is_behind = makes_rows(&s->held, job->in, job->n_rows, job->n_cols);
     bool feeds = job->feeds_linear && !job->residual;
     if (!kvq_cuda_fits_left(s, job->n_cols)) {
         kvq_cuda_launch_norm(s, job, NULL, NULL);
         return;
     }
-    if (feeds && is_behind_norm) {
+    if (feeds && is_behind && what == KVQ_HELD_NORM) {
         s->held.what = KVQ_HELD_NOTHING;
         kvq_cuda_launch_norm(s, &before, job, NULL);
-    } else if (feeds && makes_rows(&s->held, job->in, job->n_rows, job->n_cols)) {
+    } else if (feeds && is_behind && what == KVQ_HELD_PRODUCT) {
         kvq_epilogue then = {};
         then.weight = job->weight;
         then.n_halves = 1;
@@ -90,7 +102,8 @@ void kvq_cuda_fuse_norm(kvq_stream *s, const kvq_norm *job) {
 
 void kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
     int n = job->ffn_dim;
-    if (kvq_cuda_fits_left(s, n) && makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) {
+    if (kvq_cuda_fits_left(s, n) && s->held.what == KVQ_HELD_PRODUCT &&
+        makes_rows(&s->held, job->gate_up, job->n_rows, 2 * n)) {
         kvq_epilogue then = {};
         then.gated = job->out;
         then.activation = job->activation;
@@ -103,23 +116,8 @@ void kvq_cuda_fuse_glu(kvq_stream *s, const kvq_glu *job) {
     s->held.what = KVQ_HELD_GLU;
 }
 
-/* Whether the norm or glu that is held makes the product's rows. */
-static bool feeds(const kvq_cuda_held *held, const kvq_linear *job) {
-    const kvq_norm *norm = &held->norm;
-    const kvq_glu *glu = &held->glu;
-    switch (held->what) {
-    case KVQ_HELD_NORM:
-    case KVQ_HELD_FEEDING_NORM:
-        return norm->out == job->in && norm->n_rows == job->n_rows && norm->n_cols == job->w->n_in;
-    case KVQ_HELD_GLU:
-        return glu->out == job->in && glu->n_rows == job->n_rows && glu->ffn_dim == job->w->n_in;
-    default:
-        return false;
-    }
-}
-
 bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret) {
-    if (s->held.what != KVQ_HELD_FEEDING_NORM || !feeds(&s->held, job)) {
+    if (s->held.what != KVQ_HELD_FEEDING_NORM || !makes_rows(&s->held, job->in, job->n_rows, job->w->n_in)) {
         kvq_cuda_settle(s);
         return false;
     }
@@ -129,7 +127,7 @@ bool kvq_cuda_take_norm(kvq_stream *s, const kvq_linear *job, kvq_norm *ret) {
 }
 
 bool kvq_cuda_fuse_conversion(kvq_stream *s, const kvq_linear *job, const kvq_half_rows *to) {
-    if (!feeds(&s->held, job)) return false;
+    if (s->held.what == KVQ_HELD_PRODUCT || !makes_rows(&s->held, job->in, job->n_rows, job->w->n_in)) return false;
     launch_alone(s, to);
     return true;
 }

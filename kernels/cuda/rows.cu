@@ -106,11 +106,15 @@ __global__ void __launch_bounds__(NORM_THREADS)
     if constexpr (HALVES) kvq_leave_halves(halves, (int)blockIdx.x, job.out + at, largest, maxima);
 }
 
+/* Whole warps for n values, so many of a thread, or as many threads as there may be. */
+static dim3 threads_for(int n, int of_a_thread, int most) {
+    int threads = kvq_cuda_blocks(n, of_a_thread * KVQ_WARP_LANES) * KVQ_WARP_LANES;
+    return dim3(threads < most ? threads : most);
+}
+
 void kvq_cuda_launch_norm(kvq_stream *s, const kvq_norm *job, const kvq_norm *next, const kvq_half_rows *halves) {
     bool fours = job->n_cols % 4 == 0;
-    int warps = kvq_cuda_blocks(job->n_cols, 2 * (fours ? 4 : 1) * KVQ_WARP_LANES);
-    dim3 threads(warps * KVQ_WARP_LANES < NORM_THREADS ? warps * KVQ_WARP_LANES : NORM_THREADS);
-    dim3 grid(job->n_rows);
+    dim3 grid(job->n_rows), threads = threads_for(job->n_cols, 2 * (fours ? 4 : 1), NORM_THREADS);
     if (halves) {
         KVQ_LAUNCH((norm_rows<4, true>), grid, threads, 0, s, *job, kvq_activations{}, NULL, *halves);
         return;
@@ -167,9 +171,7 @@ __global__ void __launch_bounds__(GLU_THREADS) glu_halves(kvq_glu job, kvq_half_
 
 void kvq_cuda_launch_glu(kvq_stream *s, const kvq_glu *job, const kvq_half_rows *halves) {
     if (halves) {
-        int warps = kvq_cuda_blocks(job->ffn_dim, 4 * KVQ_WARP_LANES);
-        dim3 threads(warps * KVQ_WARP_LANES < GLU_THREADS ? warps * KVQ_WARP_LANES : GLU_THREADS);
-        KVQ_LAUNCH(glu_halves, dim3(job->n_rows), threads, 0, s, *job, *halves);
+        KVQ_LAUNCH(glu_halves, dim3(job->n_rows), threads_for(job->ffn_dim, 4, GLU_THREADS), 0, s, *job, *halves);
         return;
     }
     bool pairs = job->ffn_dim % 2 == 0;

@@ -14,14 +14,18 @@
 
 static char paths[TINY_MODELS][64];
 
+void world_write_model(const tiny_model *m, char *path) {
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_true(tiny_model_write(m, path));
+}
+
 const char *world_model(int model) {
     char *path = paths[model];
     if (path[0]) return path;
     snprintf(path, sizeof paths[model], "/tmp/kvq_tiny_%s.XXXXXX", tiny_models[model].name);
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    close(fd);
-    assert_true(tiny_model_write(&tiny_models[model], path));
+    world_write_model(&tiny_models[model], path);
     return path;
 }
 

@@ -22,6 +22,9 @@ typedef struct answer {
 const char *world_model(int model);
 void world_remove_models(void);
 
+/* Writes it to a new file, whose name path [.., "XXXXXX"] becomes; the caller's to remove. Fails the test. */
+void world_write_model(const tiny_model *m, char *path);
+
 /* Small and quick: one thread, pages of 32 tokens, prefill in chunks of 64, no prefix cache. */
 kvq_options world_options(int model, const char *policy);
 kvq_engine *world_open(const kvq_options *o); /* fails the test */

@@ -227,11 +227,8 @@ static void decode_steps_are_in_halves_too(void **state) {
     kvq_options o = cuda_options(TINY_LLAMA, "4");
     tiny_model model = tiny_models[TINY_LLAMA];
     char path[] = "/tmp/kvq_tiny_long.XXXXXX";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    close(fd);
     model.ffn = 512;
-    assert_true(tiny_model_write(&model, path));
+    world_write_model(&model, path);
     o.model_path = path;
     o.reproducible = false;
     setenv("KVQ_CUDA_HALVES_ROWS", "2", 1);
