@@ -20,9 +20,19 @@
 #define NS_A_MS 1000000
 #define TEXT_REST_BYTES 32 /* a kept part of a character, as U+FFFD each byte */
 
+/* A step that was launched: for whom it draws, by row. */
+typedef struct launched_step {
+    struct {
+        kvq_active *who;   /* NULL: it ended meanwhile, and the token is nobody's */
+        uint64_t n_blocks; /* that it held then */
+    } rows[KVQ_MAX_REQUESTS];
+    int n;
+    int64_t launch_ns;
+} launched_step;
+
 /* A token that a step drew for a request. */
 typedef struct drawn_token {
-    kvq_active *who; /* NULL: it ended meanwhile, and the token is nobody's */
+    kvq_active *who; /* NULL as above */
     int id;
     bool is_end, is_last; /* by its id, and by its id or the answer's length */
     kvq_result result;    /* with this token, should it be the last */
@@ -56,10 +66,10 @@ struct kvq_engine {
     kvq_event *events; /* [KVQ_MAX_REQUESTS] */
     size_t n_events;
 
-    bool overlaps;                           /* the next step is launched before this one's tokens are told */
-    kvq_active *under_way[KVQ_MAX_REQUESTS]; /* for whom the step that was launched draws, by row; NULL as above */
-    int n_under_way;
-    int64_t launch_ns;
+    int overlap;                                  /* when the next step is launched: kvq_machine_overlap */
+    launched_step under_way[KVQ_BACKEND_FETCHES]; /* in turn; those that draw for nobody are not counted */
+    int oldest, n_under_way;
+    int64_t taken_ns;                    /* when tokens were taken last */
     drawn_token drawn[KVQ_MAX_REQUESTS]; /* taken and not told yet */
     int n_drawn;
 
@@ -433,7 +443,7 @@ kvq_status kvq_open(const kvq_options *options, kvq_engine **ret, kvq_error *err
     fill_device(&e->info, &e->machine.info);
     e->info.passed_over = e->machine.passed_over.code ? e->machine.passed_over.text : NULL;
     e->info.threads = e->machine.backend->stream_threads(e->stream);
-    e->overlaps = kvq_machine_overlaps(&e->machine);
+    e->overlap = kvq_machine_overlap(&e->machine);
     e->info.has_chat_template = e->chat_template != NULL;
     e->info.template_error = e->template_error[0] ? e->template_error : NULL;
     e->tools = (kvq_text_tools){.tokenizer = e->tokenizer,
@@ -601,13 +611,22 @@ static bool feed_end(kvq_active *a, size_t *n_bytes) {
     return false;
 }
 
+/* The step that was launched i steps after the oldest under way, and which of two it is. */
+static int step_index(const kvq_engine *e, int i) {
+    return (e->oldest + i) % KVQ_BACKEND_FETCHES;
+}
+
 /* The tokens drawn for it are nobody's. A step that draws for nobody else is waited for by nobody. */
 static void discard_tokens(kvq_engine *e, const kvq_active *a) {
     for (int i = 0; i < e->n_drawn; i++)
         if (e->drawn[i].who == a) e->drawn[i].who = NULL;
-    for (int i = 0; i < e->n_under_way; i++)
-        if (e->under_way[i] == a) e->under_way[i] = NULL;
-    while (e->n_under_way > 0 && !e->under_way[e->n_under_way - 1]) e->n_under_way--;
+    for (int i = 0; i < e->n_under_way; i++) {
+        launched_step *s = &e->under_way[step_index(e, i)];
+        for (int row = 0; row < s->n; row++)
+            if (s->rows[row].who == a) s->rows[row].who = NULL;
+        while (s->n > 0 && !s->rows[s->n - 1].who) s->n--;
+    }
+    while (e->n_under_way > 0 && e->under_way[step_index(e, e->n_under_way - 1)].n == 0) e->n_under_way--;
 }
 
 static void unlink_request(kvq_engine *e, kvq_active *a) {
@@ -620,7 +639,7 @@ static void unlink_request(kvq_engine *e, kvq_active *a) {
     e->done = a;
 }
 
-static kvq_result make_result(const kvq_engine *e, const kvq_active *a) {
+static kvq_result make_result(const kvq_engine *e, const kvq_active *a, uint64_t n_blocks) {
     int64_t now = now_ns();
     return (kvq_result){.prompt_tokens = a->seq.n_prompt,
                         .completion_tokens = n_answer(a),
@@ -630,7 +649,7 @@ static kvq_result make_result(const kvq_engine *e, const kvq_active *a) {
                         .ttft_ms = ms_between(a->submit_ns, a->first_token_ns),
                         .decode_ms = ms_between(a->first_token_ns, now),
                         .seed = a->sampling.seed,
-                        .kv_bytes = a->seq.n_blocks * e->kv_plan.kv.block_bytes,
+                        .kv_bytes = n_blocks * e->kv_plan.kv.block_bytes,
                         .n_preemptions = a->seq.n_preemptions};
 }
 
@@ -660,7 +679,7 @@ static void finish(kvq_engine *e, kvq_active *a, kvq_finish reason, size_t n_byt
 static void fail(kvq_engine *e, kvq_active *a, const kvq_error *err) {
     kvq_event *event = add_event(e, a, KVQ_EVENT_FAILED, 0);
     event->reason = KVQ_FINISH_ERROR;
-    event->result = make_result(e, a);
+    event->result = make_result(e, a, a->seq.n_blocks);
     event->error = *err;
     kvq_scheduler_remove(e->scheduler, &a->seq);
     leave_session(e, a);
@@ -681,7 +700,7 @@ static void end_unwanted(kvq_engine *e) {
         if (!a->cancelled && !late) continue;
         size_t n_bytes = 0;
         if (n_answer(a) > 0) (void)feed_end(a, &n_bytes); /* it ends for the other reason */
-        kvq_result result = make_result(e, a);
+        kvq_result result = make_result(e, a, a->seq.n_blocks);
         finish(e, a, a->cancelled ? KVQ_FINISH_CANCELLED : KVQ_FINISH_DEADLINE, n_bytes, &result);
     }
 }
@@ -707,29 +726,33 @@ static bool add_to_job(kvq_engine *e, const kvq_active *a) {
                            index);
 }
 
-/* A token for each that is under way, whose logits are made: in one job, or in more where penalties name so many tokens
+/* A token for each row of the step, whose logits are made: in one job, or in more where penalties name so many tokens
  * that they do not fit. */
-static void draw_tokens(kvq_engine *e) {
-    for (int begin = 0, end = 0; begin < e->n_under_way; begin = end) {
+static void draw_tokens(kvq_engine *e, const launched_step *s) {
+    for (int begin = 0, end = 0; begin < s->n; begin = end) {
         kvq_sampler_begin(e->sampler);
-        while (end < e->n_under_way && add_to_job(e, e->under_way[end])) end++;
+        while (end < s->n && add_to_job(e, s->rows[end].who)) end++;
         kvq_forward_sample(&e->forward, begin, kvq_sampler_job(e->sampler));
     }
-    kvq_forward_bring(&e->forward, e->n_under_way);
 }
 
 /* Logits of the sequences whose tokens are all read, then a token for each. */
-static void sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list) {
-    int rows[KVQ_MAX_REQUESTS], n = 0;
+static void sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list, int64_t launch_ns) {
+    int rows[KVQ_MAX_REQUESTS], which = step_index(e, e->n_under_way);
+    launched_step *s = &e->under_way[which];
+    s->n = 0;
+    s->launch_ns = launch_ns;
     for (int i = 0; i < batch->n_seqs; i++) {
         if (list[i].logit_row < 0) continue;
-        rows[n] = list[i].logit_row;
-        e->under_way[n++] = (kvq_active *)list[i].seq;
+        rows[s->n] = list[i].logit_row;
+        s->rows[s->n].who = (kvq_active *)list[i].seq;
+        s->rows[s->n++].n_blocks = list[i].seq->n_blocks;
     }
-    e->n_under_way = n;
-    if (n == 0) return;
-    kvq_forward_head(&e->forward, rows, n);
-    draw_tokens(e);
+    if (s->n == 0) return;
+    e->n_under_way++;
+    kvq_forward_head(&e->forward, rows, s->n);
+    draw_tokens(e, s);
+    kvq_forward_bring(&e->forward, s->n, which);
 }
 
 /* Nothing can run although something waits: no plan promised that, so it is our mistake; one request pays, the engine
@@ -750,7 +773,7 @@ static void fail_stuck(kvq_engine *e) {
 static kvq_status launch(kvq_engine *e, kvq_error *err) {
     const kvq_batch *batch;
     const kvq_scheduled *list;
-    e->launch_ns = now_ns();
+    int64_t begin_ns = now_ns();
     start_held(e);
     if (!kvq_scheduler_plan(e->scheduler, &batch, &list)) {
         fail_stuck(e);
@@ -758,38 +781,72 @@ static kvq_status launch(kvq_engine *e, kvq_error *err) {
     }
     for (int i = 0; i < batch->n_seqs; i++) {
         kvq_active *a = (kvq_active *)list[i].seq;
-        if (!a->admit_ns) a->admit_ns = e->launch_ns;
+        if (!a->admit_ns) a->admit_ns = begin_ns;
         if (a->seq.n_computed < a->seq.n_prompt) e->stats.prefill_tokens += (uint64_t)a->seq.n_rows;
     }
     e->stats.steps++;
     kvq_status status = run_batch(e, batch, err);
     if (status) return status;
     kvq_scheduler_commit(e->scheduler);
-    sample_all(e, batch, list);
-    if (e->n_under_way == 0) e->stats.step_ms_last = ms_between(e->launch_ns, now_ns());
+    sample_all(e, batch, list, begin_ns);
+    if (e->n_under_way == 0) e->stats.step_ms_last = ms_between(begin_ns, now_ns());
     return KVQ_OK;
 }
 
-/* Adds the next token of a sequence; says of it what the plan of the next step depends on. */
-static void take_token(kvq_engine *e, kvq_active *a, int id) {
-    a->seq.tokens[a->seq.n_tokens++] = id;
+/* Whether the step behind the one under way can be planned before that one's tokens are known: it draws for everyone,
+ * so there is nobody to admit and no prompt to read, whose step would make one that comes now wait; nobody ends by its
+ * length; and no draw depends on the ids themselves. */
+static bool next_step_is_known(const kvq_engine *e) {
+    const launched_step *s = &e->under_way[e->oldest];
+    int n_drawing = 0;
+    if (e->overlap < 2 || e->n_under_way != 1) return false;
+    for (int row = 0; row < s->n; row++) {
+        const kvq_active *a = s->rows[row].who;
+        if (!a) continue;
+        if (n_answer(a) + 1 >= a->max_tokens || kvq_sampling_has_penalties(&a->sampling)) return false;
+        n_drawing++;
+    }
+    return n_drawing == e->n_requests;
+}
+
+/* Launches it: every sequence has one more token, which the device knows as row -1 - id of the step under way. */
+static void launch_ahead(kvq_engine *e) {
+    const launched_step *s = &e->under_way[e->oldest];
+    for (int row = 0; row < s->n; row++) {
+        kvq_active *a = s->rows[row].who;
+        if (a) a->seq.tokens[a->seq.n_tokens++] = -1 - row;
+    }
+    (void)launch(e, NULL);
+}
+
+/* The next token of a sequence; says of it what the plan of the next step depends on. */
+static void take_token(kvq_engine *e, kvq_active *a, int id, uint64_t n_blocks) {
+    kvq_sequence *seq = &a->seq;
+    if (seq->tokens[seq->n_tokens - 1] < 0) seq->n_tokens--; /* a step behind this one has its place already */
+    seq->tokens[seq->n_tokens++] = id;
     e->stats.generation_tokens++;
     if (!a->first_token_ns) a->first_token_ns = now_ns();
     drawn_token *t = &e->drawn[e->n_drawn++];
-    *t = (drawn_token){.who = a, .id = id, .result = make_result(e, a)};
+    *t = (drawn_token){.who = a, .id = id, .result = make_result(e, a, n_blocks)};
     t->is_end = !a->ignore_end && kvq_tokenizer_is_end(e->tokenizer, id);
     t->is_last = t->is_end || n_answer(a) >= a->max_tokens;
-    if (t->is_last) kvq_scheduler_remove(e->scheduler, &a->seq);
+    if (t->is_last) kvq_scheduler_remove(e->scheduler, seq);
 }
 
-/* Waits for the step that was launched. */
+/* Waits for the oldest step under way. */
 static kvq_status take_tokens(kvq_engine *e, kvq_error *err) {
-    kvq_status status = kvq_forward_wait(&e->forward, err);
-    int n = e->n_under_way;
-    e->n_under_way = e->n_drawn = 0;
-    for (int i = 0; i < n && !status; i++)
-        if (e->under_way[i]) take_token(e, e->under_way[i], e->forward.host_ids[i]);
-    e->stats.step_ms_last = ms_between(e->launch_ns, now_ns());
+    int which = e->oldest;
+    const launched_step *s = &e->under_way[which];
+    kvq_status status = kvq_forward_wait(&e->forward, which, err);
+    const int *ids = kvq_forward_tokens(&e->forward, which);
+    e->n_under_way--;
+    e->oldest = step_index(e, 1);
+    e->n_drawn = 0;
+    for (int row = 0; row < s->n && !status; row++)
+        if (s->rows[row].who) take_token(e, s->rows[row].who, ids[row], s->rows[row].n_blocks);
+    int64_t now = now_ns(), begin_ns = s->launch_ns > e->taken_ns ? s->launch_ns : e->taken_ns;
+    e->taken_ns = now;
+    e->stats.step_ms_last = ms_between(begin_ns, now);
     return status;
 }
 
@@ -821,9 +878,11 @@ kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, 
     end_unwanted(e);
     if (e->n_under_way == 0) status = launch(e, err);
     if (!status && e->n_under_way > 0) {
+        /* a launch that fails: the machine's error stays, and the next call tells it, when these tokens are told */
+        bool is_ahead = next_step_is_known(e);
+        if (is_ahead) launch_ahead(e);
         status = take_tokens(e, err);
-        /* the machine's error stays: the next call tells it, when these tokens are told */
-        if (!status && e->overlaps) (void)launch(e, NULL);
+        if (!status && !is_ahead && e->overlap > 0) (void)launch(e, NULL);
         tell_tokens(e);
     }
     *ret_events = e->events;
@@ -832,7 +891,8 @@ kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, 
 }
 
 void kvq_wait(kvq_engine *e) {
-    if (e->n_under_way > 0) (void)kvq_forward_wait(&e->forward, NULL); /* the step's error, which is told there */
+    if (e->n_under_way > 0 && !next_step_is_known(e))
+        (void)kvq_forward_wait(&e->forward, e->oldest, NULL); /* the step's error, which is told there */
 }
 
 bool kvq_is_active(const kvq_engine *e) {

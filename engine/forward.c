@@ -60,6 +60,10 @@ static uint64_t ids_bytes(int n_rows) {
     return (uint64_t)n_rows * sizeof(int);
 }
 
+static uint64_t host_ids_bytes(const kvq_forward *f) {
+    return KVQ_BACKEND_FETCHES * ids_bytes(f->max_logit_rows);
+}
+
 kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_kv *kv, const kvq_machine *machine,
                             kvq_stream *stream, int max_rows, int max_logit_rows, kvq_error *err) {
     kvq_forward f = {.model = model, .kv = kv, .machine = machine, .stream = stream};
@@ -72,16 +76,14 @@ kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_
     if (status) return status;
     (void)place_buffers(&f, &model->hparams, f.arena);
     f.host_logits = f.logits;
-    f.host_ids = f.ids;
+    uint8_t *logits = NULL, *ids = NULL;
     if (!machine->info.is_host) {
-        uint8_t *logits = NULL, *ids = NULL;
         status =
             kvq_machine_take(machine, KVQ_MEMORY_SHARED, logit_bytes(&f, max_logit_rows), true, "logits", &logits, err);
-        if (!status)
-            status = kvq_machine_take(machine, KVQ_MEMORY_SHARED, ids_bytes(max_logit_rows), true, "tokens", &ids, err);
         f.host_logits = (float *)logits;
-        f.host_ids = (int *)ids;
     }
+    if (!status) status = kvq_machine_take(machine, KVQ_MEMORY_SHARED, host_ids_bytes(&f), true, "tokens", &ids, err);
+    f.host_ids = (int *)ids;
     if (status)
         kvq_forward_done(&f);
     else
@@ -93,8 +95,7 @@ void kvq_forward_done(kvq_forward *f) {
     if (!f || !f->machine) return;
     if (f->host_logits != f->logits)
         kvq_machine_give(f->machine, KVQ_MEMORY_SHARED, (uint8_t *)f->host_logits, logit_bytes(f, f->max_logit_rows));
-    if (f->host_ids != f->ids)
-        kvq_machine_give(f->machine, KVQ_MEMORY_SHARED, (uint8_t *)f->host_ids, ids_bytes(f->max_logit_rows));
+    kvq_machine_give(f->machine, KVQ_MEMORY_SHARED, (uint8_t *)f->host_ids, host_ids_bytes(f));
     kvq_machine_give(f->machine, KVQ_MEMORY_DEVICE, f->arena, f->arena_bytes);
     *f = (kvq_forward){0};
 }
@@ -186,10 +187,12 @@ void kvq_forward_run(kvq_forward *f, const kvq_batch *batch) {
                                                         .rope = &f->model->rope[i],
                                                         .pos = batch->pos,
                                                         .n_rows = batch->n_rows});
-    f->ops->embed(
-        f->stream,
-        &(kvq_embed){
-            .out = f->x, .ids = batch->ids, .table = &f->model->embedding, .scale = scale, .n_rows = batch->n_rows});
+    f->ops->embed(f->stream, &(kvq_embed){.out = f->x,
+                                          .ids = batch->ids,
+                                          .drawn = f->ids,
+                                          .table = &f->model->embedding,
+                                          .scale = scale,
+                                          .n_rows = batch->n_rows});
     for (int l = 0; l < p->n_layers; l++) {
         run_attention(f, batch, l);
         run_feed_forward(f, batch, l);
@@ -233,10 +236,15 @@ void kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job) {
     f->ops->sample(f->stream, &job);
 }
 
-void kvq_forward_bring(kvq_forward *f, int n_rows) {
-    f->machine->backend->start_fetch(f->stream, f->host_ids, f->ids, ids_bytes(n_rows));
+void kvq_forward_bring(kvq_forward *f, int n_rows, int which) {
+    f->machine->backend->start_fetch(f->stream, f->host_ids + which * f->max_logit_rows, f->ids, ids_bytes(n_rows),
+                                     which);
 }
 
-kvq_status kvq_forward_wait(kvq_forward *f, kvq_error *err) {
-    return f->machine->backend->fetch(f->stream, NULL, NULL, 0, err);
+kvq_status kvq_forward_wait(kvq_forward *f, int which, kvq_error *err) {
+    return f->machine->backend->wait_fetch(f->stream, which, err);
+}
+
+const int *kvq_forward_tokens(const kvq_forward *f, int which) {
+    return f->host_ids + which * f->max_logit_rows;
 }

@@ -24,8 +24,8 @@ typedef struct kvq_forward {
     int *ids;       /* [max_logit_rows] sampled */
     uint8_t *arena; /* all of the above: the machine's memory */
     uint64_t arena_bytes;
-    float *host_logits; /* logits and ids where the host can read them: themselves, or a copy */
-    int *host_ids;
+    float *host_logits; /* logits where the host can read them: themselves, or a copy */
+    int *host_ids;      /* [KVQ_BACKEND_FETCHES, max_logit_rows] a copy of ids, of each step that is under way */
 } kvq_forward;
 
 /* Bytes of the buffers above. */
@@ -35,7 +35,8 @@ kvq_status kvq_forward_init(kvq_forward *ret, const kvq_model *model, const kvq_
                             kvq_stream *stream, int max_rows, int max_logit_rows, kvq_error *err);
 void kvq_forward_done(kvq_forward *f);
 
-/* Runs the batch through all layers; f->x holds the last layer's rows. */
+/* Runs the batch through all layers; f->x holds the last layer's rows. An id of -1 - i is what row i of the step before
+ * draws. */
 void kvq_forward_run(kvq_forward *f, const kvq_batch *batch);
 
 /* f->logits of the given rows of the batch just run; n_rows at most max_logit_rows. */
@@ -47,11 +48,13 @@ kvq_status kvq_forward_fetch(kvq_forward *f, int n_rows, kvq_error *err);
 /* Draws from rows begin, begin + 1, ... of the logits just made, each once. job's logits and ids are set here. */
 void kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job);
 
-/* All rows are drawn: the machine computes from now on, while the host does other things, and brings the n_rows tokens.
- * They are in f->host_ids once kvq_forward_wait has returned, until the next kvq_forward_bring. */
-void kvq_forward_bring(kvq_forward *f, int n_rows);
+/* All rows are drawn: the machine computes from now on, while the host does other things, and brings the n_rows tokens
+ * of step `which`, 0 or 1, so that two may be under way. */
+void kvq_forward_bring(kvq_forward *f, int n_rows, int which);
 
-/* Waits for all that the machine was asked for. Errors: the stream's. */
-kvq_status kvq_forward_wait(kvq_forward *f, kvq_error *err);
+/* Waits for the step that was brought last as `which`. Its tokens are then at kvq_forward_tokens, until the next
+ * kvq_forward_bring of that `which`. Errors: the stream's. */
+kvq_status kvq_forward_wait(kvq_forward *f, int which, kvq_error *err);
+const int *kvq_forward_tokens(const kvq_forward *f, int which);
 
 #endif

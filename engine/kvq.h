@@ -208,7 +208,9 @@ bool kvq_is_active(const kvq_engine *e); /* something is queued, running, or an 
 
 /* A GPU computes the next step while the caller handles this one's events: kvq_step launches it before it returns, and
  * waits for it when it is called again. Waits here instead: what is submitted or cancelled between this and kvq_step
- * still counts for the step planned there, as it does for a caller that is never ahead. Nobody has to call it. */
+ * still counts for the step planned there, as it does for a caller that is never ahead. Where kvq_step would launch one
+ * more before it waits (all decode, nobody else is there), there is nothing to wait for: what is submitted now is in
+ * that one. Nobody has to call it. */
 void kvq_wait(kvq_engine *e);
 
 /* ---- stats

@@ -53,9 +53,10 @@ void kvq_machine_close(kvq_machine *m) {
     *m = (kvq_machine){0};
 }
 
-bool kvq_machine_overlaps(const kvq_machine *m) {
+int kvq_machine_overlap(const kvq_machine *m) {
     const char *wish = secure_getenv("KVQ_OVERLAP");
-    return wish && *wish ? strcmp(wish, "0") != 0 : !m->info.is_host;
+    if (wish && *wish >= '0' && *wish <= '2' && !wish[1]) return *wish - '0';
+    return m->info.is_host ? 0 : 2;
 }
 
 void kvq_machine_describe(kvq_machine *m) {

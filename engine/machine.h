@@ -24,9 +24,10 @@ void kvq_machine_describe(kvq_machine *m);
 /* What is free for us: the device's memory, or the system's where the device has none of its own. */
 kvq_status kvq_machine_free_bytes(const kvq_machine *m, uint64_t *ret, kvq_error *err);
 
-/* True when the machine computes while the host does other things: a GPU. KVQ_OVERLAP in the environment says
- * otherwise: 0 to measure what it brings, 1 to test the order of things without a GPU. */
-bool kvq_machine_overlaps(const kvq_machine *m);
+/* When the next step is asked for: 0: when this one's tokens are told, as on the CPU, where asking is computing; 1:
+ * when they are known; 2: before, where it can be planned without, as on a GPU, which computes while the host does
+ * other things. KVQ_OVERLAP in the environment says otherwise: to measure what it brings, and to test without a GPU. */
+int kvq_machine_overlap(const kvq_machine *m);
 
 /* Memory of the machine, as kvq_backend.take and give. */
 kvq_status kvq_machine_take(const kvq_machine *m, kvq_memory_kind kind, uint64_t bytes, bool resident, const char *what,

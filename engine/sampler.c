@@ -84,11 +84,23 @@ static bool add_tokens(kvq_sampler *s, const int *ids, int n, bool seen, bool an
     return fits;
 }
 
+static bool counts_seen(const kvq_sampling *p) {
+    return p->repetition_penalty != 1;
+}
+
+static bool counts_answer(const kvq_sampling *p) {
+    return p->presence_penalty != 0 || p->frequency_penalty != 0;
+}
+
+bool kvq_sampling_has_penalties(const kvq_sampling *p) {
+    return counts_seen(p) || counts_answer(p);
+}
+
 bool kvq_sampler_add(kvq_sampler *s, const kvq_sampling *p, const int *prompt, int n_prompt, const int *answer,
                      int n_answer, int token_index) {
     if (s->n_rows == s->max_rows) return false;
     int begin = s->n_edits;
-    bool seen = p->repetition_penalty != 1, counted = p->presence_penalty != 0 || p->frequency_penalty != 0;
+    bool seen = counts_seen(p), counted = counts_answer(p);
     bool fits = add_bias(s, p) && add_tokens(s, prompt, n_prompt, seen, false) &&
                 add_tokens(s, answer, n_answer, seen, counted);
     for (int i = begin; i < s->n_edits; i++) s->edit_of[s->edits[i].id] = 0;

@@ -44,6 +44,9 @@ bool kvq_sampler_add(kvq_sampler *s, const kvq_sampling *p, const int *prompt, i
 /* The job, without logits and ids; borrowed until the next begin or add. */
 kvq_sample kvq_sampler_job(const kvq_sampler *s);
 
+/* Whether a draw depends on the ids before it. */
+bool kvq_sampling_has_penalties(const kvq_sampling *p);
+
 /* The first key whose value is out of range, as a sentence; KVQ_OK if all are fine. */
 kvq_status kvq_sampling_check(const kvq_sampling *p, int vocab_size, kvq_error *err);
 

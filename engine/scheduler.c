@@ -206,8 +206,18 @@ static void unlink_waiting(kvq_scheduler *s, kvq_sequence *seq) {
     s->n_waiting--;
 }
 
+/* Full pages go to the prefix cache, those whose tokens are known. */
+static void keep_pages(kvq_scheduler *s, kvq_sequence *seq) {
+    for (; (seq->n_kept + 1) * s->block_tokens <= seq->n_computed; seq->n_kept++) {
+        if (seq->tokens[(seq->n_kept + 1) * s->block_tokens - 1] < 0) return;
+        if (s->o.prefix && !seq->is_private)
+            kvq_prefix_keep(s->o.prefix, seq->tokens, seq->n_kept, s->page_lists[seq->slot]);
+    }
+}
+
 static void unlink_running(kvq_scheduler *s, kvq_sequence *seq) {
     int i = 0;
+    keep_pages(s, seq); /* one whose last token was not known when it was computed */
     while (s->running[i] != seq) i++;
     memmove(&s->running[i], &s->running[i + 1], (size_t)(s->n_running - i - 1) * sizeof s->running[0]);
     s->n_running--;
@@ -259,7 +269,7 @@ static uint64_t promised_blocks(const kvq_scheduler *s) {
 }
 
 static void find_prefix(kvq_scheduler *s, kvq_sequence *seq) {
-    seq->n_computed = 0;
+    seq->n_computed = seq->n_kept = 0;
     if (!s->o.prefix || seq->is_private) return;
     /* the last token is always computed, and its page is still open then */
     int max_pages = (seq->n_tokens - 1) / s->block_tokens;
@@ -275,6 +285,7 @@ static void find_prefix(kvq_scheduler *s, kvq_sequence *seq) {
         s->first_page[seq->slot][g] = first;
     }
     seq->n_computed = n * s->block_tokens;
+    seq->n_kept = n;
 }
 
 /* Once a request, when it is admitted first; its own pages after a preemption are no hit that anyone is interested in.
@@ -453,10 +464,10 @@ void kvq_scheduler_commit(kvq_scheduler *s) {
                 lists[g][i].scratch = -1;
                 give(s, seq, &lists[g][i].wide_v);
             }
-            if (s->o.prefix && !seq->is_private) kvq_prefix_keep(s->o.prefix, seq->tokens, i, lists);
         }
         seq->n_computed = end;
         seq->n_rows = 0;
+        keep_pages(s, seq);
         give_dead_pages(s, seq);
     }
 }

@@ -12,7 +12,7 @@ typedef enum kvq_sequence_state { KVQ_SEQUENCE_IDLE, KVQ_SEQUENCE_WAITING, KVQ_S
 
 /* One prompt and its answer as tokens. The engine owns it and its tokens; the scheduler owns the rest. */
 typedef struct kvq_sequence {
-    int *tokens; /* prompt, then answer */
+    int *tokens; /* prompt, then answer; the last is -1 - row while a step under way draws it and nobody knows it */
     int n_tokens, n_prompt;
     int priority;       /* 0 .. 9, higher first */
     const char *client; /* "" if none */
@@ -22,6 +22,7 @@ typedef struct kvq_sequence {
     int n_computed; /* tokens whose keys and values are in the pool */
     int n_rows;     /* of the step being computed */
     int n_cached;   /* tokens that the first admission found in the prefix cache */
+    int n_kept;     /* full pages that came from the prefix cache or were given to it */
     int n_preemptions;
     int slot;                  /* of the page lists, while running */
     uint64_t turn;             /* fair share: order within a priority */
@@ -73,7 +74,7 @@ typedef struct kvq_scheduled {
 bool kvq_scheduler_plan(kvq_scheduler *s, const kvq_batch **ret_batch, const kvq_scheduled **ret_list);
 
 /* After the machine was asked for the step's rows: they are in the pool for whatever it is asked next, full pages go to
- * the prefix cache, dead ones back to the pool. */
+ * the prefix cache once their tokens are known, dead ones back to the pool. */
 void kvq_scheduler_commit(kvq_scheduler *s);
 
 void kvq_scheduler_get_stats(const kvq_scheduler *s, kvq_scheduler_stats *ret);

@@ -67,14 +67,20 @@ typedef struct kvq_backend {
      * bytes 0 only waits. Returns the stream's first error. */
     kvq_status (*fetch)(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err);
     /* As fetch, without waiting: all that was asked runs from now on, with the copy behind it, to SHARED memory, where
-     * the bytes are once a later fetch has returned. */
-    void (*start_fetch)(kvq_stream *s, void *to, const void *from, uint64_t bytes);
+     * the bytes are once wait_fetch of the same `which` has returned, or any later fetch. which: 0 or 1, so that two
+     * may be under way. */
+    void (*start_fetch)(kvq_stream *s, void *to, const void *from, uint64_t bytes, int which);
+    /* Waits for all that was asked before the last start_fetch of `which`, and for its copy; what was asked behind it
+     * may still run. Returns the stream's first error if that was before; OK if what was asked since was refused. */
+    kvq_status (*wait_fetch)(kvq_stream *s, int which, kvq_error *err);
 } kvq_backend;
+
+#define KVQ_BACKEND_FETCHES 2 /* that may be under way */
 
 /* A plugin and the program that opens it must agree on every struct that passes between them: the number is raised
  * when a meaning changes, the sizes notice what was forgotten. */
 #define KVQ_BACKEND_INTERFACE                                                                                 \
-    ((uint64_t)3 << 48 | (uint64_t)(sizeof(kvq_backend) + sizeof(kvq_ops) + sizeof(kvq_shapes)) << 32 |       \
+    ((uint64_t)4 << 48 | (uint64_t)(sizeof(kvq_backend) + sizeof(kvq_ops) + sizeof(kvq_shapes)) << 32 |       \
      (uint64_t)(sizeof(kvq_batch) + sizeof(kvq_batch_seq) + sizeof(kvq_kv_page) + sizeof(kvq_matrix)) << 16 | \
      (uint64_t)(sizeof(kvq_kv) + sizeof(kvq_kv_layer) + sizeof(kvq_append) + sizeof(kvq_attend) +             \
                 sizeof(kvq_device_info) + sizeof(kvq_error)))

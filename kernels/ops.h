@@ -47,10 +47,12 @@ typedef struct kvq_begin {
     const kvq_kv *kv;
 } kvq_begin;
 
-/* out[r] = scale * row ids[r] of table. ids are valid (the engine checks). */
+/* out[r] = scale * row ids[r] of table. ids are valid (the engine checks); -1 - i stands for drawn[i], which the host
+ * does not know yet. */
 typedef struct kvq_embed {
     float *out; /* [n_rows, table->n_in] */
     const int *ids;
+    const int *drawn; /* DEVICE memory: what a `sample` before it wrote. NULL: no id is negative */
     const kvq_matrix *table;
     float scale;
     int n_rows;

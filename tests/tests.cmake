@@ -50,10 +50,10 @@ foreach(source ${KVQ_ENGINE_TESTS})
   endif()
 endforeach()
 target_link_options(test_torture PRIVATE -Wl,--wrap=clock_gettime)
-# Random lives once more with each step launched before the last one's tokens are told, as a GPU does (test_overlap.c).
+# Random lives once more with steps launched before the last one's tokens are known, as a GPU does (test_overlap.c).
 if(NOT CMAKE_CROSSCOMPILING AND NOT KVQ_SANITIZE)
   add_test(NAME test_torture_overlapped COMMAND test_torture)
-  set_tests_properties(test_torture_overlapped PROPERTIES COST 70 ENVIRONMENT KVQ_OVERLAP=1)
+  set_tests_properties(test_torture_overlapped PROPERTIES COST 70 ENVIRONMENT KVQ_OVERLAP=2)
 endif()
 add_executable(make_tiny_models ${CMAKE_SOURCE_DIR}/tests/engine/make_tiny_models.c)
 target_link_libraries(make_tiny_models PRIVATE kvq_flags kvq_engine_world)

@@ -91,9 +91,15 @@ static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t byte
 }
 
 /* What was asked has run already. */
-static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes) {
+static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, int which) {
     (void)s;
+    (void)which;
     if (bytes > 0 && to != from) memcpy(to, from, bytes);
+}
+
+static kvq_status wait_fetch(kvq_stream *s, int which, kvq_error *err) {
+    (void)which;
+    return kvq_cpu_stream_error(s, err);
 }
 
 const kvq_backend *kvq_cpu_backend(void) {
@@ -113,6 +119,7 @@ const kvq_backend *kvq_cpu_backend(void) {
                                     .stream_threads = kvq_cpu_stream_threads,
                                     .stream_error = stream_error,
                                     .fetch = fetch,
-                                    .start_fetch = start_fetch};
+                                    .start_fetch = start_fetch,
+                                    .wait_fetch = wait_fetch};
     return &cpu;
 }

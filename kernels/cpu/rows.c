@@ -66,7 +66,8 @@ static void embed_item(void *arg, int item, int worker) {
     (void)worker;
     const kvq_embed *job = arg;
     float *out = job->out + (size_t)item * job->table->n_in;
-    kvq_matrix_row(job->table, job->ids[item], out);
+    int id = job->ids[item];
+    kvq_matrix_row(job->table, id < 0 ? job->drawn[-1 - id] : id, out);
     for (int i = 0; i < job->table->n_in; i++) out[i] *= job->scale;
 }
 

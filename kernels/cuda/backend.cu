@@ -307,6 +307,8 @@ static void stream_free(kvq_stream *s) {
     if (!s) return;
     if (s->cuda) (void)cudaStreamSynchronize(s->cuda); /* an error was told or does not matter any more */
     if (s->uploaded) (void)cudaEventDestroy(s->uploaded);
+    for (int i = 0; i < KVQ_BACKEND_FETCHES; i++)
+        if (s->fetched[i]) (void)cudaEventDestroy(s->fetched[i]);
     kvq_cuda_times_done(s->times);
     kvq_cuda_graphs_done(s);
     kvq_cublas_free(s->cublas);
@@ -348,6 +350,8 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
         s->n_counters = n_counters(d, shapes);
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
         if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
+        for (int i = 0; i < KVQ_BACKEND_FETCHES && error == cudaSuccess; i++)
+            error = cudaEventCreateWithFlags(&s->fetched[i], cudaEventDisableTiming);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");
         s->times = kvq_cuda_times_new();
         if (!status && !kvq_cuda_graphs_init(s)) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
@@ -374,7 +378,8 @@ static kvq_status stream_error(kvq_stream *s, kvq_error *err) {
     return s->error.code;
 }
 
-static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes) {
+/* Launches all that was kept, and a copy behind it. */
+static void ask_for(kvq_stream *s, void *to, const void *from, uint64_t bytes) {
     kvq_cuda_flush(s);
     s->left.floats = NULL; /* the host may write there from now on */
     if (bytes > 0 && s->error.code == KVQ_OK)
@@ -382,9 +387,21 @@ static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t byte
 }
 
 static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
-    start_fetch(s, to, from, bytes);
+    ask_for(s, to, from, bytes);
     kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "a step");
     return stream_error(s, err);
+}
+
+static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, int which) {
+    ask_for(s, to, from, bytes);
+    kvq_cuda_check(s, cudaEventRecord(s->fetched[which], s->cuda), "copying results");
+    s->failed[which] = s->error.code != KVQ_OK;
+}
+
+static kvq_status wait_fetch(kvq_stream *s, int which, kvq_error *err) {
+    cudaError_t error = cudaEventSynchronize(s->fetched[which]);
+    kvq_cuda_check(s, error, "a step");
+    return s->failed[which] || error != cudaSuccess ? stream_error(s, err) : KVQ_OK;
 }
 
 static kvq_backend make_backend() {
@@ -406,6 +423,7 @@ static kvq_backend make_backend() {
     ret.stream_error = stream_error;
     ret.fetch = fetch;
     ret.start_fetch = start_fetch;
+    ret.wait_fetch = wait_fetch;
     return ret;
 }
 

@@ -9,7 +9,8 @@
 #define PIECES KVQ_WARP_LANES /* of a row, a block each: one block alone waits for its share of the memory */
 #define PREPARE_VALUES 8      /* of a thread, loaded at once */
 #define REFINE_THREADS 256
-#define REFINE_TILES 4 /* of a block: an even number */
+#define REFINE_TILES KVQ_WARP_LANES                                 /* of a block: as many as a ballot tells */
+#define WARP_TILES (REFINE_TILES * KVQ_WARP_LANES / REFINE_THREADS) /* that a warp looks at: an even number */
 #define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
 
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
@@ -89,32 +90,36 @@ static __device__ __forceinline__ float sum_slice(const kvq_layout &layout, cons
 __global__ void __launch_bounds__(REFINE_THREADS, 4)
     refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *largest, int n_in, int n_out) {
     KVQ_SHARED(float, sums, REFINE_THREADS);
+    KVQ_SHARED(unsigned, near_of_warp, REFINE_THREADS / KVQ_WARP_LANES); /* a bit a tile */
     kvq_wait_for_launches();
-    int lane = threadIdx.x % KVQ_WARP_LANES, r = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS;
-    int first = (int)blockIdx.x * REFINE_TILES * KVQ_TILE_ROWS;
+    int lane = threadIdx.x % KVQ_WARP_LANES, warp = threadIdx.x / KVQ_WARP_LANES;
+    int r = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS;
+    int first_tile = (int)blockIdx.x * REFINE_TILES, first = (first_tile + warp * WARP_TILES) * KVQ_TILE_ROWS;
     float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin;
-    float value[REFINE_TILES / 2], threshold = largest[blockIdx.y * PIECES + lane];
+    float value[WARP_TILES / 2], threshold = largest[blockIdx.y * PIECES + lane];
 #pragma unroll
-    for (int n = 0; n < REFINE_TILES / 2; n++) {
+    for (int n = 0; n < WARP_TILES / 2; n++) {
         int o = first + n * KVQ_WARP_LANES + lane;
         value[n] = o < part.n_rows ? x[o] : NAN;
     }
     threshold = kvq_warp_max(threshold) - job.margin;
-    unsigned near = 0; /* tiles; the same in every warp: nobody writes before all have looked */
+    unsigned near = 0;
 #pragma unroll
-    for (int n = 0; n < REFINE_TILES / 2; n++) {
+    for (int n = 0; n < WARP_TILES / 2; n++) {
         unsigned lanes = __ballot_sync(KVQ_WARP, value[n] >= threshold);
         near |= ((lanes & 0xffff) != 0) << (2 * n) | (lanes >> 16 != 0) << (2 * n + 1);
     }
-    if (near == 0) return; /* the whole block */
+    if (lane == 0) near_of_warp[warp] = near;
+    __syncthreads(); /* nobody writes before all have looked */
+    near = __ballot_sync(KVQ_WARP, near_of_warp[lane / WARP_TILES] >> lane % WARP_TILES & 1);
 #pragma unroll 1
-    for (int n = 0; n < REFINE_TILES; n++) {
-        if (!(near >> n & 1)) continue;
-        const uint8_t *tile = part.data + ((size_t)blockIdx.x * REFINE_TILES + n) * part.tile_bytes;
+    for (; near != 0; near &= near - 1) {
+        int tile_index = first_tile + __ffs((int)near) - 1;
+        const uint8_t *tile = part.data + (size_t)tile_index * part.tile_bytes;
         kvq_ask_l2_for(tile, (unsigned)part.tile_bytes, threadIdx.x, REFINE_THREADS);
         sums[threadIdx.x] = sum_slice(part.layout, tile, r, slice, rest + (size_t)blockIdx.y * n_in, n_in);
         __syncthreads();
-        int o = first + n * KVQ_TILE_ROWS + r;
+        int o = tile_index * KVQ_TILE_ROWS + r;
         if (slice == 0 && o < part.n_rows) {
             float sum = 0;
 #pragma unroll

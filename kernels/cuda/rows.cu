@@ -16,6 +16,7 @@
 __global__ void embed_rows(kvq_embed job, kvq_matrix table, const int *ids) {
     kvq_wait_for_launches();
     int row = ids[blockIdx.x], p = 0;
+    if (row < 0) row = job.drawn[-1 - row];
     while (row >= table.parts[p].row_begin + table.parts[p].n_rows) p++;
     int i = (int)(blockIdx.y * ROW_THREADS + threadIdx.x);
     if (i < table.n_in)

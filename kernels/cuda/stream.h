@@ -134,6 +134,8 @@ struct kvq_stream {
     uint8_t *staging, *lists; /* the step's lists: pinned on the host, and on the device; then other lists */
     size_t lists_bytes, room_bytes, room_used;
     cudaEvent_t uploaded; /* staging may be written again */
+    cudaEvent_t fetched[KVQ_BACKEND_FETCHES];
+    bool failed[KVQ_BACKEND_FETCHES]; /* the stream had an error by then */
     kvq_cuda_step step;
     kvq_error error; /* the first */
 

@@ -838,9 +838,12 @@ static void embed_case(check *c, kvq_format format, int n_rows) {
     if (!check_begin(c, "embed_%s_r%d", kvq_format_get(format)->name, n_rows)) return;
     kvq_matrix m = {.n_in = 512};
     add_part(c, &m, format, 37);
-    int *ids = check_alloc(c, (size_t)n_rows * sizeof *ids);
-    for (int i = 0; i < n_rows; i++) ids[i] = check_random_int(c, 0, 36);
-    kvq_embed job = {.table = &m, .ids = ids, .scale = 25.298f, .n_rows = n_rows};
+    enum { N_DRAWN = 3 };
+    int *ids = check_alloc(c, (size_t)n_rows * sizeof *ids), *drawn = check_alloc(c, N_DRAWN * sizeof *drawn);
+    for (int i = 0; i < N_DRAWN; i++) drawn[i] = check_random_int(c, 0, 36);
+    for (int i = 0; i < n_rows; i++)
+        ids[i] = i % 3 == 1 ? -1 - check_random_int(c, 0, N_DRAWN - 1) : check_random_int(c, 0, 36);
+    kvq_embed job = {.table = &m, .ids = ids, .drawn = drawn, .scale = 25.298f, .n_rows = n_rows};
     job.out = check_floats(c, (size_t)n_rows * 512, CHECK_JUNK);
     double *bound = calloc((size_t)n_rows * 512 + 1, sizeof *bound); /* no rounding differs: equal */
     if (!bound) abort();

@@ -1,7 +1,7 @@
-/* test_overlap.c: launching the next step before this one's tokens are told (KVQ_OVERLAP=1, which a GPU does of itself)
- * changes when things are computed, and nothing of what is told: every request has the same events, whichever way it
- * ends. --cuda: through the CUDA backend of KVQ_CUDA_PLUGIN, whose shim computes nothing before it is waited for;
- * fewer requests. */
+/* test_overlap.c: launching the next step before this one's tokens are told (KVQ_OVERLAP=1), or before they are known
+ * (2, as a GPU does of itself), changes when things are computed, and nothing of what is told: every request has the
+ * same events, whichever way it ends. --cuda: through the CUDA backend of KVQ_CUDA_PLUGIN, whose shim computes nothing
+ * before it is waited for; fewer requests. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 
 #define COUNT_OF(a) (int)(sizeof(a) / sizeof *(a))
 
-enum { ASKED_MAX = 32, LOG_BYTES = 16384 };
+enum { ASKED_MAX = 32, LOG_BYTES = 16384, TEXT_BYTES = 64, N_WAYS = 3 };
 
 static const char *backend = "cpu";
 static int one_in = 1; /* of the requests: the shim is slow */
@@ -27,6 +27,9 @@ typedef struct asked {
     int cancel_at; /* tokens told; 0: it is left alone */
     int n_tokens;  /* told so far */
     bool ended;
+    int n_cached;          /* tokens, when it has ended */
+    char text[TEXT_BYTES]; /* the answer's beginning */
+    size_t n_text;
     char log[LOG_BYTES]; /* a line an event */
     size_t n_log;
 } asked;
@@ -45,9 +48,10 @@ static kvq_options options_of(int model, const char *policy) {
     return o;
 }
 
-static void begin(life *x, const kvq_options *o, bool overlaps) {
+static void begin(life *x, const kvq_options *o, int overlap) {
+    static const char *const ways[N_WAYS] = {"0", "1", "2"};
     memset(x, 0, sizeof *x);
-    setenv("KVQ_OVERLAP", overlaps ? "1" : "0", 1);
+    setenv("KVQ_OVERLAP", ways[overlap], 1);
     x->engine = world_open(o);
     unsetenv("KVQ_OVERLAP");
 }
@@ -71,9 +75,10 @@ static void write_down(asked *a, const kvq_event *event) {
     if (event->kind != KVQ_EVENT_TEXT)
         a->n_log += (size_t)snprintf(
             a->log + a->n_log, sizeof a->log - a->n_log,
-            ", ends by %s: %d and %d tokens, seed %llu, truncated %d, %llu bytes, %s", kvq_finish_name(event->reason),
-            event->result.prompt_tokens, event->result.completion_tokens, (unsigned long long)event->result.seed,
-            event->result.truncated, (unsigned long long)held, event->error.code ? event->error.text : "well");
+            ", ends by %s: %d and %d tokens, %d of them cached, seed %llu, truncated %d, %llu bytes, %s",
+            kvq_finish_name(event->reason), event->result.prompt_tokens, event->result.completion_tokens,
+            event->result.cached_tokens, (unsigned long long)event->result.seed, event->result.truncated,
+            (unsigned long long)held, event->error.code ? event->error.text : "well");
     assert_true(a->n_log + 2 < sizeof a->log);
     a->log[a->n_log++] = '\n';
 }
@@ -89,8 +94,11 @@ static void step(life *x) {
         asked *a = events[i].user;
         assert_false(a->ended);
         write_down(a, &events[i]);
+        for (size_t b = 0; b < events[i].n_bytes && a->n_text < TEXT_BYTES; b++)
+            a->text[a->n_text++] = events[i].text[b];
         a->n_tokens = events[i].n_tokens;
         a->ended = events[i].kind != KVQ_EVENT_TEXT;
+        if (a->ended) a->n_cached = events[i].result.cached_tokens;
         if (a->cancel_at && a->n_tokens >= a->cancel_at && !a->ended)
             assert_int_equal(kvq_cancel(x->engine, a->id), KVQ_OK);
     }
@@ -113,22 +121,23 @@ static void end(life *x) {
 
 typedef void scenario(life *x);
 
-/* Lives the same twice; both are over then, and there is something to look at in them. */
-static void compare(scenario *live, const kvq_options *o, life lives[2]) {
-    for (int i = 0; i < 2; i++) {
-        begin(&lives[i], o, i == 1);
-        live(&lives[i]);
-        end(&lives[i]);
+/* Lives the same in every way; all are over then, and there is something to look at in them. */
+static void compare(scenario *live, const kvq_options *o, life lives[N_WAYS]) {
+    for (int way = 0; way < N_WAYS; way++) {
+        begin(&lives[way], o, way);
+        live(&lives[way]);
+        end(&lives[way]);
+        assert_int_equal(lives[0].n, lives[way].n);
+        for (int i = 0; i < lives[0].n; i++)
+            if (strcmp(lives[0].asked[i].log, lives[way].asked[i].log) != 0)
+                fail_msg("request %d was told\n%sand overlapped (%d)\n%s", i, lives[0].asked[i].log, way,
+                         lives[way].asked[i].log);
+        assert_int_equal(lives[0].stats.generation_tokens, lives[way].stats.generation_tokens);
     }
-    assert_int_equal(lives[0].n, lives[1].n);
-    for (int i = 0; i < lives[0].n; i++)
-        if (strcmp(lives[0].asked[i].log, lives[1].asked[i].log) != 0)
-            fail_msg("request %d was told\n%sand overlapped\n%s", i, lives[0].asked[i].log, lives[1].asked[i].log);
-    assert_int_equal(lives[0].stats.generation_tokens, lives[1].stats.generation_tokens);
 }
 
 static life *new_lives(void) {
-    life *lives = calloc(2, sizeof *lives);
+    life *lives = calloc(N_WAYS, sizeof *lives);
     assert_non_null(lives);
     return lives;
 }
@@ -242,6 +251,35 @@ static void a_session_goes_on_from_what_was_told(void **state) {
     free(lives);
 }
 
+/* Answers that end before, with and behind the last token of a page, then a prompt that begins with the same text. */
+static void go_on_from_answers(life *x) {
+    for (int n = 8; n <= 16; n++) {
+        kvq_request r = letters(20, (uint64_t)n, n);
+        asked *a = ask(x, r, 0);
+        run(x);
+        int ids[TEXT_BYTES + 20];
+        memcpy(ids, r.ids, 20 * sizeof *ids);
+        for (size_t b = 0; b < a->n_text; b++) ids[20 + b] = a->text[b];
+        r.ids = ids;
+        r.n_ids = 20 + a->n_text;
+        (void)ask(x, r, 0);
+        run(x);
+    }
+}
+
+static void the_prefix_cache_has_the_pages_of_an_answer(void **state) {
+    (void)state;
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "4");
+    o.enable_prefix_caching = true;
+    compare(go_on_from_answers, &o, lives);
+    for (int i = 1; i < lives[0].n; i += 2) { /* a page is 32 tokens; the answer's last was never read */
+        int n_read = 20 + lives[0].asked[i - 1].n_tokens - 1;
+        assert_int_equal(lives[0].asked[i].n_cached, n_read >= 32 ? 32 : 0);
+    }
+    free(lives);
+}
+
 static void thirty_two(life *x) {
     for (int i = 0; i < 32; i += one_in) ask_one_of_each(x, i);
     run(x);
@@ -279,7 +317,7 @@ static void preempted_ones_are_told_the_same(void **state) {
     char pool[16];
     o.cache_max_entry_count = world_smallest_pool(o, pool, sizeof pool);
     compare(long_ones, &o, lives);
-    assert_true(lives[0].stats.preemptions > 0 && lives[1].stats.preemptions > 0);
+    for (int way = 0; way < N_WAYS; way++) assert_true(lives[way].stats.preemptions > 0);
     free(lives);
 }
 
@@ -288,17 +326,17 @@ static void preempted_ones_are_told_the_same(void **state) {
 /* A step is launched ahead, and no call tells less for it. */
 static void a_call_tells_what_it_told_before_and_a_step_is_ahead(void **state) {
     (void)state;
-    for (int overlaps = 0; overlaps < 2; overlaps++) {
+    for (int way = 0; way < N_WAYS; way++) {
         life *x = new_lives();
         kvq_options o = options_of(TINY_LLAMA, "8");
-        begin(x, &o, overlaps);
+        begin(x, &o, way);
         asked *a = ask(x, letters(30, 1, 5), 0);
         for (int n = 1; n <= 5; n++) {
             step(x);
             assert_int_equal(a->n_tokens, n);
             kvq_get_stats(x->engine, &x->stats);
             assert_int_equal(x->stats.steps,
-                             n < 5 ? n + overlaps : 5); /* nothing is left to run: nothing is launched */
+                             n < 5 ? n + (way > 0) : 5); /* nothing is left to run: nothing is launched */
             assert_int_equal(x->stats.generation_tokens, n);
         }
         assert_true(a->ended);
@@ -309,11 +347,10 @@ static void a_call_tells_what_it_told_before_and_a_step_is_ahead(void **state) {
 }
 
 /* Not with the step that runs in vain, for which nobody waits. */
-static void an_end_by_a_stop_string_is_told_at_once(void **state) {
-    (void)state;
+static void end_by_a_stop_string(int way) {
     life *x = new_lives();
     kvq_options o = options_of(TINY_LLAMA, "8");
-    begin(x, &o, true);
+    begin(x, &o, way);
     kvq_request r = letters(30, 1, 50);
     static const char *const all[] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m",
                                       "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z"};
@@ -333,13 +370,52 @@ static void an_end_by_a_stop_string_is_told_at_once(void **state) {
     free(x);
 }
 
-static void an_engine_closes_with_a_step_under_way(void **state) {
+static void an_end_by_a_stop_string_is_told_at_once(void **state) {
+    (void)state;
+    for (int way = 1; way < N_WAYS; way++) end_by_a_stop_string(way);
+}
+
+/* Steps launched for an answer of one token and n_more others. */
+static int steps_of(life *x, const kvq_options *o, kvq_request r, int n_more) {
+    begin(x, o, 2);
+    asked *a = ask(x, r, 0);
+    for (int i = 0; i < n_more; i++) (void)ask(x, letters(30, 1, 1), 0);
+    run(x);
+    end(x);
+    assert_int_equal(a->n_tokens, 1);
+    return (int)x->stats.steps;
+}
+
+/* What ends by its first token, which only that token's id tells, has a row in vain where the step behind was planned
+ * without it: not where the draw would need the id, or another request waits, whose prompt would wait for that step. */
+static void a_step_is_planned_before_ids_are_known_where_it_can_be(void **state) {
+    (void)state;
+    static const kvq_token_bias always_the_end[] = {{TINY_EOS, 100}};
+    life *x = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "8");
+    kvq_request r = letters(30, 1, 5);
+    r.ignore_end = false;
+    r.logit_bias = always_the_end;
+    r.n_logit_bias = 1;
+    assert_int_equal(steps_of(x, &o, r, 0), 2);
+    r.max_tokens = 1;
+    assert_int_equal(steps_of(x, &o, r, 0), 1);
+    r.max_tokens = 5;
+    r.presence_penalty = 0.5f;
+    assert_int_equal(steps_of(x, &o, r, 0), 1);
+    r.presence_penalty = 0;
+    o.max_batch_size = 1;
+    assert_int_equal(steps_of(x, &o, r, 1), 2); /* the second is the other's */
+    free(x);
+}
+
+static void an_engine_closes_with_steps_under_way(void **state) {
     (void)state;
     for (int n_steps = 1; n_steps < 8; n_steps += one_in) {
         life *x = new_lives();
         kvq_options o = options_of(TINY_GEMMA3, "4");
         o.max_prefill_token_num = 16;
-        begin(x, &o, true);
+        begin(x, &o, 1 + n_steps % 2);
         for (int i = 0; i < 4; i++) ask_one_of_each(x, i);
         for (int i = 0; i < n_steps; i++) step(x);
         kvq_close(x->engine); /* the sanitizer build sees what is used behind it */
@@ -359,11 +435,13 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_request_is_told_the_same),
         cmocka_unit_test(a_stop_string_ends_the_answer_at_its_token),
         cmocka_unit_test(a_session_goes_on_from_what_was_told),
+        cmocka_unit_test(the_prefix_cache_has_the_pages_of_an_answer),
         cmocka_unit_test(thirty_two_over_a_pool_for_few),
         cmocka_unit_test(preempted_ones_are_told_the_same),
         cmocka_unit_test(a_call_tells_what_it_told_before_and_a_step_is_ahead),
         cmocka_unit_test(an_end_by_a_stop_string_is_told_at_once),
-        cmocka_unit_test(an_engine_closes_with_a_step_under_way),
+        cmocka_unit_test(a_step_is_planned_before_ids_are_known_where_it_can_be),
+        cmocka_unit_test(an_engine_closes_with_steps_under_way),
     };
     return cmocka_run_group_tests(tests, NULL, remove_models);
 }

@@ -659,9 +659,11 @@ struct simt_stream {
     simt_stream_front front;
     simt_launch *first, **end;
     bool reverse;
+    uint64_t n_asked, n_run;
 };
 struct simt_event {
     cudaStream_t stream;
+    uint64_t after; /* that many of what the stream was asked for */
 };
 
 typedef struct copy_body {
@@ -697,6 +699,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *ret, unsigned flags) {
 
 static simt_launch *take_first(cudaStream_t s) {
     simt_launch *l = s->first;
+    s->n_run++;
     s->first = l->next;
     if (!s->first) s->end = &s->first;
     return l;
@@ -728,6 +731,7 @@ void simt_enqueue(cudaStream_t s, const simt_launch *launch) {
     l->next = NULL;
     *s->end = l;
     s->end = &l->next;
+    s->n_asked++;
     if (launch->kernel && fault_is("no_image")) simt.last = cudaErrorNoKernelImageForDevice;
 }
 
@@ -942,21 +946,17 @@ cudaError_t cudaGraphDestroy(cudaGraph_t g) {
 
 static uint64_t n_waits;
 
-/* How often the host waited for something that had not run: for the test that it does so once a step. */
+/* How often the host waited for a kernel that had not run: for the test that it does so once a step. */
 extern "C" __attribute__((visibility("default"))) uint64_t simt_count_waits(void) {
     return n_waits;
 }
 
-/* Runs what was asked for so far. After a failure nothing runs any more, as on a device. */
-cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+/* Runs the first n_asked of what was asked for. After a failure nothing runs any more, as on a device. */
+static cudaError_t run_until(cudaStream_t s, uint64_t n_asked) {
     cudaError_t error = simt.last;
-    if (s == cudaStreamLegacy) {
-        default_stream_is_busy = false;
-        return error;
-    }
-    n_waits += s->first != NULL;
+    uint64_t n_launches = simt.n_launches;
     open_memory(true);
-    while (s->first) {
+    while (s->n_run < n_asked) {
         simt_launch *l = take_first(s);
         if (error == cudaSuccess && l->kernel) run_launch(l, s->reverse);
         if (error == cudaSuccess && !l->kernel) l->run(l->body);
@@ -967,8 +967,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
         error = simt.last;
         drop_launch(l);
     }
+    n_waits += simt.n_launches > n_launches;
     open_memory(false);
     return error;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+    if (s != cudaStreamLegacy) return run_until(s, s->n_asked);
+    default_stream_is_busy = false;
+    return simt.last;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags) {
@@ -979,10 +986,11 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *ret, unsigned flags) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s) {
     event->stream = s;
+    event->after = s->n_asked;
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    return event->stream ? cudaStreamSynchronize(event->stream) : cudaSuccess;
+    return event->stream ? run_until(event->stream, event->after) : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end) {
     if (!begin->stream || !end->stream) return cudaErrorInvalidValue;

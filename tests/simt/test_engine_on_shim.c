@@ -678,6 +678,7 @@ static void a_layer_of_a_prompt_is_few_launches(void **state) {
 static void the_host_waits_once_a_step(void **state) {
     (void)state;
     static answer answers[3];
+    setenv("KVQ_OVERLAP", "1", 1);
     kvq_stats stats;
     int ids[PROMPT_MAX];
     kvq_options o = cuda_options(TINY_LLAMA, "4");
@@ -698,6 +699,31 @@ static void the_host_waits_once_a_step(void **state) {
     kvq_get_stats(e, &stats);
     assert_int_equal(n_calls, 12); /* the longest answer */
     assert_int_equal(stats.steps, n_calls);
+    kvq_close(e);
+    unsetenv("KVQ_OVERLAP");
+}
+
+/* A step that only decodes is asked for while the one before has not run: the device then has that one's ids, and the
+ * host none. */
+static void a_step_is_launched_before_the_one_before_has_run(void **state) {
+    (void)state;
+    static answer a;
+    kvq_stats stats;
+    int ids[PROMPT_MAX];
+    kvq_options o = cuda_options(TINY_LLAMA, "4");
+    kvq_engine *e = world_open(&o);
+    kvq_request r = world_request(ids, 20, 1, 10);
+    (void)world_submit(e, &r, &a);
+    world_step(e, 0);
+    for (uint64_t n = 2; kvq_is_active(e); n++) {
+        uint64_t n_waits = count_of("simt_count_waits");
+        kvq_wait(e); /* does not, but for the last */
+        assert_int_equal(count_of("simt_count_waits") - n_waits, n == 10);
+        world_step(e, (int)n);
+        assert_int_equal(count_of("simt_count_waits") - n_waits, 1);
+        kvq_get_stats(e, &stats);
+        assert_int_equal(stats.steps, n < 10 ? n + 1 : 10);
+    }
     kvq_close(e);
 }
 
@@ -764,6 +790,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(a_layer_is_few_launches, no_fault),
         cmocka_unit_test_setup(a_layer_of_a_prompt_is_few_launches, no_fault),
         cmocka_unit_test_setup(the_host_waits_once_a_step, no_fault),
+        cmocka_unit_test_setup(a_step_is_launched_before_the_one_before_has_run, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
