@@ -1,6 +1,7 @@
 /* engine.c: open, submit, step, cancel, stats, close: the life of an engine and of its requests. Called by the rooms
- * above through kvq.h. A step is: end what was cancelled or is late; launch (start what waited for its session, plan,
- * run, sample); take its tokens; launch the next step, where the machine computes on its own; tell what was said. */
+ * above through kvq.h. A step is: end what was cancelled or is late; start what waited for its session; launch (plan,
+ * run, sample); take its tokens; tell what was said. Where the machine computes on its own, the next step is launched
+ * before the tokens are told, or even before they are taken. */
 #include "kvq.h"
 
 #include <assert.h>
@@ -66,11 +67,12 @@ struct kvq_engine {
     kvq_event *events; /* [KVQ_MAX_REQUESTS] */
     size_t n_events;
 
-    int overlap;                                  /* when the next step is launched: kvq_machine_overlap */
-    launched_step under_way[KVQ_BACKEND_FETCHES]; /* in turn; those that draw for nobody are not counted */
-    int oldest, n_under_way;
-    int64_t taken_ns;                    /* when tokens were taken last */
-    drawn_token drawn[KVQ_MAX_REQUESTS]; /* taken and not told yet */
+    int overlap;                                 /* when the next step is launched: kvq_machine_overlap */
+    launched_step launched[KVQ_BACKEND_FETCHES]; /* in turn */
+    int last;                                    /* of them */
+    bool is_under_way;                           /* the last draws for somebody, who was not told yet */
+    int64_t taken_ns;                            /* when tokens were taken last */
+    drawn_token drawn[KVQ_MAX_REQUESTS];         /* taken and not told yet */
     int n_drawn;
 
     kvq_stats stats;
@@ -611,22 +613,16 @@ static bool feed_end(kvq_active *a, size_t *n_bytes) {
     return false;
 }
 
-/* The step that was launched i steps after the oldest under way, and which of two it is. */
-static int step_index(const kvq_engine *e, int i) {
-    return (e->oldest + i) % KVQ_BACKEND_FETCHES;
-}
-
 /* The tokens drawn for it are nobody's. A step that draws for nobody else is waited for by nobody. */
 static void discard_tokens(kvq_engine *e, const kvq_active *a) {
     for (int i = 0; i < e->n_drawn; i++)
         if (e->drawn[i].who == a) e->drawn[i].who = NULL;
-    for (int i = 0; i < e->n_under_way; i++) {
-        launched_step *s = &e->under_way[step_index(e, i)];
-        for (int row = 0; row < s->n; row++)
-            if (s->rows[row].who == a) s->rows[row].who = NULL;
-        while (s->n > 0 && !s->rows[s->n - 1].who) s->n--;
-    }
-    while (e->n_under_way > 0 && e->under_way[step_index(e, e->n_under_way - 1)].n == 0) e->n_under_way--;
+    if (!e->is_under_way) return;
+    launched_step *s = &e->launched[e->last];
+    for (int row = 0; row < s->n; row++)
+        if (s->rows[row].who == a) s->rows[row].who = NULL;
+    while (s->n > 0 && !s->rows[s->n - 1].who) s->n--;
+    e->is_under_way = s->n > 0;
 }
 
 static void unlink_request(kvq_engine *e, kvq_active *a) {
@@ -738,8 +734,9 @@ static void draw_tokens(kvq_engine *e, const launched_step *s) {
 
 /* Logits of the sequences whose tokens are all read, then a token for each. */
 static void sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_scheduled *list, int64_t launch_ns) {
-    int rows[KVQ_MAX_REQUESTS], which = step_index(e, e->n_under_way);
-    launched_step *s = &e->under_way[which];
+    int rows[KVQ_MAX_REQUESTS];
+    e->last = (e->last + 1) % KVQ_BACKEND_FETCHES;
+    launched_step *s = &e->launched[e->last];
     s->n = 0;
     s->launch_ns = launch_ns;
     for (int i = 0; i < batch->n_seqs; i++) {
@@ -748,11 +745,11 @@ static void sample_all(kvq_engine *e, const kvq_batch *batch, const kvq_schedule
         s->rows[s->n].who = (kvq_active *)list[i].seq;
         s->rows[s->n++].n_blocks = list[i].seq->n_blocks;
     }
-    if (s->n == 0) return;
-    e->n_under_way++;
+    e->is_under_way = s->n > 0;
+    if (!e->is_under_way) return;
     kvq_forward_head(&e->forward, rows, s->n);
     draw_tokens(e, s);
-    kvq_forward_bring(&e->forward, s->n, which);
+    kvq_forward_bring(&e->forward, s->n, e->last);
 }
 
 /* Nothing can run although something waits: no plan promised that, so it is our mistake; one request pays, the engine
@@ -774,7 +771,6 @@ static kvq_status launch(kvq_engine *e, kvq_error *err) {
     const kvq_batch *batch;
     const kvq_scheduled *list;
     int64_t begin_ns = now_ns();
-    start_held(e);
     if (!kvq_scheduler_plan(e->scheduler, &batch, &list)) {
         fail_stuck(e);
         return KVQ_OK;
@@ -789,29 +785,26 @@ static kvq_status launch(kvq_engine *e, kvq_error *err) {
     if (status) return status;
     kvq_scheduler_commit(e->scheduler);
     sample_all(e, batch, list, begin_ns);
-    if (e->n_under_way == 0) e->stats.step_ms_last = ms_between(begin_ns, now_ns());
+    if (!e->is_under_way) e->stats.step_ms_last = ms_between(begin_ns, now_ns());
     return KVQ_OK;
 }
 
-/* Whether the step behind the one under way can be planned before that one's tokens are known: it draws for everyone,
- * so there is nobody to admit and no prompt to read, whose step would make one that comes now wait; nobody ends by its
- * length; and no draw depends on the ids themselves. */
+/* Whether the step behind the one under way can be planned before that one's tokens are known: it is one row of
+ * everyone who runs, so no prompt has to wait for it; nobody ends by its length; and no draw depends on the ids
+ * themselves. */
 static bool next_step_is_known(const kvq_engine *e) {
-    const launched_step *s = &e->under_way[e->oldest];
-    int n_drawing = 0;
-    if (e->overlap < 2 || e->n_under_way != 1) return false;
+    const launched_step *s = &e->launched[e->last];
+    if (e->overlap < 2 || !kvq_scheduler_only_decodes(e->scheduler)) return false;
     for (int row = 0; row < s->n; row++) {
         const kvq_active *a = s->rows[row].who;
-        if (!a) continue;
-        if (n_answer(a) + 1 >= a->max_tokens || kvq_sampling_has_penalties(&a->sampling)) return false;
-        n_drawing++;
+        if (a && (n_answer(a) + 1 >= a->max_tokens || kvq_sampling_has_penalties(&a->sampling))) return false;
     }
-    return n_drawing == e->n_requests;
+    return true;
 }
 
-/* Launches it: every sequence has one more token, which the device knows as row -1 - id of the step under way. */
+/* Launches it: every sequence has one more token, which the device knows as row -1 - id of the step before. */
 static void launch_ahead(kvq_engine *e) {
-    const launched_step *s = &e->under_way[e->oldest];
+    const launched_step *s = &e->launched[e->last];
     for (int row = 0; row < s->n; row++) {
         kvq_active *a = s->rows[row].who;
         if (a) a->seq.tokens[a->seq.n_tokens++] = -1 - row;
@@ -833,14 +826,11 @@ static void take_token(kvq_engine *e, kvq_active *a, int id, uint64_t n_blocks) 
     if (t->is_last) kvq_scheduler_remove(e->scheduler, seq);
 }
 
-/* Waits for the oldest step under way. */
-static kvq_status take_tokens(kvq_engine *e, kvq_error *err) {
-    int which = e->oldest;
-    const launched_step *s = &e->under_way[which];
-    kvq_status status = kvq_forward_wait(&e->forward, which, err);
-    const int *ids = kvq_forward_tokens(&e->forward, which);
-    e->n_under_way--;
-    e->oldest = step_index(e, 1);
+/* Waits for a step. Should it fail, what launch_ahead put behind the sequences stays there: nothing goes on then. */
+static kvq_status take_tokens(kvq_engine *e, int which, kvq_error *err) {
+    const launched_step *s = &e->launched[which];
+    const int *ids;
+    kvq_status status = kvq_forward_wait(&e->forward, which, &ids, err);
     e->n_drawn = 0;
     for (int row = 0; row < s->n && !status; row++)
         if (s->rows[row].who) take_token(e, s->rows[row].who, ids[row], s->rows[row].n_blocks);
@@ -871,28 +861,36 @@ static void tell_tokens(kvq_engine *e) {
     e->n_drawn = 0;
 }
 
+/* Takes and tells the tokens of the step under way, and launches the next one as early as it can. A launch that fails:
+ * the machine's error stays, and the next call tells it, when these tokens are told. */
+static kvq_status end_step(kvq_engine *e, kvq_error *err) {
+    int which = e->last;
+    bool is_known = next_step_is_known(e);
+    e->is_under_way = false;
+    if (is_known) launch_ahead(e);
+    kvq_status status = take_tokens(e, which, err);
+    if (!status && !is_known && e->overlap > 0) (void)launch(e, NULL);
+    tell_tokens(e);
+    return status;
+}
+
 kvq_status kvq_step(kvq_engine *e, const kvq_event **ret_events, size_t *ret_n, kvq_error *err) {
     kvq_status status = KVQ_OK;
     free_list(&e->done);
     e->n_events = 0;
     end_unwanted(e);
-    if (e->n_under_way == 0) status = launch(e, err);
-    if (!status && e->n_under_way > 0) {
-        /* a launch that fails: the machine's error stays, and the next call tells it, when these tokens are told */
-        bool is_ahead = next_step_is_known(e);
-        if (is_ahead) launch_ahead(e);
-        status = take_tokens(e, err);
-        if (!status && !is_ahead && e->overlap > 0) (void)launch(e, NULL);
-        tell_tokens(e);
-    }
+    start_held(e);
+    if (!e->is_under_way) status = launch(e, err);
+    if (!status && e->is_under_way) status = end_step(e, err);
     *ret_events = e->events;
     *ret_n = e->n_events;
     return status;
 }
 
 void kvq_wait(kvq_engine *e) {
-    if (e->n_under_way > 0 && !next_step_is_known(e))
-        (void)kvq_forward_wait(&e->forward, e->oldest, NULL); /* the step's error, which is told there */
+    const int *ids;
+    if (e->is_under_way && !next_step_is_known(e))
+        (void)kvq_forward_wait(&e->forward, e->last, &ids, NULL); /* the step's error, which is told there */
 }
 
 bool kvq_is_active(const kvq_engine *e) {

@@ -236,15 +236,15 @@ void kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job) {
     f->ops->sample(f->stream, &job);
 }
 
-void kvq_forward_bring(kvq_forward *f, int n_rows, int which) {
-    f->machine->backend->start_fetch(f->stream, f->host_ids + which * f->max_logit_rows, f->ids, ids_bytes(n_rows),
-                                     which);
-}
-
-kvq_status kvq_forward_wait(kvq_forward *f, int which, kvq_error *err) {
-    return f->machine->backend->wait_fetch(f->stream, which, err);
-}
-
-const int *kvq_forward_tokens(const kvq_forward *f, int which) {
+static int *host_ids_of(const kvq_forward *f, int which) {
     return f->host_ids + which * f->max_logit_rows;
+}
+
+void kvq_forward_bring(kvq_forward *f, int n_rows, int which) {
+    f->machine->backend->start_fetch(f->stream, host_ids_of(f, which), f->ids, ids_bytes(n_rows), which);
+}
+
+kvq_status kvq_forward_wait(kvq_forward *f, int which, const int **ret_ids, kvq_error *err) {
+    *ret_ids = host_ids_of(f, which);
+    return f->machine->backend->wait_fetch(f->stream, which, err);
 }

@@ -52,9 +52,8 @@ void kvq_forward_sample(kvq_forward *f, int begin, kvq_sample job);
  * of step `which`, 0 or 1, so that two may be under way. */
 void kvq_forward_bring(kvq_forward *f, int n_rows, int which);
 
-/* Waits for the step that was brought last as `which`. Its tokens are then at kvq_forward_tokens, until the next
- * kvq_forward_bring of that `which`. Errors: the stream's. */
-kvq_status kvq_forward_wait(kvq_forward *f, int which, kvq_error *err);
-const int *kvq_forward_tokens(const kvq_forward *f, int which);
+/* Waits for the step that was brought last as `which`, and gives its tokens, borrowed until the next kvq_forward_bring
+ * of that `which`. Errors: the stream's. */
+kvq_status kvq_forward_wait(kvq_forward *f, int which, const int **ret_ids, kvq_error *err);
 
 #endif

@@ -443,6 +443,14 @@ bool kvq_scheduler_plan(kvq_scheduler *s, const kvq_batch **ret_batch, const kvq
     return b->n_rows > 0;
 }
 
+bool kvq_scheduler_only_decodes(const kvq_scheduler *s) {
+    uint64_t blocks_a_page = (uint64_t)s->n_groups * (s->o.plan->kv.policy->wide ? 2 : 1);
+    if (s->waiting && s->n_running < s->o.max_batch_size) return false;
+    for (int i = 0; i < s->n_running; i++)
+        if (s->running[i]->n_computed < s->running[i]->n_tokens) return false;
+    return kvq_pool_n_free(s->o.pool) + kvq_pool_n_cached(s->o.pool) >= (uint64_t)s->n_running * blocks_a_page;
+}
+
 /* Pages behind the window of every row to come go back. */
 static void give_dead_pages(kvq_scheduler *s, kvq_sequence *seq) {
     for (int g = 0; g < s->n_groups; g++) {

@@ -71,7 +71,7 @@ typedef struct kvq_backend {
      * may be under way. */
     void (*start_fetch)(kvq_stream *s, void *to, const void *from, uint64_t bytes, int which);
     /* Waits for all that was asked before the last start_fetch of `which`, and for its copy; what was asked behind it
-     * may still run. Returns the stream's first error if that was before; OK if what was asked since was refused. */
+     * may still run. Returns the stream's first error; one of what was asked behind need not count. */
     kvq_status (*wait_fetch)(kvq_stream *s, int which, kvq_error *err);
 } kvq_backend;
 

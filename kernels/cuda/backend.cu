@@ -4,6 +4,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define LEAST_CAPABILITY 75 /* Turing: dp4a, tensor cores for int8, what the toolkit still compiles for */
 #define ARCHITECTURES "7.5 and later"
@@ -320,6 +321,16 @@ static void stream_free(kvq_stream *s) {
     free(s);
 }
 
+/* Whoever waits for an event sleeps: a device that answers all day should not keep a processor at full power for it.
+ * That the host wakes some microseconds later costs nothing where the next step is under way already. KVQ_CUDA_SPIN=1
+ * in the environment looks at the event all the time instead, to measure what that brings. */
+static unsigned event_flags() {
+    const char *wish = secure_getenv("KVQ_CUDA_SPIN");
+    unsigned flags = cudaEventDisableTiming;
+    if (!wish || strcmp(wish, "1") != 0) flags |= cudaEventBlockingSync;
+    return flags;
+}
+
 static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream **ret, kvq_error *err) {
     if (shapes->max_rows < 1 || shapes->max_in < 1 || shapes->n_kv_heads < 1 || shapes->block_tokens < 1)
         return kvq_fail(err, KVQ_BAD_ARGUMENT,
@@ -348,10 +359,11 @@ static kvq_status stream_new(kvq_device *d, const kvq_shapes *shapes, kvq_stream
         kvq_cuda_place_left(s, s->workspace + s->workspace_bytes);
         s->counters = (unsigned *)(s->workspace + s->workspace_bytes + kvq_cuda_left_bytes(shapes));
         s->n_counters = n_counters(d, shapes);
+        unsigned flags = event_flags();
         cudaError_t error = cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking);
-        if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, cudaEventDisableTiming);
+        if (error == cudaSuccess) error = cudaEventCreateWithFlags(&s->uploaded, flags);
         for (int i = 0; i < KVQ_BACKEND_FETCHES && error == cudaSuccess; i++)
-            error = cudaEventCreateWithFlags(&s->fetched[i], cudaEventDisableTiming);
+            error = cudaEventCreateWithFlags(&s->fetched[i], flags);
         if (error != cudaSuccess) status = fail_call(err, error, "making a stream");
         s->times = kvq_cuda_times_new();
         if (!status && !kvq_cuda_graphs_init(s)) status = kvq_fail(err, KVQ_NO_MEMORY, "no memory for a CUDA stream");
@@ -392,6 +404,12 @@ static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t byte
     return stream_error(s, err);
 }
 
+void kvq_cuda_wait(kvq_stream *s, cudaEvent_t event, const char *what) {
+    cudaError_t error = cudaEventSynchronize(event);
+    kvq_cuda_check(s, error, what);
+    for (int i = 0; i < KVQ_BACKEND_FETCHES; i++) s->failed[i] |= error != cudaSuccess;
+}
+
 static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, int which) {
     ask_for(s, to, from, bytes);
     kvq_cuda_check(s, cudaEventRecord(s->fetched[which], s->cuda), "copying results");
@@ -399,9 +417,8 @@ static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t byte
 }
 
 static kvq_status wait_fetch(kvq_stream *s, int which, kvq_error *err) {
-    cudaError_t error = cudaEventSynchronize(s->fetched[which]);
-    kvq_cuda_check(s, error, "a step");
-    return s->failed[which] || error != cudaSuccess ? stream_error(s, err) : KVQ_OK;
+    kvq_cuda_wait(s, s->fetched[which], "a step");
+    return s->failed[which] ? stream_error(s, err) : KVQ_OK;
 }
 
 static kvq_backend make_backend() {

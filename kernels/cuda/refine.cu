@@ -1,7 +1,11 @@
 /* refine.cu: `refine`. First what the codes of linear's inputs leave, and the largest of each piece of a row; then a
- * block for every few tiles of every row, which looks at their values and in nearly all cases ends there. The others
- * multiply what is left by the weights as they are, in floats: a slice of the groups for each half warp, slices added
- * in order. */
+ * block for some tiles of every row, which looks at their values and ends there if none is near. Else it multiplies
+ * what is left by the weights as they are, in floats, tile by tile: a slice of the groups for each half warp, slices
+ * added in order.
+ *
+ * Of a real model some 4 % of the tiles are near. One row is waited for by its longest block, so blocks are small, and
+ * all eight warps look at the same tiles. Of many rows there would be so many such blocks that starting them is most of
+ * the time: then each warp looks at tiles of its own. */
 #include "matrix.cuh"
 #include "warp.cuh"
 
@@ -9,8 +13,11 @@
 #define PIECES KVQ_WARP_LANES /* of a row, a block each: one block alone waits for its share of the memory */
 #define PREPARE_VALUES 8      /* of a thread, loaded at once */
 #define REFINE_THREADS 256
-#define REFINE_TILES KVQ_WARP_LANES                                 /* of a block: as many as a ballot tells */
-#define WARP_TILES (REFINE_TILES * KVQ_WARP_LANES / REFINE_THREADS) /* that a warp looks at: an even number */
+#define REFINE_WARPS (REFINE_THREADS / KVQ_WARP_LANES)
+#define REFINE_BLOCKS 4                            /* of an SM */
+#define WARP_TILES (KVQ_WARP_LANES / REFINE_WARPS) /* that a warp looks at: of all of them as many as a ballot tells \
+                                                    */
+#define FEW_WAVES 16                               /* of small blocks: beyond, they are large */
 #define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
 
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
@@ -87,34 +94,46 @@ static __device__ __forceinline__ float sum_slice(const kvq_layout &layout, cons
     return sum;
 }
 
-__global__ void __launch_bounds__(REFINE_THREADS, 4)
-    refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *largest, int n_in, int n_out) {
-    KVQ_SHARED(float, sums, REFINE_THREADS);
-    KVQ_SHARED(unsigned, near_of_warp, REFINE_THREADS / KVQ_WARP_LANES); /* a bit a tile */
-    kvq_wait_for_launches();
-    int lane = threadIdx.x % KVQ_WARP_LANES, warp = threadIdx.x / KVQ_WARP_LANES;
-    int r = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS;
-    int first_tile = (int)blockIdx.x * REFINE_TILES, first = (first_tile + warp * WARP_TILES) * KVQ_TILE_ROWS;
-    float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin;
-    float value[WARP_TILES / 2], threshold = largest[blockIdx.y * PIECES + lane];
+/* A bit for each of WARP_TILES tiles from `tile` on: it has a value of threshold or more. Of a whole warp. */
+static __device__ __forceinline__ unsigned find_near(const float *x, int n_rows, int tile, float threshold) {
+    int first = tile * KVQ_TILE_ROWS + (int)threadIdx.x % KVQ_WARP_LANES;
+    float value[WARP_TILES / 2];
 #pragma unroll
     for (int n = 0; n < WARP_TILES / 2; n++) {
-        int o = first + n * KVQ_WARP_LANES + lane;
-        value[n] = o < part.n_rows ? x[o] : NAN;
+        int o = first + n * KVQ_WARP_LANES;
+        value[n] = o < n_rows ? x[o] : NAN;
     }
-    threshold = kvq_warp_max(threshold) - job.margin;
     unsigned near = 0;
 #pragma unroll
     for (int n = 0; n < WARP_TILES / 2; n++) {
         unsigned lanes = __ballot_sync(KVQ_WARP, value[n] >= threshold);
         near |= ((lanes & 0xffff) != 0) << (2 * n) | (lanes >> 16 != 0) << (2 * n + 1);
     }
-    if (lane == 0) near_of_warp[warp] = near;
-    __syncthreads(); /* nobody writes before all have looked */
-    near = __ballot_sync(KVQ_WARP, near_of_warp[lane / WARP_TILES] >> lane % WARP_TILES & 1);
+    return near;
+}
+
+/* N_LOOKING: warps that look at tiles of their own, 1 or all. */
+template <int N_LOOKING>
+__global__ void __launch_bounds__(REFINE_THREADS, REFINE_BLOCKS)
+    refine_tiles(kvq_refine job, kvq_matrix_part part, const float *rest, const float *largest, int n_in, int n_out) {
+    KVQ_SHARED(float, sums, REFINE_THREADS);
+    KVQ_SHARED(unsigned, near_of_warp, REFINE_WARPS);
+    kvq_wait_for_launches();
+    int lane = threadIdx.x % KVQ_WARP_LANES, warp = threadIdx.x / KVQ_WARP_LANES;
+    int r = threadIdx.x % KVQ_TILE_ROWS, slice = threadIdx.x / KVQ_TILE_ROWS;
+    int first = (int)blockIdx.x * N_LOOKING * WARP_TILES;
+    float *x = job.x + (size_t)blockIdx.y * n_out + part.row_begin;
+    float threshold = kvq_warp_max(largest[blockIdx.y * PIECES + lane]) - job.margin;
+    unsigned near = find_near(x, part.n_rows, first + warp % N_LOOKING * WARP_TILES, threshold);
+    if (N_LOOKING > 1) {
+        if (lane == 0) near_of_warp[warp] = near;
+        __syncthreads();
+        near = __ballot_sync(KVQ_WARP, near_of_warp[lane / WARP_TILES] >> lane % WARP_TILES & 1);
+    }
+    /* the same in every warp; nobody writes before all have looked: behind the barrier of the first tile's sums */
 #pragma unroll 1
     for (; near != 0; near &= near - 1) {
-        int tile_index = first_tile + __ffs((int)near) - 1;
+        int tile_index = first + __ffs((int)near) - 1;
         const uint8_t *tile = part.data + (size_t)tile_index * part.tile_bytes;
         kvq_ask_l2_for(tile, (unsigned)part.tile_bytes, threadIdx.x, REFINE_THREADS);
         sums[threadIdx.x] = sum_slice(part.layout, tile, r, slice, rest + (size_t)blockIdx.y * n_in, n_in);
@@ -130,6 +149,14 @@ __global__ void __launch_bounds__(REFINE_THREADS, 4)
     }
 }
 
+template <int N_LOOKING>
+static void launch_refine(kvq_stream *s, const kvq_refine *job, const kvq_matrix_part *part, const float *rest,
+                          const float *largest) {
+    dim3 grid(kvq_cuda_blocks(part->n_rows, N_LOOKING * WARP_TILES * KVQ_TILE_ROWS), job->n_rows);
+    KVQ_LAUNCH(refine_tiles<N_LOOKING>, grid, dim3(REFINE_THREADS), 0, s, *job, *part, rest, largest, job->w->n_in,
+               job->w->n_out);
+}
+
 static void refine(kvq_stream *s, const kvq_refine *job) {
     const kvq_matrix *m = job->w;
     size_t used = 0, n_in = (size_t)m->n_in, n_rows = (size_t)job->n_rows;
@@ -143,8 +170,9 @@ static void refine(kvq_stream *s, const kvq_refine *job) {
     for (int p = 0; p < m->n_parts; p++) {
         const kvq_matrix_part *part = &m->parts[p];
         if (part->layout.bits == 0) continue;
-        dim3 grid(kvq_cuda_blocks(part->n_rows, REFINE_TILES * KVQ_TILE_ROWS), job->n_rows);
-        KVQ_LAUNCH(refine_tiles, grid, dim3(REFINE_THREADS), 0, s, *job, *part, rest, largest, m->n_in, m->n_out);
+        size_t n_small = (size_t)kvq_cuda_blocks(part->n_rows, WARP_TILES * KVQ_TILE_ROWS) * n_rows;
+        bool is_small = n_small <= (size_t)(FEW_WAVES * REFINE_BLOCKS * s->n_sms);
+        (is_small ? launch_refine<1> : launch_refine<REFINE_WARPS>)(s, job, part, rest, largest);
     }
 }
 

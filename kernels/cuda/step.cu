@@ -149,7 +149,7 @@ static void cut_tiles(const kvq_stream *s, kvq_cuda_step *step, const kvq_batch 
 static void begin(kvq_stream *s, const kvq_begin *job) {
     const kvq_batch *b = job->batch;
     kvq_cuda_flush(s); /* a step without logits ends here */
-    kvq_cuda_check(s, cudaEventSynchronize(s->uploaded), "a step");
+    kvq_cuda_wait(s, s->uploaded, "a step");
     layout l = {s, 0, false};
     kvq_cuda_step step = {};
     step.batch = *b;

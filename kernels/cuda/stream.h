@@ -135,7 +135,7 @@ struct kvq_stream {
     size_t lists_bytes, room_bytes, room_used;
     cudaEvent_t uploaded; /* staging may be written again */
     cudaEvent_t fetched[KVQ_BACKEND_FETCHES];
-    bool failed[KVQ_BACKEND_FETCHES]; /* the stream had an error by then */
+    bool failed[KVQ_BACKEND_FETCHES]; /* what was asked by then, or the stream before it */
     kvq_cuda_step step;
     kvq_error error; /* the first */
 
@@ -151,6 +151,9 @@ struct kvq_stream {
 void kvq_cuda_fail(kvq_stream *s, kvq_status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* After a call of the runtime or a launch: a failure becomes the stream's error. */
 void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what);
+
+/* The host waits; an error that comes is that of whatever has been asked so far. */
+void kvq_cuda_wait(kvq_stream *s, cudaEvent_t event, const char *what);
 
 /* Launches from now on are kept until kvq_cuda_flush, which launches them as one graph if it can. */
 void kvq_cuda_keep_calls(kvq_stream *s);

@@ -176,7 +176,7 @@ static void ask_one_of_each(life *x, int i) {
         r.ignore_end = false;
         r.logit_bias = end_is_likely;
         r.n_logit_bias = 1;
-        r.repetition_penalty = 1.2f; /* of what was drawn before */
+        if (i % 8 == 7) r.repetition_penalty = 1.2f; /* of what was drawn before: its ids must be known */
         (void)ask(x, r, 0);
     }
 }
@@ -184,8 +184,36 @@ static void ask_one_of_each(life *x, int i) {
 /* ---- the same is told -------------------------------------------------------------------------------------------- */
 
 static void each_way_of_ending(life *x) {
+    for (int i = 0; i < 7; i++) ask_one_of_each(x, i);
+    run(x);
     for (int i = 0; i < 8; i++) ask_one_of_each(x, i);
     run(x);
+}
+
+/* End tokens one after the other, beside sequences that go on, those of few and those of many places behind them. */
+static void many_end_by_their_tokens(life *x) {
+    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 4}};
+    for (int i = 0; i < 12; i++) {
+        kvq_request r = letters(20 + i, (uint64_t)i + 1, 60);
+        r.ignore_end = i % 4 == 0;
+        r.logit_bias = end_is_likely;
+        r.n_logit_bias = 1;
+        (void)ask(x, r, 0);
+    }
+    run(x);
+}
+
+static void ends_by_tokens_are_told_the_same(void **state) {
+    (void)state;
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "8");
+    int n_by_token = 0;
+    o.max_batch_size = 12;
+    o.enable_prefix_caching = true;
+    compare(many_end_by_their_tokens, &o, lives);
+    for (int i = 0; i < lives[0].n; i++) n_by_token += lives[0].asked[i].n_tokens < 60;
+    assert_true(n_by_token > 5);
+    free(lives);
 }
 
 static void every_request_is_told_the_same(void **state) {
@@ -309,6 +337,36 @@ static void long_ones(life *x) {
     run(x);
 }
 
+static int younger_tokens; /* of its prompt */
+
+/* The older one ends by its token, the younger goes on. */
+static void two_that_fill_the_pool(life *x) {
+    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 3}};
+    kvq_request r = letters(64, 21, 100);
+    r.ignore_end = false;
+    r.logit_bias = end_is_likely;
+    r.n_logit_bias = 1;
+    (void)ask(x, r, 0);
+    (void)ask(x, letters(younger_tokens, 2, 100), 0);
+    run(x);
+}
+
+/* Nobody is preempted for one that ends: in some of these the younger needs a page when the older has just ended. */
+static void an_end_frees_its_blocks_in_time(void **state) {
+    (void)state;
+    if (one_in > 1) skip(); /* the shim is slow, and it is the same scheduler */
+    life *lives = new_lives();
+    kvq_options o = options_of(TINY_LLAMA, "4");
+    char pool[16];
+    o.session_len = 224;
+    o.cache_max_entry_count = world_smallest_pool(o, pool, sizeof pool);
+    for (younger_tokens = 48; younger_tokens < 80; younger_tokens += 3) {
+        compare(two_that_fill_the_pool, &o, lives);
+        assert_int_equal(lives[1].stats.preemptions, lives[2].stats.preemptions);
+    }
+    free(lives);
+}
+
 static void preempted_ones_are_told_the_same(void **state) {
     (void)state;
     if (one_in > 1) skip(); /* test_engine_on_shim has them */
@@ -387,7 +445,7 @@ static int steps_of(life *x, const kvq_options *o, kvq_request r, int n_more) {
 }
 
 /* What ends by its first token, which only that token's id tells, has a row in vain where the step behind was planned
- * without it: not where the draw would need the id, or another request waits, whose prompt would wait for that step. */
+ * without it: not where the draw would need the id. Who waits while the batch is full is no reason to wait for ids. */
 static void a_step_is_planned_before_ids_are_known_where_it_can_be(void **state) {
     (void)state;
     static const kvq_token_bias always_the_end[] = {{TINY_EOS, 100}};
@@ -405,7 +463,7 @@ static void a_step_is_planned_before_ids_are_known_where_it_can_be(void **state)
     assert_int_equal(steps_of(x, &o, r, 0), 1);
     r.presence_penalty = 0;
     o.max_batch_size = 1;
-    assert_int_equal(steps_of(x, &o, r, 1), 2); /* the second is the other's */
+    assert_int_equal(steps_of(x, &o, r, 1), 3); /* the third is the other's */
     free(x);
 }
 
@@ -433,11 +491,13 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--cuda") == 0) backend = "cuda", one_in = 5;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_request_is_told_the_same),
+        cmocka_unit_test(ends_by_tokens_are_told_the_same),
         cmocka_unit_test(a_stop_string_ends_the_answer_at_its_token),
         cmocka_unit_test(a_session_goes_on_from_what_was_told),
         cmocka_unit_test(the_prefix_cache_has_the_pages_of_an_answer),
         cmocka_unit_test(thirty_two_over_a_pool_for_few),
         cmocka_unit_test(preempted_ones_are_told_the_same),
+        cmocka_unit_test(an_end_frees_its_blocks_in_time),
         cmocka_unit_test(a_call_tells_what_it_told_before_and_a_step_is_ahead),
         cmocka_unit_test(an_end_by_a_stop_string_is_told_at_once),
         cmocka_unit_test(a_step_is_planned_before_ids_are_known_where_it_can_be),

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """shape_gguf.py SHAPE FILE: a GGUF of a known model's shape whose weights are rubbish, for benches of speed: Q4_0 blocks with one scale a
 tensor and codes from a fixed pseudo-random megabyte, over and over. Needs nothing but Python; writes as fast as the disk takes it. The vocabulary
-has the shape's size and the byte tokens, so that text can be read; what is answered means nothing. SHAPE: llama-3-8b, llama-2-7b, tiny.
+has the shape's size and the byte tokens, so that text can be read; what is answered means nothing. SHAPE: llama-3-8b, llama-2-7b, tiny, narrow
+(the layers of the first two, for what a step costs the host).
 """
 import pathlib
 import random
@@ -16,6 +17,7 @@ SHAPES = {
     "llama-3-8b": (32, 4096, 14336, 32, 8, 128256, 32768),
     "llama-2-7b": (32, 4096, 11008, 32, 32, 32000, 32768),
     "tiny": (2, 256, 512, 4, 2, 512, 4096),
+    "narrow": (32, 256, 512, 4, 2, 512, 32768),
 }
 TYPE_F32, TYPE_Q4_0 = 0, 2
 BLOCK_VALUES, BLOCK_BYTES = 32, 18

@@ -267,7 +267,7 @@ typedef struct cudaDeviceProp {
     size_t totalGlobalMem, sharedMemPerBlockOptin;
 } cudaDeviceProp;
 #define cudaStreamLegacy ((cudaStream_t)1)
-enum { cudaHostAllocMapped = 2, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
+enum { cudaHostAllocMapped = 2, cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaSetDevice(int device);

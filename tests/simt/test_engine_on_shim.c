@@ -727,22 +727,52 @@ static void a_step_is_launched_before_the_one_before_has_run(void **state) {
     kvq_close(e);
 }
 
+/* Not while a prompt can be admitted or is being read: a prompt that comes meanwhile is in the next step. */
+static void prompts_have_no_step_in_front_of_them(void **state) {
+    (void)state;
+    static answer a, b;
+    int ids[PROMPT_MAX];
+    kvq_options o = cuda_options(TINY_LLAMA, "4");
+    o.max_prefill_token_num = 16;
+    kvq_engine *e = world_open(&o);
+    kvq_request r = world_request(ids, 10, 1, 12);
+    (void)world_submit(e, &r, &a);
+    world_step(e, 0);
+    r = world_request(ids, 40, 2, 2);
+    (void)world_submit(e, &r, &b);
+    for (int n = 1; n <= 4; n++) { /* the step before the three that read it, then those */
+        uint64_t n_waits = count_of("simt_count_waits");
+        kvq_wait(e);
+        assert_int_equal(count_of("simt_count_waits") - n_waits, n < 4);
+        world_step(e, n);
+    }
+    assert_false(b.ended); /* it has one of its two tokens */
+    world_step(e, 5);
+    assert_true(b.ended);
+    kvq_close(e);
+}
+
 /* A GPU that fails in the field ends the step with the device's words, not with wrong tokens; be it the first, or one
  * that was launched ahead, or one that could not be launched: what was known before is told first. */
 static void a_lost_gpu_ends_the_step(void **state) {
     static const struct {
         int n_steps;
         const char *fault;
-        size_t n_told; /* by the call behind the fault */
+        const char *overlap; /* "1": kvq_wait is the first that sees it */
+        size_t n_told;       /* by the call behind the fault */
         const char *text;
-    } cases[] = {{0, "launch", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
-                 {3, "launch", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
-                 {3, "no_image", 1, "cudaErrorNoKernelImageForDevice"}};
+    } cases[] = {{0, "launch", "2", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
+                 {3, "launch", "2", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
+                 {3, "launch", "1", 0, "a step failed on the GPU: cudaErrorLaunchFailure"},
+                 {3, "no_image", "2", 1, "cudaErrorNoKernelImageForDevice"},
+                 {3, "no_image", "1", 1, "cudaErrorNoKernelImageForDevice"}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         static answer a;
         kvq_options o = cuda_options(TINY_LLAMA, "8");
         const kvq_token_bias letter = {'a', 100};
+        setenv("KVQ_OVERLAP", cases[i].overlap, 1);
         kvq_engine *e = world_open(&o);
+        unsetenv("KVQ_OVERLAP");
         int ids[40];
         kvq_request r = world_request(ids, 40, 1, 10);
         r.logit_bias = &letter; /* so that each token is an event */
@@ -754,6 +784,7 @@ static void a_lost_gpu_ends_the_step(void **state) {
         for (int s = 0; s < cases[i].n_steps; s++) world_step(e, s);
         assert_int_equal(a.n_bytes, cases[i].n_steps);
         setenv("KVQ_SIMT_FAULT", cases[i].fault, 1);
+        kvq_wait(e);
         kvq_status status = kvq_step(e, &events, &n, &err);
         assert_int_equal(n, cases[i].n_told);
         if (!status) status = kvq_step(e, &events, &n, &err);
@@ -791,6 +822,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup(a_layer_of_a_prompt_is_few_launches, no_fault),
         cmocka_unit_test_setup(the_host_waits_once_a_step, no_fault),
         cmocka_unit_test_setup(a_step_is_launched_before_the_one_before_has_run, no_fault),
+        cmocka_unit_test_setup(prompts_have_no_step_in_front_of_them, no_fault),
         cmocka_unit_test_setup(a_lost_gpu_ends_the_step, no_fault),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
