@@ -673,40 +673,22 @@ size_t kvq_cuda_attend_counters(const kvq_shapes *shapes) {
 typedef struct variant {
     bool shares;
     int rows;
-    void (*launch)(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a);
-    cudaError_t (*allow)(size_t shared_bytes);
+    const char *name;
+    void (*kernel)(attend_job a);
     places (*places_of)(int head_dim, int n_warps);
 } variant;
 
-template <tile_kind KIND, bool SHARED>
-static void launch_split(kvq_stream *s, dim3 grid, int threads, size_t shared_bytes, const attend_job &a) {
-    if constexpr (SHARED)
-        KVQ_LAUNCH(attend_split_shared<KIND>, grid, dim3(threads), shared_bytes, s, a);
-    else
-        KVQ_LAUNCH(attend_split<KIND>, grid, dim3(threads), shared_bytes, s, a);
-}
-
-template <tile_kind KIND, bool SHARED> constexpr auto *kernel_of() {
-    if constexpr (SHARED)
-        return attend_split_shared<KIND>;
-    else
-        return attend_split<KIND>;
-}
-
-template <tile_kind KIND, bool SHARED> static cudaError_t allow_split(size_t shared_bytes) {
-    return kvq_cuda_allow_shared(kernel_of<KIND, SHARED>(), shared_bytes);
-}
-
-#define VARIANT(KIND, SHARED) \
-    { SHARED, rows_of_tile<KIND>, launch_split<KIND, SHARED>, allow_split<KIND, SHARED>, places_of<KIND, SHARED> }
+#define VARIANT(KERNEL, KIND, SHARED) \
+    { SHARED, rows_of_tile<KIND>, #KERNEL "<" #KIND ">", KERNEL<KIND>, places_of<KIND, SHARED> }
+#define ALONE(KIND) VARIANT(attend_split, KIND, false)
+#define SHARING(KIND) VARIANT(attend_split_shared, KIND, true)
 enum { HALVES, CODES_8, CODES_16, SHARED_HALVES, SHARED_CODES };
-static const variant variants[] = {VARIANT(TILE_HALVES, false), VARIANT(TILE_CODES_8, false),
-                                   VARIANT(TILE_CODES_16, false), VARIANT(TILE_HALVES, true),
-                                   VARIANT(TILE_CODES_16, true)};
+static const variant variants[] = {ALONE(TILE_HALVES), ALONE(TILE_CODES_8), ALONE(TILE_CODES_16), SHARING(TILE_HALVES),
+                                   SHARING(TILE_CODES_16)};
 
 kvq_status kvq_cuda_allow_attend(size_t shared_bytes, kvq_error *err) {
     for (const variant &v : variants) {
-        cudaError_t error = v.allow(shared_bytes);
+        cudaError_t error = kvq_cuda_allow_shared(v.kernel, shared_bytes);
         if (error != cudaSuccess)
             return kvq_fail(err, KVQ_DEVICE, "asking for %zu bytes of shared memory a block: %s", shared_bytes,
                             cudaGetErrorString(error));
@@ -751,7 +733,8 @@ static void attend_tiles(kvq_stream *s, attend_job a, const variant *v, int end)
     for (; a.states && a.first_tile < end; a.first_tile += a_launch) {
         int left = end - a.first_tile, n = left < a_launch ? left : a_launch;
         if (!v->shares) leave_columns(s, &a); /* its blocks merge their tiles */
-        v->launch(s, dim3(n / a_block, a.n_head_tiles, a.n_splits), n_warps * KVQ_WARP_LANES, at.bytes, a);
+        const dim3 grid(n / a_block, a.n_head_tiles, a.n_splits), block(n_warps * KVQ_WARP_LANES);
+        KVQ_LAUNCH_NAMED(v->name, v->kernel, grid, block, at.bytes, s, a);
         if (v->shares) merge_tiles(s, a, n, v->rows);
     }
 }

@@ -105,8 +105,10 @@ template <typename Kernel> static inline cudaError_t kvq_cuda_allow_shared(Kerne
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
 }
 
-/* kernel<<<grid, block, shared_bytes>>>(...) on a kvq_stream. */
+/* kernel<<<grid, block, shared_bytes>>>(...) on a kvq_stream; the name, which stays, is what people are told. */
+#define KVQ_LAUNCH_NAMED(name, kernel, grid, block, shared_bytes, s, ...) \
+    decltype(kvq_cuda_kernel_of(kernel))::call(s, name, kernel, grid, block, shared_bytes, __VA_ARGS__)
 #define KVQ_LAUNCH(kernel, grid, block, shared_bytes, s, ...) \
-    decltype(kvq_cuda_kernel_of(kernel))::call(s, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
+    KVQ_LAUNCH_NAMED(#kernel, kernel, grid, block, shared_bytes, s, __VA_ARGS__)
 
 #endif
