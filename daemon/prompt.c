@@ -84,9 +84,7 @@ static void *member(const key *k, prompt *p) {
 static bool take_id(const key *k, json_t *value, prompt *p, failure *f) {
     if (!json_is_string(value)) return wrong_type(k->name, "a string", value, f);
     if (!prompt_is_name(json_string_value(value), json_string_length(value)))
-        return failure_set(f, FAILURE_BAD_REQUEST,
-                           "'id' must be 1 to %d of the characters A-Z a-z 0-9 _ . - and not 'delta'",
-                           PROMPT_NAME_BYTES);
+        return failure_set(f, FAILURE_BAD_REQUEST, "'id' must be " PROMPT_NAME_RULE, PROMPT_NAME_BYTES);
     memcpy(p->id, json_string_value(value), json_string_length(value) + 1);
     return true;
 }

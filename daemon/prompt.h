@@ -9,7 +9,7 @@
 #include "failure.h"
 
 #define PROMPT_SESSION_BYTES 128 /* longest session; the engine's limit holds CLIENT/SESSION, too */
-#define PROMPT_NAME_BYTES 64     /* longest id or client, [A-Za-z0-9_.-] */
+#define PROMPT_NAME_BYTES 64     /* longest id or client */
 #define PROMPT_MAX_STOPS 16
 #define PROMPT_MAX_STOP_BYTES 256
 #define PROMPT_MAX_MESSAGES 4096
@@ -50,7 +50,10 @@ void prompt_read_id(const prompt_input *in, char ret[PROMPT_NAME_BYTES + 1]);
 
 void prompt_done(prompt *p); /* {0} allowed */
 
-/* 1 to 64 of [A-Za-z0-9_.-], and not "delta", which is a topic level of its own. */
+/* What an id or a client must be, for a refusal; takes PROMPT_NAME_BYTES. "delta" is a topic level of its own. */
+#define PROMPT_NAME_RULE "1 to %d of the characters A-Z a-z 0-9 _ . - and not 'delta'"
+
+/* Whether it is that. */
 bool prompt_is_name(const char *text, size_t n_bytes);
 
 #endif

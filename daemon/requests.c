@@ -403,10 +403,8 @@ static bool settle_name(request *r, const char *in_topic, bool valid, const char
     } else if (*in_topic) {
         set_name(r, in_topic);
         if (!valid)
-            return failure_set(
-                f, FAILURE_BAD_REQUEST,
-                "the topic must end in ID or CLIENT/ID, each 1 to %d of A-Z a-z 0-9 _ . - and not 'delta'",
-                PROMPT_NAME_BYTES);
+            return failure_set(f, FAILURE_BAD_REQUEST, "the topic must end in ID or CLIENT/ID, each " PROMPT_NAME_RULE,
+                               PROMPT_NAME_BYTES);
         if (*in_json && strcmp(in_json, r->id) != 0)
             return failure_set(f, FAILURE_BAD_REQUEST, "'id' is '%s', but the topic says '%s'", in_json, r->id);
     } else if (*in_json) {
