@@ -47,36 +47,21 @@ static void leave(void) {
     kvq_tiles_release();
 }
 
-/* Per group: its codes less their zero as signed bytes, its scales and, if there are, its minimums as floats. */
-V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bits) {
-    const kvq_layout *layout = &run->part->layout;
-    const uint8_t *w = run->part->data + (size_t)run->tile_begin * run->part->tile_bytes;
-    const v64b zero = _mm512_set1_epi8((char)layout->zero); /* 128 of 8 bits: modulo 256 that is right too */
-    supers super = {v_zero(), v_zero()};
-    for (int i = 0; i < run->n_in; i += KVQ_ACT_GROUP) {
-        if (layout->scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0)
-            super = load_supers(&w, layout->has_min);
-        for (int k = 0; k < KVQ_ACT_GROUP / 4; k++, out += 64)
-            _mm512_storeu_si512(out, _mm512_sub_epi8(load_codes(w, bits, k), zero));
-        w += KVQ_ACT_GROUP * bits * 2;
-        v_store((float *)out, load_scales(&w, layout->scale_type, super.d));
-        out += sizeof(float) * V_LANES;
-        if (!layout->has_min) continue;
-        v_store((float *)out, load_scales(&w, layout->scale_type, super.dmin));
-        out += sizeof(float) * V_LANES;
-    }
+/* Less their zero, as signed bytes; 128 of 8 bits: modulo 256 that is right too. */
+V_INLINE v64b unpacked_codes(v64b codes, int zero) {
+    return _mm512_sub_epi8(codes, _mm512_set1_epi8((char)zero));
 }
 
 static void unpack(const kvq_linear_run *run, uint8_t *tile) {
     switch (run->part->layout.bits) {
     case 4:
-        unpack_tile(run, tile, 4);
+        unpack_tile(run, tile, 4, KVQ_ACT_GROUP);
         break;
     case 5:
-        unpack_tile(run, tile, 5);
+        unpack_tile(run, tile, 5, KVQ_ACT_GROUP);
         break;
     default:
-        unpack_tile(run, tile, 8);
+        unpack_tile(run, tile, 8, KVQ_ACT_GROUP);
         break;
     }
 }

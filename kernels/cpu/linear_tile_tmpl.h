@@ -1,5 +1,5 @@
-/* linear_tile_tmpl.h: how a tile's weights are read and its results written (matrix.h): what linear_tmpl.h and
- * linear_amx.c have in common. Included by them after a simd_*.h. */
+/* linear_tile_tmpl.h: how a tile's weights are read and unpacked and its results written (matrix.h): what linear_tmpl.h
+ * and linear_amx.c have in common. Included by them after a simd_*.h. */
 #include "linear.h"
 
 /* ---- results ---- */
@@ -64,4 +64,30 @@ V_INLINE v64b load_codes(const uint8_t *w, const int stored, const int k) {
     v64b nibbles = k % 2 ? v_high_b(pair) : v_low_b(pair);
     if (stored == 4) return nibbles;
     return v_or_b(nibbles, v_bits_to_4_b(v_load_b(w), k * (stored - 4), stored == 5 ? 0x10 : 0x30));
+}
+
+/* ---- unpacked ---- */
+
+/* What an unpacked tile has of codes with that zero: said by who includes this. */
+V_INLINE v64b unpacked_codes(v64b codes, int zero);
+
+/* A tile for all panels to read: per group its codes as bytes, then its scales and, if there are, its minimums as
+ * floats. */
+V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bits, const int group) {
+    const kvq_layout *layout = &run->part->layout;
+    const uint8_t *w = run->part->data + (size_t)run->tile_begin * run->part->tile_bytes;
+    const int zero = layout->zero;
+    supers super = {v_zero(), v_zero()};
+    for (int i = 0; i < run->n_in; i += group) {
+        if (layout->scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0)
+            super = load_supers(&w, layout->has_min);
+        V_UNROLL for (int k = 0; k < group / 4; k++, out += 64)
+            v_store_b(out, unpacked_codes(load_codes(w, bits, k), zero));
+        w += group * bits * 2;
+        v_store((float *)out, load_scales(&w, layout->scale_type, super.d));
+        out += sizeof(float) * V_LANES;
+        if (!layout->has_min) continue;
+        v_store((float *)out, load_scales(&w, layout->scale_type, super.dmin));
+        out += sizeof(float) * V_LANES;
+    }
 }

@@ -176,25 +176,11 @@ V_INLINE void coded_tiles(const kvq_linear_run *run, int tile, const uint8_t *co
     }
 }
 
-#ifdef UNPACK_FROM
-/* A tile's codes as bytes, its scales and minimums as floats, for all panels to read. */
-V_INLINE void unpack_tile(const kvq_linear_run *run, uint8_t *out, const int bits, const int group) {
-    const kvq_layout *layout = &run->part->layout;
-    const uint8_t *w = run->part->data + (size_t)run->tile_begin * run->part->tile_bytes;
-    supers super = {v_zero(), v_zero()};
-    for (int i = 0; i < run->n_in; i += group) {
-        if (layout->scale_type == KVQ_SCALE_SUPER && i % KVQ_SUPER_INPUTS == 0)
-            super = load_supers(&w, layout->has_min);
-        V_UNROLL for (int k = 0; k < group / 4; k++, out += 64) v_store_b(out, load_codes(w, bits, k));
-        w += group * bits * 2;
-        v_store((float *)out, load_scales(&w, layout->scale_type, super.d));
-        out += sizeof(float) * V_LANES;
-        if (!layout->has_min) continue;
-        v_store((float *)out, load_scales(&w, layout->scale_type, super.dmin));
-        out += sizeof(float) * V_LANES;
-    }
+/* As they are: the share of their zero is in the sums. */
+V_INLINE v64b unpacked_codes(v64b codes, int zero) {
+    (void)zero;
+    return codes;
 }
-#endif
 
 /* A kernel per kind of layout and number of rows, and the table that picks one. Codes of 8 bits have zero 128 (only
  * they exceed 127, which v_dot_wide is for), which an instruction set's bias may be already. */
