@@ -43,17 +43,24 @@ if(KVQ_CUDA)
     set(KVQ_NVCC_TARGET -ccbin ${CMAKE_SYSTEM_PROCESSOR}-linux-gnu-g++ -target-dir ${target})
     message(STATUS "The CUDA backend is compiled for ${target}")
   endif()
+  set(KVQ_NVCC_COMMAND ${KVQ_NVCC} -std=c++20 -O3 -fmad=false -Werror all-warnings ${KVQ_NVCC_TARGET})
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/cuda)
   set(KVQ_CUDA_OBJECTS)
+  set(KVQ_CUDA_PTX)
   foreach(source ${KVQ_CUDA_SOURCES})
     get_filename_component(name ${source} NAME_WE)
     set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
+    set(ptx ${CMAKE_BINARY_DIR}/cuda/${name}.ptx)
     add_custom_command(OUTPUT ${object}
-      COMMAND ${CMAKE_COMMAND} -E make_directory ${CMAKE_BINARY_DIR}/cuda
-      COMMAND ${KVQ_NVCC} -std=c++20 -O3 -fmad=false -Werror all-warnings ${KVQ_NVCC_TARGET} ${KVQ_GENCODE}
-              -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall -c ${source} -o ${object}
+      COMMAND ${KVQ_NVCC_COMMAND} ${KVQ_GENCODE} -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall -c ${source} -o ${object}
       DEPENDS ${source} ${KVQ_CUDA_HEADERS} COMMENT "nvcc ${name}.cu" VERBATIM)
+    add_custom_command(OUTPUT ${ptx}
+      COMMAND ${KVQ_NVCC_COMMAND} -arch=compute_${KVQ_LAST_ARCHITECTURE} -ptx ${source} -o ${ptx}
+      DEPENDS ${source} ${KVQ_CUDA_HEADERS} COMMENT "nvcc ${name}.cu, PTX" VERBATIM)
     list(APPEND KVQ_CUDA_OBJECTS ${object})
+    list(APPEND KVQ_CUDA_PTX ${ptx})
   endforeach()
+  add_custom_target(kvq_cuda_ptx DEPENDS ${KVQ_CUDA_PTX}) # for scripts/test, which looks for local memory in it
   # libcuda is opened by the static runtime when it is needed: the plugin loads on machines without a driver, and says so.
   add_library(kvq_cuda MODULE ${KVQ_CUDA_OBJECTS} $<TARGET_OBJECTS:kvq_cuda_common>)
   set_target_properties(kvq_cuda PROPERTIES PREFIX lib OUTPUT_NAME kvq-cuda LINKER_LANGUAGE C)
