@@ -50,10 +50,10 @@ static uint32_t next_random(life *x) {
 
 static kvq_request kind_request(int *ids, int kind) {
     static const int lengths[KINDS] = {1, 20, 31, 32, 33, 64, 90, 128, 150, 200, 256, 300};
-    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 3}};
+    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 2}};
     kvq_request r =
         world_request(ids, lengths[kind], 7u + (uint64_t)(kind % 3), 20 + kind * 13 % 70); /* some begin alike */
-    if (kind % 4 != 1) return r;
+    if (kind % 6 != 1) return r;
     r.ignore_end = false; /* these end sooner or later */
     r.logit_bias = end_is_likely;
     r.n_logit_bias = 1;

@@ -6,7 +6,8 @@ target_compile_options(kvq_simt_flags INTERFACE -std=c++20 -fPIC -fvisibility=hi
 target_compile_definitions(kvq_simt_flags INTERFACE KVQ_SIMT)
 target_include_directories(kvq_simt_flags INTERFACE ${CMAKE_SOURCE_DIR}/tests/simt)
 if(KVQ_SANITIZE)
-  target_compile_options(kvq_simt_flags INTERFACE -fsanitize=${KVQ_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g1)
+  target_compile_options(kvq_simt_flags INTERFACE -fsanitize=${KVQ_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1 -g1
+                         ${KVQ_SANITIZED_KERNELS})
   target_link_options(kvq_simt_flags INTERFACE -fsanitize=${KVQ_SANITIZE})
 else()
   target_compile_options(kvq_simt_flags INTERFACE -O2)
