@@ -75,7 +75,7 @@ typedef struct kvqd {
 /* The steps, in the loop's order. */
 kvq_status daemon_open(const char *config_path, const config *moved, kvqd *d,
                        kvq_error *err); /* on failure: daemon_close */
-void daemon_await_step(kvqd *d);        /* the one that a GPU computes meanwhile, if any */
+void daemon_await_step(kvqd *d);        /* the one that a GPU computes, if the next one needs its tokens */
 void daemon_read_inbox(kvqd *d);
 void daemon_take_model(kvqd *d);
 void daemon_step_engine(kvqd *d);

@@ -118,7 +118,7 @@ static void wait_for_work(const kvqd *d, int signal_fd) {
 
 static void run(kvqd *d, int signal_fd) {
     while (!daemon_is_drained(d)) {
-        daemon_await_step(d); /* first: what comes meanwhile is still in time for the next one */
+        daemon_await_step(d); /* first: what comes while it waits is in time for the next one */
         wait_for_work(d, signal_fd);
         take_signals(d, signal_fd);
         daemon_read_inbox(d);

@@ -53,7 +53,7 @@ void prompt_done(prompt *p); /* {0} allowed */
 /* What an id or a client must be, for a refusal; takes PROMPT_NAME_BYTES. "delta" is a topic level of its own. */
 #define PROMPT_NAME_RULE "1 to %d of the characters A-Z a-z 0-9 _ . - and not 'delta'"
 
-/* Whether it is that. */
+/* Whether text is such a name. */
 bool prompt_is_name(const char *text, size_t n_bytes);
 
 #endif

@@ -67,10 +67,10 @@ struct kvq_engine {
     kvq_event *events; /* [KVQ_MAX_REQUESTS] */
     size_t n_events;
 
-    int overlap;                                 /* when the next step is launched: kvq_machine_overlap */
-    launched_step launched[KVQ_BACKEND_FETCHES]; /* in turn */
-    int last;                                    /* of them */
-    bool is_under_way;                           /* the last draws for somebody, who was not told yet */
+    kvq_overlap overlap;
+    launched_step launched[KVQ_BACKEND_FETCHES]; /* the last two */
+    int last;                                    /* launched[last] is the last one */
+    bool is_under_way;                           /* it draws for somebody, and its tokens are not taken */
     int64_t taken_ns;                            /* when tokens were taken last */
     drawn_token drawn[KVQ_MAX_REQUESTS];         /* taken and not told yet */
     int n_drawn;
@@ -794,7 +794,7 @@ static kvq_status launch(kvq_engine *e, kvq_error *err) {
  * themselves. */
 static bool next_step_is_known(const kvq_engine *e) {
     const launched_step *s = &e->launched[e->last];
-    if (e->overlap < 2 || !kvq_scheduler_only_decodes(e->scheduler)) return false;
+    if (e->overlap < KVQ_OVERLAP_LAUNCH || !kvq_scheduler_goes_on(e->scheduler)) return false;
     for (int row = 0; row < s->n; row++) {
         const kvq_active *a = s->rows[row].who;
         if (a && (n_answer(a) + 1 >= a->max_tokens || kvq_sampling_has_penalties(&a->sampling))) return false;
@@ -809,13 +809,13 @@ static void launch_ahead(kvq_engine *e) {
         kvq_active *a = s->rows[row].who;
         if (a) a->seq.tokens[a->seq.n_tokens++] = -1 - row;
     }
+    e->stats.steps_ahead++;
     (void)launch(e, NULL);
 }
 
 /* The next token of a sequence; says of it what the plan of the next step depends on. */
 static void take_token(kvq_engine *e, kvq_active *a, int id, uint64_t n_blocks) {
     kvq_sequence *seq = &a->seq;
-    if (seq->tokens[seq->n_tokens - 1] < 0) seq->n_tokens--; /* a step behind this one has its place already */
     seq->tokens[seq->n_tokens++] = id;
     e->stats.generation_tokens++;
     if (!a->first_token_ns) a->first_token_ns = now_ns();
@@ -826,14 +826,17 @@ static void take_token(kvq_engine *e, kvq_active *a, int id, uint64_t n_blocks) 
     if (t->is_last) kvq_scheduler_remove(e->scheduler, seq);
 }
 
-/* Waits for a step. Should it fail, what launch_ahead put behind the sequences stays there: nothing goes on then. */
+/* Waits for a step. What launch_ahead put behind the sequences goes. */
 static kvq_status take_tokens(kvq_engine *e, int which, kvq_error *err) {
     const launched_step *s = &e->launched[which];
     const int *ids;
     kvq_status status = kvq_forward_wait(&e->forward, which, &ids, err);
     e->n_drawn = 0;
-    for (int row = 0; row < s->n && !status; row++)
-        if (s->rows[row].who) take_token(e, s->rows[row].who, ids[row], s->rows[row].n_blocks);
+    for (int row = 0; row < s->n; row++) {
+        kvq_active *a = s->rows[row].who;
+        if (a && a->seq.tokens[a->seq.n_tokens - 1] < 0) a->seq.n_tokens--;
+        if (a && !status) take_token(e, a, ids[row], s->rows[row].n_blocks);
+    }
     int64_t now = now_ns(), begin_ns = s->launch_ns > e->taken_ns ? s->launch_ns : e->taken_ns;
     e->taken_ns = now;
     e->stats.step_ms_last = ms_between(begin_ns, now);
@@ -869,7 +872,7 @@ static kvq_status end_step(kvq_engine *e, kvq_error *err) {
     e->is_under_way = false;
     if (is_known) launch_ahead(e);
     kvq_status status = take_tokens(e, which, err);
-    if (!status && !is_known && e->overlap > 0) (void)launch(e, NULL);
+    if (!status && !is_known && e->overlap >= KVQ_OVERLAP_TELL) (void)launch(e, NULL);
     tell_tokens(e);
     return status;
 }

@@ -208,9 +208,8 @@ bool kvq_is_active(const kvq_engine *e); /* something is queued, running, or an 
 
 /* A GPU computes the next step while the caller handles this one's events: kvq_step launches it before it returns, and
  * waits for it when it is called again. Waits here instead: what is submitted or cancelled between this and kvq_step
- * still counts for the step planned there, as it does for a caller that is never ahead. Where kvq_step would launch one
- * more before it waits (all decode, nobody can be admitted), there is nothing to wait for: what is submitted now is in
- * that one at the earliest. Nobody has to call it. */
+ * still counts for the step planned there, as it does for a caller that is never ahead. Where kvq_step is to launch one
+ * more before it waits (all decode, nobody can be admitted), this returns at once. Nobody has to call it. */
 void kvq_wait(kvq_engine *e);
 
 /* ---- stats
@@ -221,8 +220,9 @@ typedef struct kvq_stats {
         blocks_cached; /* used: by live sequences; cached: by the prefix cache alone; the rest free */
     int requests_running, requests_waiting;
     /* counters since open */
-    uint64_t steps, prompt_tokens, prefill_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits,
-        prefix_hit_tokens, prefix_query_tokens, requests_finished, requests_failed, requests_cancelled;
+    uint64_t steps, steps_ahead /* launched before the ids of the step before were known */, prompt_tokens,
+        prefill_tokens, generation_tokens, preemptions, prefix_queries, prefix_hits, prefix_hit_tokens,
+        prefix_query_tokens, requests_finished, requests_failed, requests_cancelled;
     uint64_t sessions;
     /* from the launch, or from the step before if that ended later, until its tokens were known; a step without any:
      * until the machine was asked for it */

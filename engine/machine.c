@@ -53,10 +53,10 @@ void kvq_machine_close(kvq_machine *m) {
     *m = (kvq_machine){0};
 }
 
-int kvq_machine_overlap(const kvq_machine *m) {
+kvq_overlap kvq_machine_overlap(const kvq_machine *m) {
     const char *wish = secure_getenv("KVQ_OVERLAP");
-    if (wish && *wish >= '0' && *wish <= '2' && !wish[1]) return *wish - '0';
-    return m->info.is_host ? 0 : 2;
+    if (wish && *wish >= '0' && *wish <= '2' && !wish[1]) return (kvq_overlap)(*wish - '0');
+    return m->info.is_host ? KVQ_OVERLAP_NONE : KVQ_OVERLAP_LAUNCH;
 }
 
 void kvq_machine_describe(kvq_machine *m) {

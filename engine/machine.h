@@ -24,10 +24,16 @@ void kvq_machine_describe(kvq_machine *m);
 /* What is free for us: the device's memory, or the system's where the device has none of its own. */
 kvq_status kvq_machine_free_bytes(const kvq_machine *m, uint64_t *ret, kvq_error *err);
 
-/* When the next step is asked for: 0: when this one's tokens are told, as on the CPU, where asking is computing; 1:
- * when they are known; 2: before, where it can be planned without, as on a GPU, which computes while the host does
- * other things. KVQ_OVERLAP in the environment says otherwise: to measure what it brings, and to test without a GPU. */
-int kvq_machine_overlap(const kvq_machine *m);
+/* When the next step is launched. */
+typedef enum kvq_overlap {
+    KVQ_OVERLAP_NONE,  /* when this one's tokens are told: the CPU, where launching is computing */
+    KVQ_OVERLAP_TELL,  /* when they are known, so that they are told meanwhile */
+    KVQ_OVERLAP_LAUNCH /* before they are known, where it can be planned without: a GPU */
+} kvq_overlap;
+
+/* As the machine wants it, or as KVQ_OVERLAP in the environment says (0, 1, 2): to measure what it brings, and to test
+ * without a GPU. */
+kvq_overlap kvq_machine_overlap(const kvq_machine *m);
 
 /* Memory of the machine, as kvq_backend.take and give. */
 kvq_status kvq_machine_take(const kvq_machine *m, kvq_memory_kind kind, uint64_t bytes, bool resident, const char *what,

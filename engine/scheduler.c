@@ -299,17 +299,23 @@ static void count_hit(kvq_scheduler *s, kvq_sequence *seq) {
     s->stats.prefix_hit_tokens += (uint64_t)seq->n_computed;
 }
 
-/* Admits seq if its tokens fit beside what is promised, with a margin of a page for everyone (two for the preempted, so
- * that two cannot push each other out for ever). Alone it always fits: session_len was chosen so. */
+static uint64_t blocks_left(const kvq_scheduler *s) {
+    return kvq_pool_n_free(s->o.pool) + kvq_pool_n_cached(s->o.pool);
+}
+
+/* Whether its tokens fit beside what is promised, with a margin of a page for everyone (two for the preempted, so that
+ * two cannot push each other out for ever). Alone it always fits: session_len was chosen so. */
+static bool fits(const kvq_scheduler *s, const kvq_sequence *seq) {
+    uint64_t margin = (uint64_t)(s->n_running + 1) * (uint64_t)s->n_groups * (seq->n_preemptions > 0 ? 2 : 1);
+    return s->n_running == 0 || missing_blocks(s, seq) + promised_blocks(s) + margin <= blocks_left(s);
+}
+
 static bool admit(kvq_scheduler *s, kvq_sequence *seq) {
     int slot = 0;
     while (s->slot_used[slot]) slot++;
     seq->slot = slot;
     find_prefix(s, seq);
-    uint64_t margin = (uint64_t)(s->n_running + 1) * (uint64_t)s->n_groups * (seq->n_preemptions > 0 ? 2 : 1);
-    uint64_t need = missing_blocks(s, seq) + promised_blocks(s) + margin;
-    uint64_t have = kvq_pool_n_free(s->o.pool) + kvq_pool_n_cached(s->o.pool);
-    if (s->n_running > 0 && need > have) {
+    if (!fits(s, seq)) {
         give_all_pages(s, seq);
         return false;
     }
@@ -443,12 +449,15 @@ bool kvq_scheduler_plan(kvq_scheduler *s, const kvq_batch **ret_batch, const kvq
     return b->n_rows > 0;
 }
 
-bool kvq_scheduler_only_decodes(const kvq_scheduler *s) {
-    uint64_t blocks_a_page = (uint64_t)s->n_groups * (s->o.plan->kv.policy->wide ? 2 : 1);
-    if (s->waiting && s->n_running < s->o.max_batch_size) return false;
-    for (int i = 0; i < s->n_running; i++)
-        if (s->running[i]->n_computed < s->running[i]->n_tokens) return false;
-    return kvq_pool_n_free(s->o.pool) + kvq_pool_n_cached(s->o.pool) >= (uint64_t)s->n_running * blocks_a_page;
+bool kvq_scheduler_goes_on(const kvq_scheduler *s) {
+    uint64_t blocks_a_page = (uint64_t)s->n_groups * (s->o.plan->kv.policy->wide ? 2 : 1), need = 0;
+    if (s->waiting && s->n_running < s->o.max_batch_size && fits(s, first_waiting(s))) return false;
+    for (int i = 0; i < s->n_running; i++) {
+        const kvq_sequence *seq = s->running[i];
+        if (seq->n_computed < seq->n_tokens) return false;
+        if (seq->n_computed % s->block_tokens == 0) need += blocks_a_page;
+    }
+    return need <= blocks_left(s);
 }
 
 /* Pages behind the window of every row to come go back. */

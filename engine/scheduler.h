@@ -73,9 +73,9 @@ typedef struct kvq_scheduled {
  * is to be done. The list has one entry per batch->seqs. */
 bool kvq_scheduler_plan(kvq_scheduler *s, const kvq_batch **ret_batch, const kvq_scheduled **ret_list);
 
-/* Whether the next plan is one row of each sequence that runs, if none of them ends: nobody reads a prompt, nobody can
- * be admitted, and there are blocks for all. */
-bool kvq_scheduler_only_decodes(const kvq_scheduler *s);
+/* Whether the next plan is one row of each sequence that runs, should none of them end: nobody reads a prompt, nobody
+ * can be admitted (but for pages in the prefix cache, which are not looked for), and there are blocks for all. */
+bool kvq_scheduler_goes_on(const kvq_scheduler *s);
 
 /* After the machine was asked for the step's rows: they are in the pool for whatever it is asked next, full pages go to
  * the prefix cache once their tokens are known, dead ones back to the pool. */

@@ -68,7 +68,7 @@ V_INLINE v64b load_codes(const uint8_t *w, const int stored, const int k) {
 
 /* ---- unpacked ---- */
 
-/* What an unpacked tile has of codes with that zero: said by who includes this. */
+/* What an unpacked tile has of codes with that zero: defined by the file that includes this. */
 V_INLINE v64b unpacked_codes(v64b codes, int zero);
 
 /* A tile for all panels to read: per group its codes as bytes, then its scales and, if there are, its minimums as

@@ -404,8 +404,7 @@ static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t byte
     return stream_error(s, err);
 }
 
-void kvq_cuda_wait(kvq_stream *s, cudaEvent_t event, const char *what) {
-    cudaError_t error = cudaEventSynchronize(event);
+void kvq_cuda_waited(kvq_stream *s, cudaError_t error, const char *what) {
     kvq_cuda_check(s, error, what);
     for (int i = 0; i < KVQ_BACKEND_FETCHES; i++) s->failed[i] |= error != cudaSuccess;
 }
@@ -417,7 +416,7 @@ static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t byte
 }
 
 static kvq_status wait_fetch(kvq_stream *s, int which, kvq_error *err) {
-    kvq_cuda_wait(s, s->fetched[which], "a step");
+    kvq_cuda_waited(s, cudaEventSynchronize(s->fetched[which]), "a step");
     return s->failed[which] ? stream_error(s, err) : KVQ_OK;
 }
 

@@ -1,5 +1,5 @@
 /* graph.cu: launches, at once or kept until a step ends and then replayed as a CUDA graph. Called by KVQ_LAUNCH, by
- * step.cu, which says when to keep, and by start_fetch.
+ * step.cu, which says when to keep, and by those who fetch.
  *
  * A decode step is hundreds of kernels of a few microseconds, the same ones every step, so that launching them one by
  * one can cost more than they do. Kept launches are compared with those of a graph made before: the same kernels in the

@@ -14,10 +14,10 @@
 #define PREPARE_VALUES 8      /* of a thread, loaded at once */
 #define REFINE_THREADS 256
 #define REFINE_WARPS (REFINE_THREADS / KVQ_WARP_LANES)
-#define REFINE_BLOCKS 4                            /* of an SM */
-#define WARP_TILES (KVQ_WARP_LANES / REFINE_WARPS) /* that a warp looks at: of all of them as many as a ballot tells \
-                                                    */
-#define FEW_WAVES 16                               /* of small blocks: beyond, they are large */
+#define REFINE_BLOCKS 4 /* of an SM */
+#define FEW_WAVES 16    /* of small blocks: beyond, they are large */
+/* Tiles that a warp looks at: those of all warps are as many as a ballot tells. */
+#define WARP_TILES (KVQ_WARP_LANES / REFINE_WARPS)
 #define SLICES (REFINE_THREADS / KVQ_TILE_ROWS)
 
 size_t kvq_cuda_refine_bytes(const kvq_shapes *shapes) {
@@ -96,6 +96,7 @@ static __device__ __forceinline__ float sum_slice(const kvq_layout &layout, cons
 
 /* A bit for each of WARP_TILES tiles from `tile` on: it has a value of threshold or more. Of a whole warp. */
 static __device__ __forceinline__ unsigned find_near(const float *x, int n_rows, int tile, float threshold) {
+    static_assert(WARP_TILES % 2 == 0);
     int first = tile * KVQ_TILE_ROWS + (int)threadIdx.x % KVQ_WARP_LANES;
     float value[WARP_TILES / 2];
 #pragma unroll
@@ -153,8 +154,8 @@ template <int N_LOOKING>
 static void launch_refine(kvq_stream *s, const kvq_refine *job, const kvq_matrix_part *part, const float *rest,
                           const float *largest) {
     dim3 grid(kvq_cuda_blocks(part->n_rows, N_LOOKING * WARP_TILES * KVQ_TILE_ROWS), job->n_rows);
-    KVQ_LAUNCH(refine_tiles<N_LOOKING>, grid, dim3(REFINE_THREADS), 0, s, *job, *part, rest, largest, job->w->n_in,
-               job->w->n_out);
+    KVQ_LAUNCH_NAMED(N_LOOKING == 1 ? "refine_tiles, small" : "refine_tiles", refine_tiles<N_LOOKING>, grid,
+                     dim3(REFINE_THREADS), 0, s, *job, *part, rest, largest, job->w->n_in, job->w->n_out);
 }
 
 static void refine(kvq_stream *s, const kvq_refine *job) {

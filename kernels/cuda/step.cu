@@ -149,7 +149,7 @@ static void cut_tiles(const kvq_stream *s, kvq_cuda_step *step, const kvq_batch 
 static void begin(kvq_stream *s, const kvq_begin *job) {
     const kvq_batch *b = job->batch;
     kvq_cuda_flush(s); /* a step without logits ends here */
-    kvq_cuda_wait(s, s->uploaded, "a step");
+    kvq_cuda_waited(s, cudaEventSynchronize(s->uploaded), "a step");
     layout l = {s, 0, false};
     kvq_cuda_step step = {};
     step.batch = *b;
@@ -206,7 +206,7 @@ kvq_cuda_room kvq_cuda_take_room(kvq_stream *s, size_t n_bytes) {
     size_t bytes = kvq_cuda_aligned(n_bytes);
     if (bytes > s->room_bytes - s->room_used) { /* all of the room is used: wait until it is free */
         kvq_cuda_flush(s);
-        kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "waiting for a copy");
+        kvq_cuda_waited(s, cudaStreamSynchronize(s->cuda), "waiting for a copy");
         s->room_used = 0;
     }
     if (bytes > s->room_bytes) {

@@ -135,7 +135,7 @@ struct kvq_stream {
     size_t lists_bytes, room_bytes, room_used;
     cudaEvent_t uploaded; /* staging may be written again */
     cudaEvent_t fetched[KVQ_BACKEND_FETCHES];
-    bool failed[KVQ_BACKEND_FETCHES]; /* what was asked by then, or the stream before it */
+    bool failed[KVQ_BACKEND_FETCHES]; /* its bytes are nothing: the stream had an error, or a wait since */
     kvq_cuda_step step;
     kvq_error error; /* the first */
 
@@ -152,8 +152,8 @@ void kvq_cuda_fail(kvq_stream *s, kvq_status code, const char *format, ...) __at
 /* After a call of the runtime or a launch: a failure becomes the stream's error. */
 void kvq_cuda_check(kvq_stream *s, cudaError_t error, const char *what);
 
-/* The host waits; an error that comes is that of whatever has been asked so far. */
-void kvq_cuda_wait(kvq_stream *s, cudaEvent_t event, const char *what);
+/* After the host has waited for something: an error that shows now counts against every fetch under way. */
+void kvq_cuda_waited(kvq_stream *s, cudaError_t error, const char *what);
 
 /* Launches from now on are kept until kvq_cuda_flush, which launches them as one graph if it can. */
 void kvq_cuda_keep_calls(kvq_stream *s);

@@ -133,6 +133,7 @@ static void compare(scenario *live, const kvq_options *o, life lives[N_WAYS]) {
                 fail_msg("request %d was told\n%sand overlapped (%d)\n%s", i, lives[0].asked[i].log, way,
                          lives[way].asked[i].log);
         assert_int_equal(lives[0].stats.generation_tokens, lives[way].stats.generation_tokens);
+        assert_int_equal(lives[way].stats.steps_ahead > 0, way == 2);
     }
 }
 

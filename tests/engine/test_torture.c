@@ -50,7 +50,7 @@ static uint32_t next_random(life *x) {
 
 static kvq_request kind_request(int *ids, int kind) {
     static const int lengths[KINDS] = {1, 20, 31, 32, 33, 64, 90, 128, 150, 200, 256, 300};
-    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 2}};
+    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 3}};
     kvq_request r =
         world_request(ids, lengths[kind], 7u + (uint64_t)(kind % 3), 20 + kind * 13 % 70); /* some begin alike */
     if (kind % 6 != 1) return r;
@@ -59,6 +59,8 @@ static kvq_request kind_request(int *ids, int kind) {
     r.n_logit_bias = 1;
     return r;
 }
+
+static int n_ended_by_token; /* of those alone */
 
 static answer *run_alone(const kvq_options *o) {
     kvq_engine *e = world_open(o);
@@ -69,6 +71,7 @@ static answer *run_alone(const kvq_options *o) {
         kvq_request r = kind_request(ids, k);
         (void)world_submit(e, &r, &alone[k]);
         (void)world_run(e);
+        n_ended_by_token += alone[k].reason == KVQ_FINISH_STOP;
     }
     kvq_close(e);
     return alone;
@@ -218,8 +221,9 @@ static void random_lives_end_well(void **state) {
         n_preemptions += live_one((int)(i / 6), policies[p], seed * 1000 + p);
         n_lives++;
     }
-    printf("%u lives, %llu preemptions\n", n_lives, (unsigned long long)n_preemptions);
-    assert_true(n_preemptions >= 2 * n_lives);
+    printf("%u lives, %llu preemptions, %d ends by a token alone\n", n_lives, (unsigned long long)n_preemptions,
+           n_ended_by_token);
+    assert_true(n_preemptions >= 2 * n_lives && n_ended_by_token > 0);
 }
 
 static void a_beginning_may_end_within_a_character(void **state) {

@@ -551,7 +551,8 @@ static size_t used_bytes(void) {
  * what it costs the host, without the driver's own part. Tokens mean nothing then. */
 static bool is_idle(void) {
     static int ret = -1;
-    if (ret < 0) ret = getenv("KVQ_SIMT_IDLE") != NULL;
+    const char *wish = ret < 0 ? getenv("KVQ_SIMT_IDLE") : NULL;
+    if (ret < 0) ret = wish && strcmp(wish, "1") == 0;
     return ret;
 }
 

@@ -99,7 +99,7 @@ static int no_fault(void **state) {
     (void)state;
     return unsetenv("KVQ_SIMT_FAULT") || unsetenv("KVQ_SIMT_MEMORY") || unsetenv("KVQ_CUDA_CUBLAS") ||
            unsetenv("KVQ_CUDA_CUBLAS_ROWS") || unsetenv("KVQ_CUDA_HALVES_ROWS") || unsetenv("FAKE_CUBLAS_FAULT") ||
-           unsetenv("KVQ_CUDA_EARLY");
+           unsetenv("KVQ_CUDA_EARLY") || unsetenv("KVQ_OVERLAP");
 }
 
 /* What the shim counts, by the name of its function. */
@@ -678,11 +678,12 @@ static void a_layer_of_a_prompt_is_few_launches(void **state) {
 static void the_host_waits_once_a_step(void **state) {
     (void)state;
     static answer answers[3];
-    setenv("KVQ_OVERLAP", "1", 1);
     kvq_stats stats;
     int ids[PROMPT_MAX];
     kvq_options o = cuda_options(TINY_LLAMA, "4");
+    setenv("KVQ_OVERLAP", "1", 1);
     kvq_engine *e = world_open(&o);
+    unsetenv("KVQ_OVERLAP");
     for (int i = 0; i < 3; i++) {
         kvq_request r = world_request(ids, 10 + 5 * i, (uint64_t)i + 1, 10 + i);
         (void)world_submit(e, &r, &answers[i]);
@@ -700,7 +701,6 @@ static void the_host_waits_once_a_step(void **state) {
     assert_int_equal(n_calls, 12); /* the longest answer */
     assert_int_equal(stats.steps, n_calls);
     kvq_close(e);
-    unsetenv("KVQ_OVERLAP");
 }
 
 /* A step that only decodes is asked for while the one before has not run: the device then has that one's ids, and the
@@ -724,6 +724,7 @@ static void a_step_is_launched_before_the_one_before_has_run(void **state) {
         kvq_get_stats(e, &stats);
         assert_int_equal(stats.steps, n < 10 ? n + 1 : 10);
     }
+    assert_int_equal(stats.steps_ahead, 9);
     kvq_close(e);
 }
 
