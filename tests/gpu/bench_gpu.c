@@ -298,11 +298,11 @@ static void bench_policy(kvq_options o, int n_requests, int longest) {
     kvq_get_stats(e, &stats);
     printf("{\"bench\":\"requests\",\"kv\":\"%s\",\"backend\":\"%s\",\"pool_bytes\":%llu,\"requests\":%d,\"prompt_"
            "tokens\":%llu,\"tokens\":%llu,"
-           "\"steps\":%llu,\"preemptions\":%llu,\"requests_per_s\":%.4g,\"tokens_per_s\":%.5g}\n",
+           "\"steps\":%llu,\"steps_ahead\":%llu,\"preemptions\":%llu,\"requests_per_s\":%.4g,\"tokens_per_s\":%.5g}\n",
            info->quant_policy, info->backend, (unsigned long long)info->pool_bytes, n_requests,
            (unsigned long long)prompt_tokens, (unsigned long long)stats.generation_tokens,
-           (unsigned long long)stats.steps, (unsigned long long)stats.preemptions, n_requests / s,
-           (double)stats.generation_tokens / s);
+           (unsigned long long)stats.steps, (unsigned long long)stats.steps_ahead,
+           (unsigned long long)stats.preemptions, n_requests / s, (double)stats.generation_tokens / s);
     fflush(stdout);
     kvq_close(e);
 }
