@@ -398,15 +398,15 @@ static void ask_for(kvq_stream *s, void *to, const void *from, uint64_t bytes) {
         kvq_cuda_check(s, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, s->cuda), "copying results");
 }
 
-static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
-    ask_for(s, to, from, bytes);
-    kvq_cuda_check(s, cudaStreamSynchronize(s->cuda), "a step");
-    return stream_error(s, err);
-}
-
 void kvq_cuda_waited(kvq_stream *s, cudaError_t error, const char *what) {
     kvq_cuda_check(s, error, what);
     for (int i = 0; i < KVQ_BACKEND_FETCHES; i++) s->failed[i] |= error != cudaSuccess;
+}
+
+static kvq_status fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, kvq_error *err) {
+    ask_for(s, to, from, bytes);
+    kvq_cuda_waited(s, cudaStreamSynchronize(s->cuda), "a step");
+    return stream_error(s, err);
 }
 
 static void start_fetch(kvq_stream *s, void *to, const void *from, uint64_t bytes, int which) {

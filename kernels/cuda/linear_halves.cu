@@ -357,31 +357,20 @@ typedef struct half_plan {
 static const struct cut { int rows, step, start, slice; } cuts[] = {{MANY, 66, 240, 190}, {FEW, 36, 240, 120}};
 enum { N_CUTS = sizeof cuts / sizeof *cuts, MOST_SLICES = 16 };
 
-typedef void launch_fn(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const half_activations *x,
-                       float *sums, int n_slices);
-
-template <typename W, int ROWS>
-static void launch(kvq_stream *s, const kvq_linear *job, const kvq_matrix_part *part, const half_activations *x,
-                   float *sums, int n_slices) {
-    dim3 grid(kvq_cuda_blocks(job->n_rows, ROWS), kvq_cuda_blocks(part->n_rows, OUTS), n_slices);
-    KVQ_LAUNCH((half_rows<W, ROWS>), grid, dim3(THREADS), (stage<W, ROWS>::SHARED_BYTES), s, *job, *part, *x, sums,
-               s->counters, job->w->n_out);
-}
-template <typename W, int ROWS> static cudaError_t allow() {
-    return kvq_cuda_allow_shared(half_rows<W, ROWS>, stage<W, ROWS>::SHARED_BYTES);
-}
+typedef void half_kernel(kvq_linear job, kvq_matrix_part part, half_activations x, float *sums, unsigned *counters,
+                         int n_out);
 
 static const struct kind {
     kvq_linear_key key;
     kvq_format format; /* of float weights */
     struct {
         size_t shared_bytes; /* the first has most */
-        launch_fn *launch;
-        cudaError_t (*allow)();
+        const char *name;
+        half_kernel *kernel;
     } cuts[N_CUTS];
 } kinds[] = {
 #define CUT(ROWS, ...) \
-    { stage<__VA_ARGS__, ROWS>::SHARED_BYTES, launch<__VA_ARGS__, ROWS>, allow<__VA_ARGS__, ROWS> }
+    { stage<__VA_ARGS__, ROWS>::SHARED_BYTES, "half_rows<" #ROWS ">", half_rows<__VA_ARGS__, ROWS> }
 #define CUTS(...) \
     { CUT(MANY, __VA_ARGS__), CUT(FEW, __VA_ARGS__) }
 #define CODED(bits, group, zero, scale, min)      \
@@ -399,7 +388,8 @@ static const struct kind {
 kvq_status kvq_cuda_allow_halves(size_t shared_bytes, kvq_error *err) {
     for (const struct kind &kind : kinds)
         for (const auto &cut : kind.cuts) {
-            cudaError_t error = cut.shared_bytes <= shared_bytes ? cut.allow() : cudaSuccess;
+            cudaError_t error =
+                cut.shared_bytes <= shared_bytes ? kvq_cuda_allow_shared(cut.kernel, cut.shared_bytes) : cudaSuccess;
             if (error != cudaSuccess)
                 return kvq_fail(err, KVQ_DEVICE, "asking for %zu bytes of shared memory a block: %s", cut.shared_bytes,
                                 cudaGetErrorString(error));
@@ -478,7 +468,11 @@ bool kvq_cuda_linear_halves(kvq_stream *s, const kvq_linear *job) {
         const struct kind *kind = find_kind(&part->layout);
         half_plan plan = choose_cut(s, kind, job->n_rows, part->n_rows, x.n_steps);
         x.slice_steps = plan.slice_steps;
-        kind->cuts[plan.cut].launch(s, job, part, &x, sums, plan.n_slices);
+        const auto &cut = kind->cuts[plan.cut];
+        dim3 grid(kvq_cuda_blocks(job->n_rows, cuts[plan.cut].rows), kvq_cuda_blocks(part->n_rows, OUTS),
+                  plan.n_slices);
+        KVQ_LAUNCH_NAMED(cut.name, cut.kernel, grid, dim3(THREADS), cut.shared_bytes, s, *job, *part, x, sums,
+                         s->counters, m->n_out);
     }
     return true;
 }

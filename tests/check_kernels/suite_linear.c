@@ -827,8 +827,7 @@ static void refine_cases(check *c, kvq_format format) {
     refine_case(c, format, 5000, 1, 2, NO_NAN);
     refine_case(c, format, 300, 7, 1.5f, NO_NAN);
     refine_case(c, format, 300, 3, 100, NO_NAN); /* all of them */
-    /* CUDA's blocks are large from 64 small ones an SM on, of 64 values: 256 on the shim, 1,024 to some 12,000 on GPUs
-     */
+    /* CUDA's blocks are large from 64 small ones, of 64 values, an SM on: 256 on the shim, up to 12,000 on GPUs */
     refine_case(c, format, 5000, 4, 2, NO_NAN);
     refine_case(c, format, 2100, 8, 100, NO_NAN);
     if (format == KVQ_FORMAT_Q4_0) refine_case(c, format, 8200, 96, 2, NO_NAN);

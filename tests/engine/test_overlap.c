@@ -159,7 +159,6 @@ static kvq_request letters(int n_prompt, uint64_t seed, int max_tokens) {
 /* Answers of 10 to 25 letters or bytes, ended in every way there is. */
 static void ask_one_of_each(life *x, int i) {
     static const char *const stops[] = {"a", "e", "th", "no", "x"};
-    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 4}};
     kvq_request r = letters(5 + 13 * i % 60, (uint64_t)i + 1, 10 + i % 16);
     switch (i % 4) {
     case 0:
@@ -174,9 +173,7 @@ static void ask_one_of_each(life *x, int i) {
         (void)ask(x, r, 3 + i % 5);
         break;
     default:
-        r.ignore_end = false;
-        r.logit_bias = end_is_likely;
-        r.n_logit_bias = 1;
+        world_may_end(&r, 4);
         if (i % 8 == 7) r.repetition_penalty = 1.2f; /* of what was drawn before: its ids must be known */
         (void)ask(x, r, 0);
     }
@@ -193,12 +190,10 @@ static void each_way_of_ending(life *x) {
 
 /* End tokens one after the other, beside sequences that go on, those of few and those of many places behind them. */
 static void many_end_by_their_tokens(life *x) {
-    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 4}};
     for (int i = 0; i < 12; i++) {
         kvq_request r = letters(20 + i, (uint64_t)i + 1, 60);
+        world_may_end(&r, 4);
         r.ignore_end = i % 4 == 0;
-        r.logit_bias = end_is_likely;
-        r.n_logit_bias = 1;
         (void)ask(x, r, 0);
     }
     run(x);
@@ -342,11 +337,8 @@ static int younger_tokens; /* of its prompt */
 
 /* The older one ends by its token, the younger goes on. */
 static void two_that_fill_the_pool(life *x) {
-    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 3}};
     kvq_request r = letters(64, 21, 100);
-    r.ignore_end = false;
-    r.logit_bias = end_is_likely;
-    r.n_logit_bias = 1;
+    world_may_end(&r, 3);
     (void)ask(x, r, 0);
     (void)ask(x, letters(younger_tokens, 2, 100), 0);
     run(x);
@@ -449,13 +441,10 @@ static int steps_of(life *x, const kvq_options *o, kvq_request r, int n_more) {
  * without it: not where the draw would need the id. Who waits while the batch is full is no reason to wait for ids. */
 static void a_step_is_planned_before_ids_are_known_where_it_can_be(void **state) {
     (void)state;
-    static const kvq_token_bias always_the_end[] = {{TINY_EOS, 100}};
     life *x = new_lives();
     kvq_options o = options_of(TINY_LLAMA, "8");
     kvq_request r = letters(30, 1, 5);
-    r.ignore_end = false;
-    r.logit_bias = always_the_end;
-    r.n_logit_bias = 1;
+    world_may_end(&r, 100);
     assert_int_equal(steps_of(x, &o, r, 0), 2);
     r.max_tokens = 1;
     assert_int_equal(steps_of(x, &o, r, 0), 1);

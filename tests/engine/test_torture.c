@@ -50,13 +50,9 @@ static uint32_t next_random(life *x) {
 
 static kvq_request kind_request(int *ids, int kind) {
     static const int lengths[KINDS] = {1, 20, 31, 32, 33, 64, 90, 128, 150, 200, 256, 300};
-    static const kvq_token_bias end_is_likely[] = {{TINY_EOS, 3}};
     kvq_request r =
         world_request(ids, lengths[kind], 7u + (uint64_t)(kind % 3), 20 + kind * 13 % 70); /* some begin alike */
-    if (kind % 6 != 1) return r;
-    r.ignore_end = false; /* these end sooner or later */
-    r.logit_bias = end_is_likely;
-    r.n_logit_bias = 1;
+    if (kind % 6 == 1) world_may_end(&r, 3); /* these do sooner or later */
     return r;
 }
 

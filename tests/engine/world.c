@@ -88,6 +88,14 @@ kvq_request world_request(int *ids, int n, uint64_t seed, int max_tokens) {
     return r;
 }
 
+void world_may_end(kvq_request *r, float bias) {
+    static kvq_token_bias end;
+    end = (kvq_token_bias){TINY_EOS, bias};
+    r->ignore_end = false;
+    r->logit_bias = &end;
+    r->n_logit_bias = 1;
+}
+
 uint64_t world_submit(kvq_engine *e, kvq_request *r, answer *a) {
     uint64_t id = 0;
     kvq_error err = {0};

@@ -35,6 +35,8 @@ const char *world_smallest_pool(kvq_options o, char *out, size_t n_out);
 /* A request with n ids that depend on `seed` alone, temperature 1, that goes on after end tokens. ids is [n], the
  * caller's. */
 kvq_request world_request(int *ids, int n, uint64_t seed, int max_tokens);
+/* It may end by its token, whose logit has `bias` added, and no other has any. Borrowed until the next call. */
+void world_may_end(kvq_request *r, float bias);
 
 /* Submits; the answer is where events of this request go. Returns the id. */
 uint64_t world_submit(kvq_engine *e, kvq_request *r, answer *a);

@@ -550,10 +550,8 @@ static size_t used_bytes(void) {
 /* KVQ_SIMT_IDLE=1: graphs are launched and do nothing, and memory stays open, so that what is left of a decode step is
  * what it costs the host, without the driver's own part. Tokens mean nothing then. */
 static bool is_idle(void) {
-    static int ret = -1;
-    const char *wish = ret < 0 ? getenv("KVQ_SIMT_IDLE") : NULL;
-    if (ret < 0) ret = wish && strcmp(wish, "1") == 0;
-    return ret;
+    static const char *const wish = getenv("KVQ_SIMT_IDLE");
+    return wish && strcmp(wish, "1") == 0;
 }
 
 static void open_memory(bool open) {
